@@ -1,0 +1,266 @@
+//! What a host says about itself: numbers, closed enums, ids and hashes. Never text from a user's process.
+
+use crate::assignment::RoleKind;
+use crate::ids::{Digest, KeyId, Position};
+use crate::time::UnixSeconds;
+use serde::{Deserialize, Serialize};
+
+/// The state of a host, sent every 30 s and at changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The newest assignment that is durable in the host's journal.
+    pub observed: Option<Position>,
+    /// The newest roster version that is durable (scheduler hosts).
+    pub roster_version: Option<u64>,
+    /// How far the start has got, in the order reached.
+    pub phases: Vec<PhaseRecord>,
+    /// Where a step failed, if one did.
+    pub failure: Option<Failure>,
+    /// What the runner's children are doing.
+    pub processes: Vec<ProcessRecord>,
+    /// Measurements.
+    pub vitals: Option<Vitals>,
+    /// The idle engine's answer.
+    pub verdict: Option<Verdict>,
+    /// Dask certificates that this host's cluster CA made since the last acknowledged report.
+    pub issued: Vec<IssuedCertificate>,
+    /// The cluster CA's certificate as PEM (scheduler hosts).
+    pub cluster_ca: Option<String>,
+    /// The last word before the host ends.
+    pub sign_off: Option<SignOff>,
+}
+
+/// A step of a host's start that it reached itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Certificate got, session up.
+    Enrolled,
+    /// Environment present and whole.
+    Synced,
+    /// Dask process started.
+    Launched,
+    /// Scheduler listening, or worker registered.
+    Joined,
+}
+
+/// When a phase was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseRecord {
+    /// Which.
+    pub phase: Phase,
+    /// When, by the host's clock.
+    pub at: UnixSeconds,
+    /// How long it took since the previous phase, in milliseconds.
+    pub millis: u64,
+}
+
+/// A step that failed. `kind` is a stable word, listed in `docs/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// What went wrong.
+    pub kind: FailureKind,
+    /// The package, port or key it concerns: a package name, `name==version` or a number, at most 200 characters.
+    pub subject: Option<String>,
+    /// Whether the host goes on trying.
+    pub retryable: bool,
+}
+
+/// Every way a host's start or life can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The runner could not be adopted again and its children's fate is unknown.
+    AdoptionFailed,
+    /// A blob could not be fetched.
+    BlobUnavailable,
+    /// The disk is full.
+    DiskFull,
+    /// The environment tool failed for a reason without its own word.
+    EnvironmentFailed,
+    /// A file did not have the locked hash.
+    HashMismatch,
+    /// The package index did not answer.
+    IndexUnreachable,
+    /// The index's certificate is not trusted here.
+    IndexUntrusted,
+    /// No interpreter of the exact version is here.
+    InterpreterMissing,
+    /// The journal could not be written.
+    JournalFailed,
+    /// The Dask process could not be started.
+    LaunchFailed,
+    /// A package file is no longer where the lock says.
+    PackageMissing,
+    /// The chosen port is taken.
+    PortTaken,
+    /// The Dask process exited by itself.
+    ProcessExited,
+    /// The cluster's scheduler does not answer.
+    SchedulerLost,
+    /// `uv` is not here.
+    ToolMissing,
+}
+
+/// One of the runner's children.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessRecord {
+    /// Its name within the host, e.g. `scheduler` or `worker-0`.
+    pub name: String,
+    /// Scheduler or worker.
+    pub role: RoleKind,
+    /// The process id on the host.
+    pub pid: u32,
+    /// Its exit, once it has one.
+    pub exit: Option<ExitRecord>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExitRecord {
+    /// Exit status, if it exited.
+    pub code: Option<i32>,
+    /// Signal number, if a signal ended it.
+    pub signal: Option<i32>,
+    /// When.
+    pub at: UnixSeconds,
+}
+
+/// What a host measures of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vitals {
+    /// CPU in use by the whole host, in thousandths of one core.
+    pub cpu_milli: u64,
+    /// Cores of the host.
+    pub cores: u32,
+    /// Memory in use, in bytes.
+    pub memory_used: u64,
+    /// Memory of the host, in bytes.
+    pub memory_total: u64,
+    /// Bytes free on the host directory's file system.
+    pub disk_free: u64,
+}
+
+/// The idle engine's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// Busy, idle or unknown. Unknown counts as busy.
+    pub state: VerdictState,
+    /// Why, as stable words.
+    pub reasons: Vec<VerdictReason>,
+    /// Seconds of unbroken idleness.
+    pub idle_for: u64,
+}
+
+/// The three values of a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictState {
+    /// Somebody needs it.
+    Busy,
+    /// Nobody needs it.
+    Idle,
+    /// Cannot be told: counts as busy.
+    Unknown,
+}
+
+/// Why a verdict is what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerdictReason {
+    /// A start phase is under way.
+    Starting,
+    /// The workload uses CPU.
+    CpuBusy,
+    /// The workload's CPU use could not be read.
+    CpuUnknown,
+    /// The scheduler has tasks.
+    SchedulerBusy,
+    /// Nothing measured speaks for being busy.
+    Quiet,
+}
+
+/// A certificate that a cluster CA made for a roster member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuedCertificate {
+    /// The member's id.
+    pub member: String,
+    /// The member's key.
+    pub key: KeyId,
+    /// The certificate as PEM.
+    pub certificate: String,
+}
+
+/// The reason and evidence written down before a host ends itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignOff {
+    /// Why the host ends.
+    pub reason: EndReason,
+    /// When it was written down.
+    pub at: UnixSeconds,
+    /// Dask processes stopped.
+    pub processes_stopped: u32,
+    /// Of these, how many had to be killed.
+    pub processes_killed: u32,
+    /// The assignment it acted on, if one.
+    pub position: Option<Position>,
+    /// SHA-256 of the evidence file on the host.
+    pub evidence: Option<Digest>,
+}
+
+/// Why a host ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// No agent spoke to the runner.
+    AgentLost,
+    /// Told to by an assignment.
+    Assigned,
+    /// No lease for too long.
+    ControlPlaneLost,
+    /// Idle by its policy.
+    Idle,
+    /// Lived as long as it may.
+    MaxLifetime,
+    /// No client for too long.
+    NoClient,
+    /// The scheduler is gone.
+    SchedulerLost,
+    /// The start failed for good.
+    StartFailed,
+}
+
+/// Something that happened, with a stable code and numbers. Never free text from user processes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// What.
+    pub code: EventCode,
+    /// When.
+    pub at: UnixSeconds,
+    /// Numbers that belong to it, in the order that its documentation says.
+    pub numbers: Vec<u64>,
+}
+
+/// Events that a host tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventCode {
+    /// The agent found its runner again after a restart. Numbers: processes adopted.
+    Adopted,
+    /// The agent's clock differs from the lease by more than the skew. Numbers: seconds.
+    ClockSkew,
+    /// A document was refused: `REFUSAL_CODES` index. Numbers: code.
+    DocumentRefused,
+    /// A newer assignment was announced than received for two minutes. Numbers: epoch, generation.
+    Withheld,
+}
