@@ -5,7 +5,7 @@ use crate::ids::{ClusterId, Digest, Epoch, Generation, HostId, Position, Verifyi
 use crate::time::UnixSeconds;
 use serde::{Deserialize, Serialize};
 
-/// The signed desired state of one host (`../shared` design page `protocol`, section Signed documents).
+/// The signed desired state of one host (see docs/protocol.md).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {

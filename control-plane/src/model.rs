@@ -1,0 +1,492 @@
+//! The control plane's records, and the views of them that people get.
+//!
+//! Records are what the store keeps (as JSON beside a few indexed columns); views are what the API shows. A view never
+//! holds what a record must not show: tokens, envelopes, capabilities.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, SchedulerAddress};
+use towline_protocol::envelope::Envelope;
+use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki, VerifyingKey, WorkspaceId};
+use towline_protocol::message::Instance;
+use towline_protocol::report::{Failure, ProcessRecord, SignOff, Verdict, Vitals};
+use towline_protocol::time::UnixSeconds;
+use utoipa::ToSchema;
+
+/// Where a cluster is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClusterState {
+    /// Ended because something went wrong; the reason says what.
+    Failed,
+    /// The scheduler takes connections.
+    Running,
+    /// Hosts are being made and started.
+    Starting,
+    /// Ended as asked.
+    Stopped,
+    /// Hosts are being ended.
+    Stopping,
+}
+
+impl ClusterState {
+    /// Whether nothing will change any more.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Failed | Self::Stopped)
+    }
+}
+
+/// Why a cluster or host is where it is. `code` is a stable word with an entry in the docs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reason {
+    /// Stable word.
+    pub code: String,
+    /// What happened, naming the thing.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// What the owner wants of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// End every host.
+    End,
+    /// Be there.
+    Run,
+}
+
+/// Shape of each worker host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerShape {
+    /// Dask worker processes on each host.
+    pub processes: u32,
+    /// Threads of each process.
+    pub threads: u32,
+    /// Memory limit of each process in bytes; null: the host's memory shared out.
+    pub memory_limit: Option<u64>,
+    /// Keep Dask's nanny process.
+    pub nanny: bool,
+    /// Dask's abstract resources.
+    #[schema(value_type = Vec<Object>)]
+    pub resources: Vec<Resource>,
+}
+
+/// Time limits and labels that the owner chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// Seconds of idleness after which the cluster ends; null: never.
+    pub idle_after: Option<u64>,
+    /// Seconds without any client after which it ends.
+    pub no_client_after: u64,
+    /// Seconds it may live.
+    pub max_lifetime: u64,
+    /// Labels for usage reports.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// A cluster as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterRecord {
+    /// Its id.
+    pub id: ClusterId,
+    /// Its workspace.
+    pub workspace: WorkspaceId,
+    /// Its name, unique among live clusters of the workspace.
+    pub name: String,
+    /// The person it belongs to.
+    pub person: String,
+    /// The owner key.
+    pub owner: VerifyingKey,
+    /// Where its hosts come from, e.g. `local`.
+    pub backend: String,
+    /// Its packages.
+    pub environment: EnvironmentSpec,
+    /// Shape of its worker hosts.
+    pub worker: WorkerShape,
+    /// How many worker hosts it should have.
+    pub n_workers: u32,
+    /// Limits and labels.
+    pub terms: Terms,
+    /// What the owner wants.
+    pub wish: Wish,
+    /// Where it is.
+    pub state: ClusterState,
+    /// Why, when that needs saying.
+    pub reason: Option<Reason>,
+    /// Where its scheduler listens, once a port is leased.
+    pub scheduler: Option<SchedulerAddress>,
+    /// The cluster CA's certificate, PEM, once reported.
+    pub cluster_ca: Option<String>,
+    /// The newest roster that was signed, as stored bytes.
+    pub roster: Option<SignedRoster>,
+    /// Rises with every change.
+    pub revision: u64,
+    /// When it was asked for, Unix milliseconds.
+    pub created_at_ms: u64,
+    /// When it ended, Unix milliseconds.
+    pub ended_at_ms: Option<u64>,
+}
+
+/// The newest roster of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedRoster {
+    /// Its version.
+    pub version: u64,
+    /// The signed bytes; resent as they are.
+    pub envelope: Envelope,
+}
+
+/// Where a host is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// Banned: a clone or a thief used its identity.
+    Banned,
+    /// Gone, and the backend agrees.
+    Ended,
+    /// Told to end.
+    Ending,
+    /// Never became useful, or stopped being.
+    Failed,
+    /// Being made, booted, enrolled, synced or launched.
+    Starting,
+    /// Its Dask process is in the cluster.
+    Up,
+}
+
+impl HostState {
+    /// Whether the backend may still hold something for this host.
+    pub fn is_live(self) -> bool {
+        !matches!(self, Self::Ended)
+    }
+}
+
+/// The phases of a start, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StartPhase {
+    /// Written down.
+    Requested,
+    /// The backend made it.
+    Created,
+    /// Its first sign of life: an enrolment challenge or a session.
+    Booted,
+    /// It has its certificate and its session.
+    Enrolled,
+    /// Its packages are there.
+    Synced,
+    /// Its Dask process runs.
+    Launched,
+    /// Its Dask process is in the cluster.
+    Joined,
+}
+
+/// One phase of a host's start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseTiming {
+    /// Which.
+    pub phase: StartPhase,
+    /// When it was reached, Unix milliseconds.
+    pub reached_at_ms: u64,
+    /// Milliseconds since the phase before.
+    pub millis: u64,
+}
+
+/// What a backend needs to find a host again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendHandle {
+    /// The backend's own name for it, e.g. an instance id; for `local` the host id.
+    pub reference: String,
+    /// How often the backend was asked to (re)start it.
+    pub attempts: u32,
+}
+
+/// A host as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostRecord {
+    /// Its id.
+    pub id: HostId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Scheduler or worker.
+    pub role: RoleKind,
+    /// Where it is.
+    pub state: HostState,
+    /// Why, when that needs saying.
+    pub reason: Option<Reason>,
+    /// How far its start got.
+    pub phases: Vec<PhaseTiming>,
+    /// How the backend finds it; none before it was made.
+    pub backend: Option<BackendHandle>,
+    /// What connected as it, and with which certificate.
+    pub enrolment: Option<EnrolmentRecord>,
+    /// The newest assignment that was signed for it, as stored bytes.
+    pub assignment: Option<SignedAssignment>,
+    /// Its Dask node.
+    pub dask: DaskNode,
+    /// What it said last.
+    pub said: LastSaid,
+    /// When it was asked for, Unix milliseconds.
+    pub created_at_ms: u64,
+    /// When it ended, Unix milliseconds.
+    pub ended_at_ms: Option<u64>,
+}
+
+/// A host's identity after enrolment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentRecord {
+    /// The key of its current certificate.
+    pub key: KeyId,
+    /// The current certificate chain, PEM; given again for the same key.
+    pub chain: String,
+    /// The certificate's end.
+    pub not_after: UnixSeconds,
+    /// Which running copy spoke last.
+    pub instance: Option<Instance>,
+}
+
+/// The newest assignment of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedAssignment {
+    /// Its place.
+    pub position: Position,
+    /// SHA-256 of what it asks, without its times and place: equal means nothing new to sign.
+    pub content: Digest,
+    /// The signed bytes; resent as they are.
+    pub envelope: Envelope,
+}
+
+/// A host's Dask node: key and certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DaskNode {
+    /// Its public key, from `hello`.
+    pub spki: Option<Spki>,
+    /// Its certificate, PEM, once the scheduler's host issued it.
+    pub certificate: Option<String>,
+}
+
+/// The last words of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastSaid {
+    /// When it was last heard, Unix milliseconds.
+    pub at_ms: Option<u64>,
+    /// How many reports it sent.
+    pub reports: u64,
+    /// Its agent's version.
+    pub agent_version: Option<String>,
+    /// The newest assignment it holds durably.
+    pub observed: Option<Position>,
+    /// Measurements.
+    pub vitals: Option<Vitals>,
+    /// The idle engine's answer.
+    pub verdict: Option<Verdict>,
+    /// Its Dask processes.
+    pub processes: Vec<ProcessRecord>,
+    /// What failed.
+    pub failure: Option<Failure>,
+    /// Its last word.
+    pub sign_off: Option<SignOff>,
+}
+
+/// A client that was admitted to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberRecord {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its own name, `client-…`.
+    pub id: String,
+    /// Its key.
+    pub spki: Spki,
+    /// The owner's word.
+    pub admission: Envelope,
+    /// Until when.
+    pub not_after: UnixSeconds,
+    /// Its certificate, PEM, once issued.
+    pub certificate: Option<String>,
+}
+
+/// An environment that the workspace has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvironmentRecord {
+    /// SHA-256 of its lock.
+    pub digest: Digest,
+    /// Its workspace.
+    pub workspace: WorkspaceId,
+    /// `implementation-version`.
+    pub interpreter: String,
+    /// Platform it was chosen for.
+    pub platform: String,
+    /// Names and versions.
+    pub packages: Vec<PackageName>,
+    /// Blobs it needs.
+    pub blobs: Vec<BlobSize>,
+    /// Whether every blob is in the store.
+    pub complete: bool,
+    /// When it was first named, Unix milliseconds.
+    pub created_at_ms: u64,
+}
+
+/// A package of an environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PackageName {
+    /// Normalised name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+}
+
+/// A blob and its size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlobSize {
+    /// SHA-256.
+    #[schema(value_type = String)]
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A cluster as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ClusterView {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// Its workspace.
+    #[schema(value_type = String)]
+    pub workspace: WorkspaceId,
+    /// The person it belongs to.
+    pub owner: String,
+    /// The owner key, base64.
+    #[schema(value_type = String)]
+    pub owner_key: VerifyingKey,
+    /// Where its hosts come from.
+    pub backend: String,
+    /// Where it is.
+    pub state: ClusterState,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// Worker hosts wanted.
+    pub n_workers: u32,
+    /// Its packages.
+    #[schema(value_type = Object)]
+    pub environment: EnvironmentSpec,
+    /// Where its scheduler listens.
+    #[schema(value_type = Option<Object>)]
+    pub scheduler: Option<SchedulerAddress>,
+    /// The cluster CA's certificate, PEM.
+    pub cluster_ca: Option<String>,
+    /// Admitted clients.
+    pub clients: Vec<ClientView>,
+    /// Its hosts, ended ones included.
+    pub hosts: Vec<HostView>,
+    /// Where its log lines lie: kind and directory or address of the sink, never a line.
+    pub logs: LogsView,
+    /// Rises with every change.
+    pub revision: u64,
+    /// When it was asked for, Unix milliseconds.
+    pub created_at_ms: u64,
+    /// When it ended, Unix milliseconds.
+    pub ended_at_ms: Option<u64>,
+}
+
+/// An admitted client as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ClientView {
+    /// Its name.
+    pub id: String,
+    /// SHA-256 of its key.
+    #[schema(value_type = String)]
+    pub key: KeyId,
+    /// Its certificate, PEM, once issued.
+    pub certificate: Option<String>,
+    /// Until when, Unix seconds.
+    #[schema(value_type = u64)]
+    pub not_after: UnixSeconds,
+}
+
+/// Where log lines lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LogsView {
+    /// `file` until more sinks come.
+    pub kind: String,
+    /// The directory of a `file` sink.
+    pub directory: String,
+}
+
+/// A host as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct HostView {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub id: HostId,
+    /// Its cluster.
+    #[schema(value_type = String)]
+    pub cluster: ClusterId,
+    /// `scheduler` or `worker`.
+    pub role: String,
+    /// Where it is.
+    pub state: HostState,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// The phases it reached.
+    pub phases: Vec<PhaseTiming>,
+    /// The phase it is in now, when it is starting.
+    pub current: Option<CurrentPhase>,
+    /// The newest assignment it holds durably, as `epoch/generation`.
+    pub observed: Option<String>,
+    /// Its agent's version.
+    pub agent_version: Option<String>,
+    /// How many reports it sent.
+    pub reports: u64,
+    /// When it was last heard, Unix milliseconds.
+    pub last_seen_at_ms: Option<u64>,
+    /// Measurements.
+    #[schema(value_type = Option<Object>)]
+    pub vitals: Option<Vitals>,
+    /// The idle engine's answer.
+    #[schema(value_type = Option<Object>)]
+    pub verdict: Option<Verdict>,
+    /// Its Dask processes.
+    #[schema(value_type = Vec<Object>)]
+    pub processes: Vec<ProcessRecord>,
+    /// Its last word.
+    #[schema(value_type = Option<Object>)]
+    pub sign_off: Option<SignOff>,
+    /// When it was asked for, Unix milliseconds.
+    pub created_at_ms: u64,
+    /// When it ended, Unix milliseconds.
+    pub ended_at_ms: Option<u64>,
+}
+
+/// The phase a starting host is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CurrentPhase {
+    /// What is waited for.
+    pub waiting_for: StartPhase,
+    /// Since when, Unix milliseconds.
+    pub since_ms: u64,
+    /// Its limit in seconds.
+    pub deadline_seconds: u64,
+    /// Whether the limit has passed.
+    pub late: bool,
+}
