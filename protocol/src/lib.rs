@@ -13,6 +13,7 @@ pub mod lease;
 pub mod message;
 pub mod report;
 pub mod roster;
+pub mod session;
 pub mod strict;
 pub mod time;
 pub mod trust;

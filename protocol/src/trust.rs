@@ -203,7 +203,15 @@ impl Refusal {
 impl Trust {
     /// A host that has accepted nothing yet.
     pub fn new(root_key: VerifyingKey, me: Identity, clock_floor: UnixSeconds) -> Self {
-        Self { root_key, me, delegation: None, assignment: None, owner: None, roster: None, clock_floor }
+        Self {
+            root_key,
+            me,
+            delegation: None,
+            assignment: None,
+            owner: None,
+            roster: None,
+            clock_floor,
+        }
     }
 
     /// The trusted clock: the system's, but never below what verified documents proved.
@@ -212,7 +220,11 @@ impl Trust {
     }
 
     /// Accept a delegation, or say why not.
-    pub fn accept_delegation(&mut self, envelope: &Envelope, system: UnixSeconds) -> Result<Accepted<Delegation>, Refusal> {
+    pub fn accept_delegation(
+        &mut self,
+        envelope: &Envelope,
+        system: UnixSeconds,
+    ) -> Result<Accepted<Delegation>, Refusal> {
         let verified = envelope::verify::<Delegation>(envelope, &self.root_key)?;
         let new = verified.document();
         if new.not_after <= new.not_before || new.not_after.since(new.not_before) > MAX_DELEGATION {
@@ -233,7 +245,11 @@ impl Trust {
                 return Err(Refusal::DelegationRollback);
             }
             if new.version == old.version {
-                return if new == old { Ok(Accepted::Same) } else { Err(Refusal::Conflict) };
+                return if new == old {
+                    Ok(Accepted::Same)
+                } else {
+                    Err(Refusal::Conflict)
+                };
             }
         }
         // A stolen signing key may have pushed the floor far ahead; a newer delegation resets it.
@@ -243,7 +259,11 @@ impl Trust {
     }
 
     /// Accept an assignment, or say why not. Changes nothing when it refuses.
-    pub fn accept_assignment(&mut self, envelope: &Envelope, system: UnixSeconds) -> Result<Accepted<Assignment>, Refusal> {
+    pub fn accept_assignment(
+        &mut self,
+        envelope: &Envelope,
+        system: UnixSeconds,
+    ) -> Result<Accepted<Assignment>, Refusal> {
         let delegation = self.delegation_in_force(system)?.clone();
         let verified = envelope::verify::<Assignment>(envelope, &delegation.key)?;
         let new = verified.document();
@@ -266,11 +286,18 @@ impl Trust {
                 return Err(Refusal::Replay);
             }
             if new.position() == old.position {
-                return if fingerprint == old.fingerprint { Ok(Accepted::Same) } else { Err(Refusal::Conflict) };
+                return if fingerprint == old.fingerprint {
+                    Ok(Accepted::Same)
+                } else {
+                    Err(Refusal::Conflict)
+                };
             }
         }
         self.check_times(new.issued_at, new.expires_at, system)?;
-        self.assignment = Some(AcceptedAt { position: new.position(), fingerprint });
+        self.assignment = Some(AcceptedAt {
+            position: new.position(),
+            fingerprint,
+        });
         self.owner.get_or_insert_with(|| new.owner.clone());
         self.raise_floor(new.issued_at, &delegation);
         Ok(Accepted::New(verified))
@@ -303,21 +330,38 @@ impl Trust {
                 return Err(Refusal::Replay);
             }
             if (new.epoch, new.version) == (old.epoch, old.version) {
-                return if fingerprint == old.fingerprint { Ok(Accepted::Same) } else { Err(Refusal::Conflict) };
+                return if fingerprint == old.fingerprint {
+                    Ok(Accepted::Same)
+                } else {
+                    Err(Refusal::Conflict)
+                };
             }
         }
         self.check_times(new.issued_at, new.expires_at, system)?;
-        if known.is_some_and(|known| known.entries.iter().any(|entry| !new.entries.contains(entry))) {
+        if known.is_some_and(|known| {
+            known
+                .entries
+                .iter()
+                .any(|entry| !new.entries.contains(entry))
+        }) {
             return Err(Refusal::RosterShrank);
         }
         check_admissions(new, &owner)?;
-        self.roster = Some(AcceptedRoster { epoch: new.epoch, version: new.version, fingerprint });
+        self.roster = Some(AcceptedRoster {
+            epoch: new.epoch,
+            version: new.version,
+            fingerprint,
+        });
         self.raise_floor(new.issued_at, &delegation);
         Ok(Accepted::New(verified))
     }
 
     /// Check a lease. A lease changes nothing that must be durable but the clock floor.
-    pub fn accept_lease(&mut self, envelope: &Envelope, system: UnixSeconds) -> Result<Verified<Lease>, Refusal> {
+    pub fn accept_lease(
+        &mut self,
+        envelope: &Envelope,
+        system: UnixSeconds,
+    ) -> Result<Verified<Lease>, Refusal> {
         let delegation = self.delegation_in_force(system)?.clone();
         let verified = envelope::verify::<Lease>(envelope, &delegation.key)?;
         let lease = verified.document();
@@ -333,7 +377,9 @@ impl Trust {
     fn delegation_in_force(&self, system: UnixSeconds) -> Result<&Delegation, Refusal> {
         let delegation = self.delegation.as_ref().ok_or(Refusal::NoDelegation)?;
         let now = self.clock(system);
-        if now > delegation.not_after.plus(CLOCK_SKEW) || now.plus(CLOCK_SKEW) < delegation.not_before {
+        if now > delegation.not_after.plus(CLOCK_SKEW)
+            || now.plus(CLOCK_SKEW) < delegation.not_before
+        {
             return Err(Refusal::DelegationNotValid);
         }
         if !delegation.workspaces.contains(&self.me.workspace) {
@@ -342,7 +388,12 @@ impl Trust {
         Ok(delegation)
     }
 
-    fn check_times(&self, issued_at: UnixSeconds, expires_at: UnixSeconds, system: UnixSeconds) -> Result<(), Refusal> {
+    fn check_times(
+        &self,
+        issued_at: UnixSeconds,
+        expires_at: UnixSeconds,
+        system: UnixSeconds,
+    ) -> Result<(), Refusal> {
         let now = self.clock(system);
         if issued_at > now.plus(CLOCK_SKEW) {
             return Err(Refusal::NotYetValid);
@@ -373,10 +424,14 @@ fn check_admissions(roster: &Roster, owner: &VerifyingKey) -> Result<(), Refusal
         match (entry.role, &entry.admission) {
             (MemberRole::Client, None) => return Err(Refusal::NoAdmission(entry.id.clone())),
             (MemberRole::Client, Some(admission)) => {
-                let verified = envelope::verify::<Admission>(admission, owner).map_err(|error| match error {
-                    EnvelopeError::BadSignature => Refusal::AdmissionNotOwners(entry.id.clone()),
-                    other => Refusal::Envelope(other),
-                })?;
+                let verified = envelope::verify::<Admission>(admission, owner).map_err(
+                    |error| match error {
+                        EnvelopeError::BadSignature => {
+                            Refusal::AdmissionNotOwners(entry.id.clone())
+                        }
+                        other => Refusal::Envelope(other),
+                    },
+                )?;
                 let admission = verified.document();
                 let fits = admission.cluster == roster.cluster
                     && admission.spki == entry.spki
