@@ -2,3 +2,4 @@
 //! It never holds users' data and no key that opens a cluster's traffic.
 
 pub mod model;
+pub mod store;

@@ -1,0 +1,199 @@
+//! Clusters: insertion with names and idempotency keys, reads, transactional updates.
+
+use super::{Doing, Store, StoreError, from_body, number, signed, to_body};
+use crate::model::ClusterRecord;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
+use towline_protocol::ids::{ClusterId, Digest, WorkspaceId};
+
+/// A client's own name for one request, and the hash of what it asked under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The `Idempotency-Key` header.
+    pub key: String,
+    /// SHA-256 of the request's meaning.
+    pub body_hash: Digest,
+}
+
+/// What became of an insertion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "made once per request and taken apart at once")]
+pub enum Inserted {
+    /// The same request came before; this is its cluster.
+    Existing(ClusterRecord),
+    /// The key was used for another request.
+    KeyReused,
+    /// A live cluster of the workspace has this name.
+    NameTaken,
+    /// It is there now.
+    New,
+}
+
+fn read(row: &SqliteRow) -> Result<ClusterRecord, StoreError> {
+    let mut record: ClusterRecord = from_body("cluster", row)?;
+    // The column is the truth: hosts and members raise it too, without rewriting the body.
+    record.revision = number(row, "revision");
+    Ok(record)
+}
+
+/// Count a change of something that belongs to the cluster.
+pub(super) async fn touch(connection: &mut SqliteConnection, cluster: &ClusterId) -> Result<(), StoreError> {
+    sqlx::query("UPDATE clusters SET revision = revision + 1 WHERE id = $1")
+        .bind(cluster.as_str())
+        .execute(connection)
+        .await
+        .doing("count a change of a cluster")?;
+    Ok(())
+}
+
+impl Store {
+    /// Write a new cluster down, unless its name is taken or the request was seen before.
+    pub async fn insert_cluster(
+        &self,
+        record: ClusterRecord,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Inserted, StoreError> {
+        let mut transaction = self.writer.begin().await.doing("begin a new cluster")?;
+        if let Some(idempotency) = &idempotency {
+            let seen = sqlx::query(
+                "SELECT i.body_hash, c.id, c.revision, c.body FROM idempotency i JOIN clusters c ON c.id = i.cluster
+                 WHERE i.workspace = $1 AND i.person = $2 AND i.key = $3",
+            )
+            .bind(record.workspace.as_str())
+            .bind(&record.person)
+            .bind(&idempotency.key)
+            .fetch_optional(&mut *transaction)
+            .await
+            .doing("look up an idempotency key")?;
+            if let Some(row) = seen {
+                let same = row.get::<&str, _>("body_hash") == idempotency.body_hash.as_str();
+                return if same { Ok(Inserted::Existing(read(&row)?)) } else { Ok(Inserted::KeyReused) };
+            }
+        }
+        let inserted = sqlx::query(
+            "INSERT INTO clusters (id, workspace, name, live, revision, created_at_ms, body)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(record.id.as_str())
+        .bind(record.workspace.as_str())
+        .bind(&record.name)
+        .bind(i64::from(!record.state.is_terminal()))
+        .bind(signed(record.revision)?)
+        .bind(signed(record.created_at_ms)?)
+        .bind(to_body(&record))
+        .execute(&mut *transaction)
+        .await;
+        match inserted {
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(Inserted::NameTaken),
+            other => other.doing("insert a cluster")?,
+        };
+        if let Some(idempotency) = idempotency {
+            sqlx::query(
+                "INSERT INTO idempotency (workspace, person, key, body_hash, cluster, created_at_ms)
+                 VALUES ($1, $2, $3, $4, $5, $6)",
+            )
+            .bind(record.workspace.as_str())
+            .bind(&record.person)
+            .bind(&idempotency.key)
+            .bind(idempotency.body_hash.as_str())
+            .bind(record.id.as_str())
+            .bind(signed(record.created_at_ms)?)
+            .execute(&mut *transaction)
+            .await
+            .doing("keep an idempotency key")?;
+        }
+        transaction.commit().await.doing("commit a new cluster")?;
+        self.changed(&record.id);
+        Ok(Inserted::New)
+    }
+
+    /// One cluster.
+    pub async fn cluster(&self, id: &ClusterId) -> Result<Option<ClusterRecord>, StoreError> {
+        let row = sqlx::query("SELECT id, revision, body FROM clusters WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&self.readers)
+            .await
+            .doing("read a cluster")?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// A cluster of a workspace by id or name: of several with one name the live one, else the newest.
+    pub async fn find_cluster(
+        &self,
+        workspace: &WorkspaceId,
+        id_or_name: &str,
+    ) -> Result<Option<ClusterRecord>, StoreError> {
+        let row = sqlx::query(
+            "SELECT id, revision, body FROM clusters WHERE workspace = $1 AND (id = $2 OR name = $2)
+             ORDER BY CASE WHEN id = $2 THEN 0 ELSE 1 END, live DESC, created_at_ms DESC LIMIT 1",
+        )
+        .bind(workspace.as_str())
+        .bind(id_or_name)
+        .fetch_optional(&self.readers)
+        .await
+        .doing("find a cluster")?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Clusters, newest first: of one workspace or of all, ended ones too or not.
+    pub async fn clusters(
+        &self,
+        workspace: Option<&WorkspaceId>,
+        include_ended: bool,
+    ) -> Result<Vec<ClusterRecord>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, revision, body FROM clusters
+             WHERE (CAST($1 AS TEXT) IS NULL OR workspace = $1) AND (live = 1 OR $2 = 1)
+             ORDER BY created_at_ms DESC, id",
+        )
+        .bind(workspace.map(WorkspaceId::as_str))
+        .bind(i64::from(include_ended))
+        .fetch_all(&self.readers)
+        .await
+        .doing("list clusters")?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Change a cluster in one transaction. Counts and announces the change, unless `change` left it as it was.
+    pub async fn update_cluster(
+        &self,
+        id: &ClusterId,
+        change: impl FnOnce(&mut ClusterRecord) + Send,
+    ) -> Result<ClusterRecord, StoreError> {
+        let mut transaction = self.writer.begin().await.doing("begin a change of a cluster")?;
+        let row = sqlx::query("SELECT id, revision, body FROM clusters WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&mut *transaction)
+            .await
+            .doing("read a cluster to change it")?
+            .ok_or_else(|| StoreError::UnknownCluster(id.clone()))?;
+        let before = read(&row)?;
+        let mut record = before.clone();
+        change(&mut record);
+        if record == before {
+            return Ok(record);
+        }
+        record.revision = before.revision + 1;
+        sqlx::query("UPDATE clusters SET live = $2, revision = $3, body = $4 WHERE id = $1")
+            .bind(id.as_str())
+            .bind(i64::from(!record.state.is_terminal()))
+            .bind(signed(record.revision)?)
+            .bind(to_body(&record))
+            .execute(&mut *transaction)
+            .await
+            .doing("change a cluster")?;
+        transaction.commit().await.doing("commit a change of a cluster")?;
+        self.changed(id);
+        Ok(record)
+    }
+
+    /// Forget idempotency keys older than `before_ms`. Returns how many.
+    pub async fn forget_idempotency_keys(&self, before_ms: u64) -> Result<u64, StoreError> {
+        let done = sqlx::query("DELETE FROM idempotency WHERE created_at_ms < $1")
+            .bind(signed(before_ms)?)
+            .execute(&self.writer)
+            .await
+            .doing("forget old idempotency keys")?;
+        Ok(done.rows_affected())
+    }
+}

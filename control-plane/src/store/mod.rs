@@ -1,0 +1,215 @@
+//! The control plane's memory: SQLite behind one set of queries.
+//!
+//! Owns every read and write of records, the uniqueness rules (names, idempotency keys, one key per enrolment token) and
+//! the stream of "this cluster changed". Must not decide anything about clusters: callers pass closures that do.
+//! Driven by `api`, `fleet`, `sessions` and `enrolment`. SQL is kept to what PostgreSQL speaks too.
+
+mod clusters;
+mod enrolment;
+mod environments;
+mod hosts;
+mod people;
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row as _, SqlSafeStr as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::broadcast;
+use towline_protocol::ids::{ClusterId, Epoch, HostId};
+use towline_protocol::time::UnixSeconds;
+
+pub use clusters::{Idempotency, Inserted};
+pub use enrolment::{Redemption, TokenRecord};
+pub use people::{PersonToken, Role, WorkspaceRecord};
+
+/// How many changes a slow reader may fall behind before it must read everything again.
+const CHANGES_CAPACITY: usize = 1024;
+
+/// Longest wait for a connection: the one writer is never held across anything but SQL.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Readers at once; writes go through one connection, so that they queue here instead of failing as "database is locked".
+const READERS: u32 = 4;
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database file could not be made or opened.
+    #[error("cannot open the database {path}", path = path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database file could not be made.
+    #[error("cannot create the database {path}", path = path.display())]
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The tables could not be brought up to date. A database of a newer version is refused here.
+    #[error("cannot bring the database up to date; was it written by a newer towline?")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A query failed.
+    #[error("the database failed at: {doing}")]
+    Query {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A stored record cannot be read.
+    #[error("the stored {kind} {id} cannot be read")]
+    Corrupt {
+        /// What kind of record.
+        kind: &'static str,
+        /// Which one.
+        id: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// No such cluster.
+    #[error("there is no cluster {0}")]
+    UnknownCluster(ClusterId),
+    /// No such host.
+    #[error("there is no host {0}")]
+    UnknownHost(HostId),
+    /// A number does not fit the database's 64 signed bits.
+    #[error("the number {0} is too large to be stored")]
+    TooLarge(u64),
+}
+
+/// A handle on the database; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    changes: broadcast::Sender<ClusterId>,
+}
+
+impl Store {
+    /// Open the database at `path`, made 0600 if it is not there, and bring its tables up to date.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        // SQLite gives its side files the mode of the main file, so making that one 0600 covers all three.
+        std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| StoreError::Create { path: path.to_owned(), source })?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A host must be on disk before a backend makes it, or a power cut leaks it: commits are synced.
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5));
+        let open = |source| StoreError::Open { path: path.to_owned(), source };
+        let pool = || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
+        let writer = pool().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
+        migrator().run(&writer).await.map_err(StoreError::Migrate)?;
+        let readers = pool()
+            .max_connections(READERS)
+            .connect_with(options.pragma("query_only", "true"))
+            .await
+            .map_err(open)?;
+        Ok(Self { writer, readers, changes: broadcast::Sender::new(CHANGES_CAPACITY) })
+    }
+
+    /// Close every connection; what was committed is on disk.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// Ids of clusters that changed (hosts and members count). A reader that lags reads everything again.
+    ///
+    /// A notice can be lost when the caller of an update is cancelled right after its commit: readers also look by
+    /// themselves now and then.
+    pub fn changes(&self) -> broadcast::Receiver<ClusterId> {
+        self.changes.subscribe()
+    }
+
+    /// The term of this run of the control plane.
+    pub async fn epoch(&self) -> Result<Epoch, StoreError> {
+        let row = sqlx::query("SELECT value FROM numbers WHERE name = 'epoch'")
+            .fetch_optional(&self.readers)
+            .await
+            .doing("read the epoch")?;
+        Ok(Epoch(row.map_or(0, |row| number(&row, "value"))))
+    }
+
+    /// Take the next term: higher than every one before, and at least the time, so that a restored backup outbids
+    /// whatever was signed after it was made.
+    pub async fn bump_epoch(&self, now: UnixSeconds) -> Result<Epoch, StoreError> {
+        let row = sqlx::query(
+            "INSERT INTO numbers (name, value) VALUES ('epoch', $1)
+             ON CONFLICT (name) DO UPDATE SET value = CASE
+                 WHEN numbers.value + 1 > excluded.value THEN numbers.value + 1 ELSE excluded.value END
+             RETURNING value",
+        )
+        .bind(signed(now.0)?)
+        .fetch_one(&self.writer)
+        .await
+        .doing("take the next epoch")?;
+        Ok(Epoch(number(&row, "value")))
+    }
+
+    fn changed(&self, cluster: &ClusterId) {
+        // Nobody listening is fine: a new reader starts by reading everything.
+        let _ = self.changes.send(cluster.clone());
+    }
+}
+
+fn migrator() -> Migrator {
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "first light".into(),
+        MigrationType::Simple,
+        include_str!("migrations/sqlite/0001_first_light.sql").into_sql_str(),
+        false,
+    )])
+}
+
+/// Says what was being done when a query failed.
+trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError>;
+}
+
+impl<T> Doing<T> for Result<T, sqlx::Error> {
+    fn doing(self, doing: &'static str) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Query { doing, source })
+    }
+}
+
+fn signed(value: u64) -> Result<i64, StoreError> {
+    i64::try_from(value).map_err(|_| StoreError::TooLarge(value))
+}
+
+/// Read a number that we wrote ourselves through [`signed`].
+fn number(row: &sqlx::sqlite::SqliteRow, column: &str) -> u64 {
+    u64::try_from(row.get::<i64, _>(column)).unwrap_or_default()
+}
+
+fn to_body<T: Serialize>(record: &T) -> String {
+    serde_json::to_string(record).expect("records hold only strings, integers, lists and maps with text keys")
+}
+
+fn from_body<T: DeserializeOwned>(kind: &'static str, row: &sqlx::sqlite::SqliteRow) -> Result<T, StoreError> {
+    let body: &str = row.get("body");
+    serde_json::from_str(body).map_err(|source| StoreError::Corrupt { kind, id: row.get("id"), source })
+}
