@@ -8,6 +8,7 @@ use crate::envelope::{self, Envelope, EnvelopeError, Verified};
 use crate::ids::{ClusterId, Digest, Epoch, HostId, Position, VerifyingKey, WorkspaceId};
 use crate::lease::Lease;
 use crate::roster::{Admission, MemberRole, Roster};
+use crate::strict::StrictError;
 use crate::time::{CLOCK_SKEW, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
@@ -170,7 +171,14 @@ impl Refusal {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Envelope(EnvelopeError::BadSignature) => "bad_signature",
-            Self::Envelope(EnvelopeError::Malformed(_)) => "malformed",
+            Self::Envelope(EnvelopeError::Malformed(StrictError::DuplicateKey)) => "duplicate_key",
+            Self::Envelope(EnvelopeError::Malformed(StrictError::NotInteger)) => "not_integer",
+            Self::Envelope(EnvelopeError::Malformed(StrictError::Shape(_))) => "malformed",
+            Self::Envelope(EnvelopeError::Malformed(StrictError::TooDeep)) => "too_deep",
+            Self::Envelope(EnvelopeError::Malformed(StrictError::TooLarge(_))) => "too_large",
+            Self::Envelope(EnvelopeError::Malformed(StrictError::UnknownField(_))) => {
+                "unknown_field"
+            }
             Self::Envelope(EnvelopeError::MalformedPayload) => "malformed_payload",
             Self::Envelope(EnvelopeError::MalformedSignature) => "malformed_signature",
             Self::Envelope(EnvelopeError::TooLarge) => "too_large",

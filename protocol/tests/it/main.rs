@@ -1,0 +1,5 @@
+//! Tests of the protocol from outside: one attack per vector, and every single bit.
+
+mod every_bit;
+mod vectors;
+mod world;
