@@ -2,4 +2,5 @@
 //! It never holds users' data and no key that opens a cluster's traffic.
 
 pub mod model;
+pub mod settings;
 pub mod store;
