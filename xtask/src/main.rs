@@ -1,1 +1,54 @@
-fn main(){}
+//! The project's chores: `cargo xtask test`, `cargo xtask install`.
+//!
+//! Standard library only, so that it builds in a second on a fresh machine. It decides nothing about the product.
+
+mod install;
+mod process;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask <chore>
+
+  test [fast|full|slow]   run the tests of a tier (default: full when CI=true, else fast)
+                            fast  formatting, lints, unit tests, vectors, layering        (about 5 minutes)
+                            full  fast, then Python, end-to-end and the demo, released    (about 20 minutes)
+                            slow  full, then the tests that wait or repeat a lot
+  install --destdir D     lay out the files of a host image below D
+  help                    this text
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        ["test"] => test::run(test::Tier::default_here()),
+        ["test", tier] => match test::Tier::named(tier) {
+            Some(tier) => test::run(tier),
+            None => {
+                return usage(&format!(
+                    "there is no tier {tier:?}; choose fast, full or slow"
+                ));
+            }
+        },
+        ["install", "--destdir", directory] => install::run(directory.as_ref()),
+        other => return usage(&format!("there is no chore {other:?}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(problem: &str) -> ExitCode {
+    eprintln!("xtask: {problem}\n\n{USAGE}");
+    ExitCode::from(64)
+}

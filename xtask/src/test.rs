@@ -1,0 +1,205 @@
+//! The tests by tier. Quick checks first, so that a red run is red early.
+
+use crate::process::{Outcome, cargo, output, root, step, target, there_is};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// How much is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// What needs no Python and no second process.
+    Fast,
+    /// Everything that runs within forty minutes.
+    Full,
+    /// Also what waits or repeats a lot.
+    Slow,
+}
+
+impl Tier {
+    /// The tier of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "fast" => Some(Self::Fast),
+            "full" => Some(Self::Full),
+            "slow" => Some(Self::Slow),
+            _ => None,
+        }
+    }
+
+    /// `full` where `CI=true`, else `fast`.
+    pub fn default_here() -> Self {
+        if std::env::var_os("CI").is_some_and(|value| value == "true") {
+            Self::Full
+        } else {
+            Self::Fast
+        }
+    }
+}
+
+/// Run a tier.
+pub fn run(tier: Tier) -> Outcome {
+    let begun = Instant::now();
+    checks()?;
+    if tier == Tier::Fast {
+        rust_tests(&[], &["--workspace", "--exclude", "towline-tests"])?;
+        rust_tests(&[], &["-p", "towline-tests", "--test", "house"])?;
+    } else {
+        let python = python_for_tests()?;
+        python_checks(&python)?;
+        let towline = target().join("debug/towline");
+        let mut environment = vec![
+            ("TOWLINE_TEST_PYTHON", python.clone().into_os_string()),
+            ("TOWLINE_BINARY", towline.into_os_string()),
+        ];
+        if tier == Tier::Slow {
+            environment.push(("TOWLINE_TEST_SLOW", "1".into()));
+        }
+        rust_tests(&environment, &["--workspace"])?;
+        python_tests(&python, &environment)?;
+        released_demo()?;
+    }
+    println!(
+        "\nall of tier {tier:?} passed in {:.0} s",
+        begun.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn checks() -> Outcome {
+    step("formatting", &mut cargo(["fmt", "--all", "--check"]))?;
+    let lints = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    step("lints", &mut cargo(lints))?;
+    step(
+        "the command line without host parts",
+        &mut cargo([
+            "check",
+            "-p",
+            "towline",
+            "--no-default-features",
+            "--locked",
+        ]),
+    )
+}
+
+/// The end-to-end tests start the real binary, so it is built first, with the same features as the tests.
+fn rust_tests(environment: &[(&str, OsString)], selection: &[&str]) -> Outcome {
+    let build = [
+        "build",
+        "--workspace",
+        "--all-features",
+        "--all-targets",
+        "--locked",
+    ];
+    step("build", &mut cargo(build))?;
+    let nextest = there_is("cargo-nextest", "--version");
+    let mut command = cargo(if nextest {
+        vec!["nextest", "run", "--no-fail-fast"]
+    } else {
+        vec!["test", "--no-fail-fast"]
+    });
+    command
+        .args(["--all-features", "--locked"])
+        .args(selection)
+        .envs(environment.iter().cloned());
+    step("Rust tests", &mut command)
+}
+
+/// A virtual environment with what the tests import, made once for a requirements file.
+fn python_for_tests() -> Outcome<PathBuf> {
+    let requirements = root().join("tests/python/requirements.txt");
+    let wanted = std::fs::read(&requirements)
+        .map_err(|error| format!("{}: {error}", requirements.display()))?;
+    let folder = target().join("xtask/python");
+    let (python, stamp) = (folder.join("bin/python"), folder.join("stamp"));
+    if python.exists() && std::fs::read(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(python);
+    }
+    step(
+        "build the binary that fetches uv",
+        &mut cargo(["build", "-p", "towline", "--all-features", "--locked"]),
+    )?;
+    let uv = output(Command::new(target().join("debug/towline")).args(["env", "uv"]))?;
+    let uv = |arguments: &[&str], paths: &[&Path]| {
+        let mut command = Command::new(&uv);
+        command.args(arguments).args(paths);
+        command
+    };
+    step(
+        "virtual environment",
+        &mut uv(
+            &["venv", "--quiet", "--clear", "--python", "python3"],
+            &[&folder],
+        ),
+    )?;
+    let install = ["pip", "install", "--quiet", "--system-certs", "--python"];
+    let mut command = uv(&install, &[&python]);
+    command.arg("-r").arg(&requirements);
+    step("packages for the tests", &mut command)?;
+    std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
+    Ok(python)
+}
+
+fn python_checks(python: &Path) -> Outcome {
+    let client = root().join("client");
+    let module = |arguments: &[&str]| {
+        let mut command = Command::new(python);
+        command.arg("-m").args(arguments).current_dir(&client);
+        command
+    };
+    step(
+        "Python formatting",
+        &mut module(&["ruff", "format", "--check", "."]),
+    )?;
+    step("Python lints", &mut module(&["ruff", "check", "."]))?;
+    step("Python types", &mut module(&["mypy"]))
+}
+
+fn python_tests(python: &Path, environment: &[(&str, OsString)]) -> Outcome {
+    let mut command = Command::new(python);
+    command.current_dir(root()).args([
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/python",
+    ]);
+    command
+        .env("PYTHONPATH", root().join("client/src"))
+        .envs(environment.iter().cloned());
+    step("Python tests", &mut command)
+}
+
+/// The main job as a person runs it, twice: the second run must start from what the first one left.
+fn released_demo() -> Outcome {
+    step(
+        "release build",
+        &mut cargo(["build", "--release", "--locked"]),
+    )?;
+    let data = target().join("xtask/demo");
+    for round in ["first", "second"] {
+        let mut demo = cargo([
+            "run",
+            "--release",
+            "--locked",
+            "--quiet",
+            "--",
+            "demo",
+            "--data-dir",
+        ]);
+        demo.arg(&data);
+        step(&format!("the demo, {round} run"), &mut demo)?;
+    }
+    Ok(())
+}
