@@ -7,7 +7,7 @@ use crate::ids::{
 use crate::time::UnixSeconds;
 use serde::{Deserialize, Serialize};
 
-/// The signed desired state of one host (see docs/protocol.md).
+/// The signed desired state of one host (`docs/protocol.md`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
