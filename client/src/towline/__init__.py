@@ -1,0 +1,15 @@
+"""Dask clusters in your own cloud account, with the packages you have here.
+
+Owns the public names and nothing else.
+
+    import towline
+
+    cluster = towline.Cluster(n_workers=4)
+    client = cluster.get_client()
+"""
+
+from towline._cluster import Cluster
+from towline._errors import ClusterError
+from towline._version import __version__
+
+__all__ = ["Cluster", "ClusterError", "__version__"]

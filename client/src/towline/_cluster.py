@@ -1,0 +1,259 @@
+"""`towline.Cluster`: the object that Dask knows as a cluster.
+
+Owns what people call: arguments, scaling, logs, clients. The object's life is in `_lifecycle.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from distributed.client import Client
+from distributed.core import Status
+
+from towline import _logs
+from towline._errors import ClusterError
+from towline._guard import refuse_second_import
+from towline._lifecycle import Lifecycle
+from towline._options import Duration, Options, refuse_unknown, wanted_workers
+from towline._progress import choose
+
+__all__ = ["Cluster"]
+
+
+class Cluster(Lifecycle):
+    """A Dask cluster with the packages that this interpreter has.
+
+    Parameters
+    ----------
+    n_workers : int, default 4
+        How many worker hosts.
+    name : str, optional
+        Unique in the workspace while the cluster lives; by default one is made.
+    backend : str, default "local"
+        Where hosts come from. `local` is this very machine.
+    worker_processes : int, default 1
+        Dask worker processes on each host.
+    worker_threads : int, optional
+        Threads of each process. By default this machine's cores shared out over all workers.
+    worker_memory : int or str, optional
+        Memory limit of each process, in bytes or as text (``"4 GiB"``); by default the host's memory shared out.
+    worker_nanny : bool, default True
+        Keep Dask's nanny, which restarts a worker that died. Without it `Client.restart` does not work.
+    worker_resources : dict, optional
+        Dask's abstract resources of each worker, for example ``{"GPU": 1}``.
+    idle_timeout : number, str, timedelta or None, default "20 minutes"
+        End the cluster after this long without work; None never does.
+    no_client_timeout : number, str or timedelta, default "2 minutes"
+        End it this long after its last client left.
+    max_lifetime : number, str or timedelta, default "24 hours"
+        End it after this long, whatever it does.
+    tags : dict of str to str, optional
+        Labels for usage reports.
+    wait_for_workers : bool, int or float, default 0.3
+        How many workers to wait for: all, none, a number, or a share of `n_workers`.
+    timeout : number, str or timedelta, default "20 minutes"
+        Limit for the hosts to start and for each later wait for workers.
+    shutdown_on_close : bool, default True
+        End the cluster when this object is closed or the interpreter ends.
+    profile : str, optional
+        Which profile of `profiles.toml`; by default `TOWLINE_PROFILE`, else the file's default.
+    progress : {"auto", "rich", "plain", "json", "none"}, bool or callable, default "auto"
+        How a start shows itself, on the standard error stream; a function gets each event.
+    asynchronous : bool, default False
+        For use in a running event loop: ``cluster = await Cluster(asynchronous=True)``.
+    loop : IOLoop, optional
+        A running loop to use.
+    quiet : bool, default False
+        Show nothing.
+
+    Raises
+    ------
+    ClusterError
+        With a code, what happened, and what to do.
+    TypeError
+        For an argument that does not exist, naming the nearest.
+
+    Examples
+    --------
+    >>> cluster = towline.Cluster(n_workers=4)  # doctest: +SKIP
+    >>> client = cluster.get_client()  # doctest: +SKIP
+    """
+
+    # The class as people import it.
+    __module__ = "towline"
+
+    def __init__(
+        self,
+        n_workers: int = 4,
+        *,
+        name: str | None = None,
+        backend: str = "local",
+        worker_processes: int = 1,
+        worker_threads: int | None = None,
+        worker_memory: int | str | None = None,
+        worker_nanny: bool = True,
+        worker_resources: dict[str, int] | None = None,
+        idle_timeout: Duration | None = "20 minutes",
+        no_client_timeout: Duration = "2 minutes",
+        max_lifetime: Duration = "24 hours",
+        tags: dict[str, str] | None = None,
+        wait_for_workers: bool | int | float = 0.3,
+        timeout: Duration = "20 minutes",
+        shutdown_on_close: bool = True,
+        profile: str | None = None,
+        progress: object = "auto",
+        asynchronous: bool = False,
+        loop: Any = None,
+        quiet: bool = False,
+        **unknown: Any,
+    ) -> None:
+        _refuse_unknown(type(self).__init__, unknown)
+        refuse_second_import()
+        options = Options.parse(
+            n_workers=n_workers,
+            name=name,
+            backend=backend,
+            worker_processes=worker_processes,
+            worker_threads=worker_threads,
+            worker_memory=worker_memory,
+            worker_nanny=worker_nanny,
+            worker_resources=worker_resources,
+            idle_timeout=idle_timeout,
+            no_client_timeout=no_client_timeout,
+            max_lifetime=max_lifetime,
+            tags=tags,
+        )
+        self._set_up(
+            lambda attempt: attempt.create(options),
+            name=name,
+            workers=wanted_workers(wait_for_workers, n_workers),
+            timeout=timeout,
+            shutdown_on_close=shutdown_on_close,
+            profile=profile,
+            reporter=choose(progress, quiet),
+            asynchronous=asynchronous,
+            loop=loop,
+            quiet=quiet,
+        )
+
+    @classmethod
+    def from_name(
+        cls,
+        name: str,
+        *,
+        wait_for_workers: int = 0,
+        timeout: Duration = "20 minutes",
+        shutdown_on_close: bool = False,
+        profile: str | None = None,
+        progress: object = "auto",
+        asynchronous: bool = False,
+        loop: Any = None,
+        quiet: bool = False,
+        **unknown: Any,
+    ) -> Cluster:
+        """Join a cluster that exists, by name or id.
+
+        The cluster's owner key must be on this machine. The parameters are those of `Cluster`; closing the object leaves
+        the cluster alone unless `shutdown_on_close` says otherwise.
+
+        Returns
+        -------
+        Cluster
+            Connected; with `asynchronous` to be awaited.
+        """
+        _refuse_unknown(cls.from_name, unknown)
+        refuse_second_import()
+        cluster = cls.__new__(cls)
+        cluster._set_up(
+            lambda attempt: attempt.join(name),
+            name=name,
+            workers=wait_for_workers,
+            timeout=timeout,
+            shutdown_on_close=shutdown_on_close,
+            profile=profile,
+            reporter=choose(progress, quiet),
+            asynchronous=asynchronous,
+            loop=loop,
+            quiet=quiet,
+        )
+        return cluster
+
+    # -- what there is -----------------------------------------------------------------------------------------------
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The control plane's newest word on the cluster: state, hosts with their phases, where logs are. A copy."""
+        return dict(self._view.raw) if self._view is not None else {}
+
+    @property
+    def plan(self) -> set[str]:
+        """Names of the worker hosts that should be there."""
+        view = self._view
+        return {host.id for host in view.hosts_of("worker") if host.state in ("starting", "up")} if view else set()
+
+    @property
+    def requested(self) -> set[str]:
+        """Names of the worker hosts that the backend has made."""
+        view = self._view
+        if view is None:
+            return set()
+        made = {"created", "booted", "enrolled", "synced", "launched", "joined"}
+        return {host.id for host in view.hosts_of("worker") if host.id in self.plan and host.reached in made}
+
+    # -- work --------------------------------------------------------------------------------------------------------
+
+    def get_client(self) -> Client:
+        """A client of this cluster; the current one when it is of this cluster already.
+
+        In asynchronous use the client is to be awaited, or entered with ``async with``.
+        """
+        with contextlib.suppress(ValueError):
+            current = Client.current()
+            if current.cluster is self:
+                return current
+        return Client(self, asynchronous=self.asynchronous)
+
+    def scale(self, n: int) -> Any:
+        """Set the number of worker hosts. In asynchronous use the result must be awaited."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ClusterError(
+                "argument_invalid", f"`n` takes a whole number from 0 up; it was given {n!r:.80}", "Change `n`."
+            )
+        return self.sync(self._scale, n)
+
+    async def _scale(self, n: int) -> None:
+        if self.cluster_id is None or self.status != Status.running:
+            raise ClusterError(
+                "cluster_not_running", f"the cluster {self.name} is {self.status.name}", "Make a new one."
+            )
+        await self._attempt.plane.scale(self.cluster_id, n)
+
+    def adapt(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: adaptive scaling is not there yet."""
+        raise ClusterError("adaptive_unsupported", "adaptive scaling is not supported yet", "Use `cluster.scale(n)`.")
+
+    async def _get_logs(
+        self, cluster: bool = True, scheduler: bool = True, workers: bool | Iterable[str] = True
+    ) -> Any:
+        """Dask's keys, from the log store: it has more than the scheduler's memory, and is there after the end."""
+        lines = [line for _, line in self._cluster_manager_logs]
+        names = {info["name"]: address for address, info in self.scheduler_info["workers"].items()}
+        found = None
+        if self._view is not None:
+            found = await asyncio.get_running_loop().run_in_executor(
+                None, _logs.read, self._view, lines, names, cluster, scheduler, workers
+            )
+        if found is not None:
+            return found
+        if self.scheduler_comm is None:
+            raise ClusterError("logs_missing", "there are no logs: the cluster did not start", "")
+        return await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
+
+
+def _refuse_unknown(function: Any, unknown: dict[str, Any]) -> None:
+    known = [name for name in inspect.signature(function).parameters if name not in ("self", "unknown")]
+    refuse_unknown(unknown, known)

@@ -1,0 +1,263 @@
+"""What a person may ask of a cluster: arguments in, a checked request out. Pure.
+
+Owns names, units, defaults and the sentences for what is not there yet. Must not do any input or output.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from dask.utils import parse_bytes, parse_timedelta
+
+from towline._errors import ClusterError
+
+__all__ = ["Options", "refuse_unknown", "seconds", "wanted_workers"]
+
+Duration = float | int | str | timedelta
+
+#: The control plane's cap; it has the last word.
+_MAX_LIFETIME = 7 * 24 * 3600.0
+_MAX_WORKERS = 10_000
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+#: Names that other cluster managers use, and what they are here. None: not there yet.
+_FOREIGN: dict[str, str | None] = {
+    "adaptive": None,
+    "allow_ssh": None,
+    "cluster_timeout": "max_lifetime",
+    "container": None,
+    "environ": None,
+    "host_setup_script": None,
+    "memory_limit": "worker_memory",
+    "nanny": "worker_nanny",
+    "nthreads": "worker_threads",
+    "package_sync_ignore": None,
+    "processes": "worker_processes",
+    "region": None,
+    "resources": "worker_resources",
+    "scheduler_cpu": None,
+    "scheduler_memory": None,
+    "scheduler_options": None,
+    "scheduler_vm_types": None,
+    "silence_logs": "quiet",
+    "software": None,
+    "spot_policy": None,
+    "threads_per_worker": "worker_threads",
+    "worker_cpu": None,
+    "worker_gpu": None,
+    "worker_options": None,
+    "worker_vm_types": None,
+    "workspace": "profile",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """A checked request. Durations are in seconds, memory in bytes."""
+
+    n_workers: int
+    name: str | None = None
+    backend: str = "local"
+    processes: int = 1
+    threads: int = 1
+    memory_limit: int | None = None
+    nanny: bool = True
+    resources: tuple[tuple[str, int], ...] = ()
+    idle_after: int | None = 20 * 60
+    no_client_after: int = 2 * 60
+    max_lifetime: int = 24 * 3600
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        n_workers: object,
+        name: object = None,
+        backend: object = "local",
+        worker_processes: object = 1,
+        worker_threads: object = None,
+        worker_memory: Any = None,
+        worker_nanny: object = True,
+        worker_resources: object = None,
+        idle_timeout: Duration | None = "20 minutes",
+        no_client_timeout: Duration = "2 minutes",
+        max_lifetime: Duration = "24 hours",
+        tags: object = None,
+        cores: int | None = None,
+    ) -> Options:
+        """Check every argument.
+
+        Raises
+        ------
+        ClusterError
+            ``argument_invalid``, naming the argument and what it takes.
+        """
+        workers = _count("n_workers", n_workers, 0, _MAX_WORKERS)
+        processes = _count("worker_processes", worker_processes, 1, 1024)
+        if worker_threads is None:
+            # All workers of the `local` backend share this machine.
+            threads = max(1, (cores or os.cpu_count() or 1) // max(1, workers * processes))
+        else:
+            threads = _count("worker_threads", worker_threads, 1, 4096)
+        return cls(
+            n_workers=workers,
+            name=_name(name),
+            backend=_text("backend", backend),
+            processes=processes,
+            threads=threads,
+            memory_limit=_memory(worker_memory),
+            nanny=_flag("worker_nanny", worker_nanny),
+            resources=_resources(worker_resources),
+            idle_after=None if idle_timeout is None else seconds("idle_timeout", idle_timeout),
+            no_client_after=seconds("no_client_timeout", no_client_timeout),
+            max_lifetime=seconds("max_lifetime", max_lifetime, most=_MAX_LIFETIME),
+            tags=_tags(tags),
+        )
+
+    def body(self, *, owner_key: str, environment: Mapping[str, Any]) -> dict[str, Any]:
+        """The request that asks for this cluster."""
+        body: dict[str, Any] = {
+            "backend": self.backend,
+            "n_workers": self.n_workers,
+            "owner_key": owner_key,
+            "environment": dict(environment),
+            "worker": {
+                "processes": self.processes,
+                "threads": self.threads,
+                "memory_limit": self.memory_limit,
+                "nanny": self.nanny,
+                "resources": [{"name": name, "amount": amount} for name, amount in self.resources],
+            },
+            "idle_after": self.idle_after,
+            "no_client_after": self.no_client_after,
+            "max_lifetime": self.max_lifetime,
+            "tags": dict(self.tags),
+        }
+        if self.name is not None:
+            body["name"] = self.name
+        return body
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keyword arguments that do not exist, naming the nearest that does.
+
+    Raises
+    ------
+    TypeError
+        As Python does for an unexpected argument, with more to go on.
+    """
+    known = sorted(known)
+    for name in given:
+        if name in _FOREIGN:
+            ours = _FOREIGN[name]
+            hint = f"it is called `{ours}` here" if ours else "it is not supported yet; leave it out"
+        else:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
+        raise TypeError(f"towline.Cluster has no argument `{name}`: {hint}")
+
+
+def seconds(argument: str, value: Duration, *, least: float = 1, most: float = math.inf) -> int:
+    """A duration as whole seconds: a number of seconds, text such as ``"20 minutes"``, or a timedelta."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        parsed = float(parse_timedelta(value, default="s"))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise _invalid(argument, value, 'takes seconds, text such as "20 minutes", or a timedelta') from None
+    if not (math.isfinite(parsed) and least <= parsed <= most):
+        limit = f"at least {least:g} s" if most is math.inf else f"between {least:g} s and {most:g} s"
+        raise _invalid(argument, value, f"must be {limit}")
+    return math.ceil(parsed)
+
+
+def wanted_workers(wait_for_workers: object, n_workers: int) -> int:
+    """How many workers a start waits for: all, none, a number, or a share of those asked for."""
+    if wait_for_workers is True:
+        return n_workers
+    if wait_for_workers is False or wait_for_workers is None:
+        return 0
+    if isinstance(wait_for_workers, int) and 0 <= wait_for_workers <= n_workers:
+        return wait_for_workers
+    if isinstance(wait_for_workers, float) and 0.0 <= wait_for_workers <= 1.0:
+        return math.ceil(n_workers * wait_for_workers)
+    raise _invalid(
+        "wait_for_workers",
+        wait_for_workers,
+        f"takes True, False, a number up to {n_workers}, or a share between 0.0 and 1.0",
+    )
+
+
+def _invalid(argument: str, value: object, takes: str) -> ClusterError:
+    return ClusterError(
+        "argument_invalid", f"`{argument}` {takes}; it was given {value!r:.80}", f"Change `{argument}`."
+    )
+
+
+def _count(argument: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _invalid(argument, value, "takes a whole number")
+    if not least <= value <= most:
+        raise _invalid(argument, value, f"must be between {least} and {most}")
+    return value
+
+
+def _text(argument: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise _invalid(argument, value, "takes text")
+    return value
+
+
+def _flag(argument: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _invalid(argument, value, "takes True or False")
+    return value
+
+
+def _name(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise _invalid("name", value, "takes 1 to 63 characters of a-z, 0-9 and -, not at its ends -")
+    return value
+
+
+def _memory(value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        amount = int(parse_bytes(value))
+    except (TypeError, ValueError, KeyError):
+        raise _invalid("worker_memory", value, 'takes bytes or text such as "4 GiB"') from None
+    if amount < 64 * 1024 * 1024:
+        raise _invalid("worker_memory", value, "must be at least 64 MiB: a worker needs that to start")
+    return amount
+
+
+def _resources(value: object) -> tuple[tuple[str, int], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise _invalid("worker_resources", value, 'takes a dictionary such as {"GPU": 1}')
+    return tuple(
+        (_text("worker_resources", name), _count(f"worker_resources[{name!r}]", amount, 1, 2**31 - 1))
+        for name, amount in sorted(value.items(), key=lambda item: str(item[0]))
+    )
+
+
+def _tags(value: object) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _invalid("tags", value, 'takes a dictionary such as {"team": "weather"}')
+    return {_text("tags", name): _text(f"tags[{name!r}]", text) for name, text in value.items()}
