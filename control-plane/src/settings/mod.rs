@@ -77,6 +77,8 @@ pub struct Rules {
     pub control_plane_lost: Duration,
     /// A worker without its scheduler ends after this long.
     pub scheduler_lost: Duration,
+    /// A cluster ends after this long without work, unless its owner asked for another time or none.
+    pub idle_after: Duration,
     /// A cluster ends after its last client left this long ago, unless its owner asked for another time.
     pub no_client_after: Duration,
     /// A cluster that never had a client ends after this long.
@@ -194,6 +196,7 @@ fragment!(RulesFragment {
     agent_lost: Span,
     control_plane_lost: Span,
     scheduler_lost: Span,
+    idle_after: Span,
     no_client_after: Span,
     no_client_first: Span,
     max_lifetime: Span,
@@ -314,6 +317,7 @@ fn rules(set: &RulesFragment) -> Result<Rules, SettingsError> {
         agent_lost,
         control_plane_lost: time("rules.control_plane_lost", set.control_plane_lost, 4 * HOUR, (5, 7 * DAY))?,
         scheduler_lost: time("rules.scheduler_lost", set.scheduler_lost, 5 * MINUTE, (1, DAY))?,
+        idle_after: time("rules.idle_after", set.idle_after, 20 * MINUTE, (1, 7 * DAY))?,
         no_client_after: time("rules.no_client_after", set.no_client_after, 2 * MINUTE, (1, 7 * DAY))?,
         no_client_first: time("rules.no_client_first", set.no_client_first, 10 * MINUTE, (1, 7 * DAY))?,
         max_lifetime,

@@ -46,7 +46,41 @@ pub(super) async fn touch(connection: &mut SqliteConnection, cluster: &ClusterId
     Ok(())
 }
 
+/// What an earlier request under this key was, if there was one.
+async fn seen(
+    connection: &mut SqliteConnection,
+    workspace: &WorkspaceId,
+    person: &str,
+    idempotency: &Idempotency,
+) -> Result<Option<Inserted>, StoreError> {
+    let row = sqlx::query(
+        "SELECT i.body_hash, c.id, c.revision, c.body FROM idempotency i JOIN clusters c ON c.id = i.cluster
+         WHERE i.workspace = $1 AND i.person = $2 AND i.key = $3",
+    )
+    .bind(workspace.as_str())
+    .bind(person)
+    .bind(&idempotency.key)
+    .fetch_optional(connection)
+    .await
+    .doing("look up an idempotency key")?;
+    let Some(row) = row else { return Ok(None) };
+    let same = row.get::<&str, _>("body_hash") == idempotency.body_hash.as_str();
+    Ok(Some(if same { Inserted::Existing(read(&row)?) } else { Inserted::KeyReused }))
+}
+
 impl Store {
+    /// Whether this request was seen before: its cluster, or that its key was used for another request.
+    /// Only a look: [`Store::insert_cluster`] decides.
+    pub async fn seen_request(
+        &self,
+        workspace: &WorkspaceId,
+        person: &str,
+        idempotency: &Idempotency,
+    ) -> Result<Option<Inserted>, StoreError> {
+        let mut connection = self.readers.acquire().await.doing("look up an idempotency key")?;
+        seen(&mut connection, workspace, person, idempotency).await
+    }
+
     /// Write a new cluster down, unless its name is taken or the request was seen before.
     pub async fn insert_cluster(
         &self,
@@ -54,21 +88,10 @@ impl Store {
         idempotency: Option<Idempotency>,
     ) -> Result<Inserted, StoreError> {
         let mut transaction = self.writer.begin().await.doing("begin a new cluster")?;
-        if let Some(idempotency) = &idempotency {
-            let seen = sqlx::query(
-                "SELECT i.body_hash, c.id, c.revision, c.body FROM idempotency i JOIN clusters c ON c.id = i.cluster
-                 WHERE i.workspace = $1 AND i.person = $2 AND i.key = $3",
-            )
-            .bind(record.workspace.as_str())
-            .bind(&record.person)
-            .bind(&idempotency.key)
-            .fetch_optional(&mut *transaction)
-            .await
-            .doing("look up an idempotency key")?;
-            if let Some(row) = seen {
-                let same = row.get::<&str, _>("body_hash") == idempotency.body_hash.as_str();
-                return if same { Ok(Inserted::Existing(read(&row)?)) } else { Ok(Inserted::KeyReused) };
-            }
+        if let Some(idempotency) = &idempotency
+            && let Some(seen) = seen(&mut transaction, &record.workspace, &record.person, idempotency).await?
+        {
+            return Ok(seen);
         }
         let inserted = sqlx::query(
             "INSERT INTO clusters (id, workspace, name, live, revision, created_at_ms, body)

@@ -83,4 +83,17 @@ impl Store {
         }
         transaction.commit().await.doing("commit blobs")
     }
+
+    /// Forget that the workspace has these blobs: the blob store says otherwise.
+    pub async fn unmark_blobs(&self, workspace: &WorkspaceId, digests: &[Digest]) -> Result<(), StoreError> {
+        for digest in digests {
+            sqlx::query("DELETE FROM blobs WHERE workspace = $1 AND digest = $2")
+                .bind(workspace.as_str())
+                .bind(digest.as_str())
+                .execute(&self.writer)
+                .await
+                .doing("forget a blob")?;
+        }
+        Ok(())
+    }
 }

@@ -10,7 +10,7 @@ mod environments;
 mod hosts;
 mod people;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

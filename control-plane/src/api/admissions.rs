@@ -1,0 +1,100 @@
+//! Admitting clients: only with the owner's own signature, which this server can check but not make.
+
+use super::ApiState;
+use super::extract::{Body, Caller};
+use super::problem::{Code, Problem, ProblemBody};
+use crate::model::{ClusterRecord, ClusterView, MemberRecord, Wish};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use towline_protocol::envelope::{self, Envelope};
+use towline_protocol::ids::Spki;
+use towline_protocol::roster::{Admission, MemberRole};
+use towline_protocol::time::UnixSeconds;
+use utoipa::ToSchema;
+
+/// A client and the owner's word for it.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admit {
+    /// The client's own name, `client-…`.
+    client: String,
+    /// Its P-256 public key: SubjectPublicKeyInfo, base64.
+    #[schema(value_type = String)]
+    spki: Spki,
+    /// The admission, signed by the owner key.
+    #[schema(value_type = Object)]
+    admission: Envelope,
+}
+
+/// Admit a client to a cluster. Its certificate appears in the cluster's view once the scheduler's host made it.
+#[utoipa::path(post, path = "/api/v1/clusters/{cluster}/admissions", request_body = Admit,
+    params(("cluster" = String, Path, description = "Id or name")),
+    responses((status = 202, body = ClusterView), (status = "default", body = ProblemBody)))]
+pub async fn admit(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Path(cluster): Path<String>,
+    Body(request): Body<Admit>,
+) -> Result<(StatusCode, Json<ClusterView>), Problem> {
+    // Anybody of the workspace may bring an admission: what counts is who signed it.
+    let cluster = state.find_cluster(&caller, &cluster).await?;
+    if cluster.wish == Wish::End || cluster.state.is_terminal() {
+        return Err(Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", cluster.name)));
+    }
+    let member = check(&cluster, request, state.now())?;
+    let known = state.store().members_of(&cluster.id).await?;
+    match known.iter().find(|known| known.id == member.id) {
+        Some(known) if known.spki != member.spki => {
+            let detail = format!("client {:?} is admitted with another key", member.id);
+            return Err(Problem::new(Code::ClientNameTaken, detail));
+        }
+        // The same key again: keep what was signed and issued, a roster entry never changes.
+        Some(_) => {}
+        None => {
+            let limit = state.settings().limits.clients_per_cluster;
+            if known.len() >= limit as usize {
+                return Err(Problem::field("client", format!("would be more than {limit} clients of this cluster")));
+            }
+            state.store().put_member(member).await?;
+            state.nudge(&cluster.id);
+        }
+    }
+    let cluster = state.find_cluster(&caller, cluster.id.as_str()).await?;
+    Ok((StatusCode::ACCEPTED, Json(state.view(&cluster).await?)))
+}
+
+fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<MemberRecord, Problem> {
+    let Admit { client, spki, admission: signed } = request;
+    let fits = client.len() <= 64
+        && client.strip_prefix("client-").is_some_and(|rest| !rest.is_empty())
+        && client.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !fits {
+        return Err(Problem::field("client", "must be `client-` and more of a-z, 0-9 and `-`, at most 64 in all"));
+    }
+    let invalid = |detail: &str| Problem::new(Code::AdmissionInvalid, detail);
+    let verified = envelope::verify::<Admission>(&signed, &cluster.owner)
+        .map_err(|error| invalid(&format!("the admission cannot be verified with the owner key: {error}")))?;
+    let admission = verified.into_document();
+    if admission.cluster != cluster.id {
+        return Err(invalid(&format!("the admission is for cluster {}, not {}", admission.cluster, cluster.id)));
+    }
+    if admission.spki != spki {
+        return Err(invalid("the admission is for another key than `spki`"));
+    }
+    if admission.role != MemberRole::Client {
+        return Err(invalid("the admission is for another role than client"));
+    }
+    if admission.not_after <= now {
+        return Err(invalid("the admission has expired"));
+    }
+    Ok(MemberRecord {
+        cluster: cluster.id.clone(),
+        id: client,
+        spki,
+        admission: signed,
+        not_after: admission.not_after,
+        certificate: None,
+    })
+}

@@ -1,0 +1,101 @@
+//! Clusters: list, show, scale, stop. Making one is `create`.
+
+use super::extract::{Body, Caller, Params};
+use super::problem::{Code, Problem, ProblemBody};
+use super::{ApiState, create};
+use crate::model::{ClusterView, Wish};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+/// Which clusters.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Ended ones too.
+    #[serde(default)]
+    all: bool,
+}
+
+/// The workspace's clusters, newest first.
+#[utoipa::path(get, path = "/api/v1/clusters", params(ListQuery), responses(
+    (status = 200, body = Vec<ClusterView>), (status = "default", body = ProblemBody)))]
+pub async fn list(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Params(query): Params<ListQuery>,
+) -> Result<Json<Vec<ClusterView>>, Problem> {
+    let clusters = state.store().clusters(Some(&caller.workspace), query.all).await?;
+    let mut views = Vec::with_capacity(clusters.len());
+    for cluster in &clusters {
+        views.push(state.view(cluster).await?);
+    }
+    Ok(Json(views))
+}
+
+/// One cluster, by id or name.
+#[utoipa::path(get, path = "/api/v1/clusters/{cluster}", params(("cluster" = String, Path, description = "Id or name")),
+    responses((status = 200, body = ClusterView), (status = "default", body = ProblemBody)))]
+pub async fn show(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Path(cluster): Path<String>,
+) -> Result<Json<ClusterView>, Problem> {
+    let record = state.find_cluster(&caller, &cluster).await?;
+    Ok(Json(state.view(&record).await?))
+}
+
+/// End a cluster: every host stops its work, signs off and ends. Saying it again changes nothing.
+#[utoipa::path(delete, path = "/api/v1/clusters/{cluster}", params(("cluster" = String, Path, description = "Id or name")),
+    responses((status = 202, body = ClusterView), (status = "default", body = ProblemBody)))]
+pub async fn stop(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Path(cluster): Path<String>,
+) -> Result<(StatusCode, Json<ClusterView>), Problem> {
+    let record = state.find_own_cluster(&caller, &cluster).await?;
+    let record = state.store().update_cluster(&record.id, |cluster| cluster.wish = Wish::End).await?;
+    state.nudge(&record.id);
+    Ok((StatusCode::ACCEPTED, Json(state.view(&record).await?)))
+}
+
+/// How many worker hosts a cluster should have.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    /// Worker hosts.
+    n_workers: u32,
+}
+
+/// Ask for another number of worker hosts.
+#[utoipa::path(post, path = "/api/v1/clusters/{cluster}/scale", request_body = Scale,
+    params(("cluster" = String, Path, description = "Id or name")),
+    responses((status = 200, body = ClusterView), (status = "default", body = ProblemBody)))]
+pub async fn scale(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Path(cluster): Path<String>,
+    Body(scale): Body<Scale>,
+) -> Result<Json<ClusterView>, Problem> {
+    create::check_workers(scale.n_workers, &state.settings().limits)?;
+    let record = state.find_own_cluster(&caller, &cluster).await?;
+    let mut ended = false;
+    let record = state
+        .store()
+        .update_cluster(&record.id, |cluster| {
+            // Judged inside the transaction: the cluster may have ended since it was found.
+            ended = cluster.wish == Wish::End || cluster.state.is_terminal();
+            if !ended {
+                cluster.n_workers = scale.n_workers;
+            }
+        })
+        .await?;
+    if ended {
+        return Err(Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", record.name)));
+    }
+    state.nudge(&record.id);
+    Ok(Json(state.view(&record).await?))
+}

@@ -1,0 +1,97 @@
+//! How a request becomes values: who calls, the JSON body, the query. Every refusal is a problem with a remedy.
+
+use super::ApiState;
+use super::problem::{Code, Problem};
+use crate::store::Role;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use serde::de::DeserializeOwned;
+use towline_protocol::ids::{Digest, WorkspaceId};
+use towline_protocol::strict;
+
+/// Longest bearer token that is looked at.
+const MAX_TOKEN: usize = 200;
+
+/// The person who calls, known by a bearer token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Who.
+    pub person: String,
+    /// What they may do.
+    pub role: Role,
+    /// Where.
+    pub workspace: WorkspaceId,
+}
+
+impl Caller {
+    /// Whether the caller may change what belongs to `owner`.
+    pub fn may_change(&self, owner: &str) -> bool {
+        self.role == Role::Admin || self.person == owner
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN).then_some(token)
+}
+
+impl FromRequestParts<ApiState> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let token = bearer(&parts.headers)
+            .ok_or_else(|| Problem::new(Code::TokenMissing, "the Authorization header holds no bearer token"))?;
+        // The store knows hashes only: neither a stolen database nor the time of a look-up tells a token.
+        let known = state.store().person_by_token(&Digest::of(token.as_bytes())).await?;
+        let known = known.ok_or_else(|| Problem::new(Code::TokenUnknown, "no person of this server has this token"))?;
+        if known.expires_at_ms.is_some_and(|end| state.now_ms() >= end) {
+            return Err(Problem::new(Code::TokenExpired, format!("the token of {:?} has expired", known.person)));
+        }
+        Ok(Self { person: known.person, role: known.role, workspace: known.workspace })
+    }
+}
+
+/// A JSON body, read strictly: unknown fields, duplicate keys, fractions and depth beyond 16 are refused.
+#[derive(Clone, Debug)]
+pub struct Body<T>(pub T);
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+impl<T: DeserializeOwned> FromRequest<ApiState> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(Code::UnsupportedMediaType, "the Content-Type is not application/json"));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match &rejection {
+            BytesRejection::FailedToBufferBody(_) if rejection.status() == Code::BodyTooLarge.status() => {
+                Problem::new(Code::BodyTooLarge, format!("the body is longer than {} bytes", super::MAX_BODY_BYTES))
+            }
+            _ => Problem::new(Code::JsonInvalid, "the body did not arrive whole"),
+        })?;
+        let value = strict::from_slice(&bytes).map_err(|error| Problem::new(Code::JsonInvalid, error.to_string()))?;
+        Ok(Self(value))
+    }
+}
+
+/// Query parameters; unknown ones are refused by the types.
+#[derive(Clone, Debug)]
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<ApiState> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(value)| Self(value))
+            .map_err(|rejection| Problem::new(Code::QueryInvalid, rejection.body_text()))
+    }
+}

@@ -1,0 +1,60 @@
+//! Hosts as people see them.
+
+use super::ApiState;
+use super::extract::{Caller, Params};
+use super::problem::{Code, Problem, ProblemBody};
+use super::view::host_view;
+use crate::model::HostView;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use towline_protocol::ids::HostId;
+use utoipa::IntoParams;
+
+/// Which hosts.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct HostsQuery {
+    /// Of this cluster only (id or name), ended ones too. Absent: of every live cluster.
+    cluster: Option<String>,
+}
+
+/// The workspace's hosts.
+#[utoipa::path(get, path = "/api/v1/hosts", params(HostsQuery), responses(
+    (status = 200, body = Vec<HostView>), (status = "default", body = ProblemBody)))]
+pub async fn list(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Params(query): Params<HostsQuery>,
+) -> Result<Json<Vec<HostView>>, Problem> {
+    let clusters = match query.cluster {
+        Some(cluster) => vec![state.find_cluster(&caller, &cluster).await?],
+        None => state.store().clusters(Some(&caller.workspace), false).await?,
+    };
+    let mut views = Vec::new();
+    for cluster in clusters {
+        let hosts = state.store().hosts_of(&cluster.id).await?;
+        views.extend(hosts.iter().map(|host| host_view(host, &state.settings().phases, state.now_ms())));
+    }
+    Ok(Json(views))
+}
+
+/// One host.
+#[utoipa::path(get, path = "/api/v1/hosts/{host}", params(("host" = String, Path, description = "Id")),
+    responses((status = 200, body = HostView), (status = "default", body = ProblemBody)))]
+pub async fn show(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Path(host): Path<String>,
+) -> Result<Json<HostView>, Problem> {
+    let id: HostId = host.parse().map_err(|error| Problem::new(Code::HostUnknown, format!("{error}")))?;
+    let unknown = || Problem::new(Code::HostUnknown, format!("the workspace has no host {id}"));
+    let host = state.store().host(&id).await?.ok_or_else(unknown)?;
+    let cluster = state.store().cluster(&host.cluster).await?;
+    // Another workspace's host is as unknown as one that never was.
+    if cluster.is_none_or(|cluster| cluster.workspace != caller.workspace) {
+        return Err(unknown());
+    }
+    Ok(Json(host_view(&host, &state.settings().phases, state.now_ms())))
+}

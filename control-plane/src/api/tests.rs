@@ -1,0 +1,1 @@
+//! The API through its router, without sockets.

@@ -1,0 +1,170 @@
+//! Records as people see them. Pure: records, settings and `now` in, views out.
+
+use crate::model::{
+    ClientView, ClusterRecord, ClusterView, CurrentPhase, HostRecord, HostState, HostView, LogsView, MemberRecord,
+    StartPhase,
+};
+use crate::settings::PhaseLimits;
+
+/// The phase after this one; none after the last.
+fn next(phase: StartPhase) -> Option<StartPhase> {
+    match phase {
+        StartPhase::Requested => Some(StartPhase::Created),
+        StartPhase::Created => Some(StartPhase::Booted),
+        StartPhase::Booted => Some(StartPhase::Enrolled),
+        StartPhase::Enrolled => Some(StartPhase::Synced),
+        StartPhase::Synced => Some(StartPhase::Launched),
+        StartPhase::Launched => Some(StartPhase::Joined),
+        StartPhase::Joined => None,
+    }
+}
+
+/// What a starting host waits for, and whether that is late.
+pub fn current_phase(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> Option<CurrentPhase> {
+    if host.state != HostState::Starting {
+        return None;
+    }
+    let (reached, since_ms) = match host.phases.iter().max_by_key(|timing| timing.phase) {
+        Some(timing) => (timing.phase, timing.reached_at_ms),
+        None => (StartPhase::Requested, host.created_at_ms),
+    };
+    let waiting_for = next(reached)?;
+    let deadline = limits.of(waiting_for);
+    let late = u128::from(now_ms.saturating_sub(since_ms)) > deadline.as_millis();
+    Some(CurrentPhase { waiting_for, since_ms, deadline_seconds: deadline.as_secs(), late })
+}
+
+/// A host as people see it.
+pub fn host_view(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> HostView {
+    HostView {
+        id: host.id.clone(),
+        cluster: host.cluster.clone(),
+        role: host.role.as_str().to_owned(),
+        state: host.state,
+        reason: host.reason.clone(),
+        phases: host.phases.clone(),
+        current: current_phase(host, limits, now_ms),
+        observed: host.said.observed.map(|position| position.to_string()),
+        agent_version: host.said.agent_version.clone(),
+        reports: host.said.reports,
+        last_seen_at_ms: host.said.at_ms,
+        vitals: host.said.vitals,
+        verdict: host.said.verdict.clone(),
+        processes: host.said.processes.clone(),
+        sign_off: host.said.sign_off.clone(),
+        created_at_ms: host.created_at_ms,
+        ended_at_ms: host.ended_at_ms,
+    }
+}
+
+fn client_view(member: &MemberRecord) -> ClientView {
+    ClientView {
+        id: member.id.clone(),
+        key: member.spki.key_id(),
+        certificate: member.certificate.clone(),
+        not_after: member.not_after,
+    }
+}
+
+/// A cluster as people see it.
+pub fn cluster_view(
+    cluster: &ClusterRecord,
+    hosts: &[HostRecord],
+    members: &[MemberRecord],
+    context: &ViewContext<'_>,
+) -> ClusterView {
+    ClusterView {
+        id: cluster.id.clone(),
+        name: cluster.name.clone(),
+        workspace: cluster.workspace.clone(),
+        owner: cluster.person.clone(),
+        owner_key: cluster.owner.clone(),
+        backend: cluster.backend.clone(),
+        state: cluster.state,
+        reason: cluster.reason.clone(),
+        n_workers: cluster.n_workers,
+        environment: cluster.environment.clone(),
+        scheduler: cluster.scheduler.clone(),
+        cluster_ca: cluster.cluster_ca.clone(),
+        clients: members.iter().map(client_view).collect(),
+        hosts: hosts.iter().map(|host| host_view(host, context.limits, context.now_ms)).collect(),
+        logs: LogsView { kind: "file".to_owned(), directory: format!("{}/{}", context.logs_directory, cluster.id) },
+        revision: cluster.revision,
+        created_at_ms: cluster.created_at_ms,
+        ended_at_ms: cluster.ended_at_ms,
+    }
+}
+
+/// What a view needs beside records.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewContext<'a> {
+    /// Limits of the start phases.
+    pub limits: &'a PhaseLimits,
+    /// The folder with one folder of log streams for each cluster.
+    pub logs_directory: &'a str,
+    /// Unix milliseconds.
+    pub now_ms: u64,
+}
+
+/// When this view changes by the mere passing of time: the first phase that becomes late.
+pub fn changes_by_itself_at(view: &ClusterView) -> Option<u64> {
+    view.hosts
+        .iter()
+        .filter_map(|host| host.current.as_ref())
+        .filter(|current| !current.late)
+        .map(|current| current.since_ms + current.deadline_seconds * 1000 + 1)
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::PhaseTiming;
+    use crate::settings::Settings;
+    use crate::store::tests::records;
+
+    #[test]
+    fn a_starting_host_shows_what_it_waits_for_and_when_it_is_late() {
+        let limits = Settings::default().phases;
+        let mut host = records::host(&records::cluster("a"), 1);
+        host.created_at_ms = 1_000;
+        let current = current_phase(&host, &limits, 2_000).expect("starting");
+        assert_eq!((current.waiting_for, current.since_ms, current.late), (StartPhase::Created, 1_000, false));
+        assert!(current_phase(&host, &limits, 1_000 + 300_001).expect("starting").late);
+        host.phases = vec![
+            PhaseTiming { phase: StartPhase::Requested, reached_at_ms: 1_000, millis: 0 },
+            PhaseTiming { phase: StartPhase::Enrolled, reached_at_ms: 5_000, millis: 10 },
+        ];
+        let current = current_phase(&host, &limits, 6_000).expect("starting");
+        assert_eq!((current.waiting_for, current.deadline_seconds), (StartPhase::Synced, 600));
+        host.state = HostState::Up;
+        assert_eq!(current_phase(&host, &limits, 6_000), None);
+    }
+
+    #[test]
+    fn a_view_says_when_it_changes_by_itself() {
+        let settings = Settings::default();
+        let cluster = records::cluster("a");
+        let mut hosts = vec![records::host(&cluster, 1), records::host(&cluster, 2)];
+        hosts[0].created_at_ms = 9_000;
+        hosts[1].created_at_ms = 1_000;
+        let mut context = ViewContext { limits: &settings.phases, logs_directory: "/logs", now_ms: 10_000 };
+        let view = cluster_view(&cluster, &hosts, &[], &context);
+        assert_eq!(changes_by_itself_at(&view), Some(1_000 + 300_000 + 1));
+        context.now_ms = 301_001;
+        let view = cluster_view(&cluster, &hosts, &[], &context);
+        assert!(view.hosts[1].current.as_ref().expect("starting").late);
+        assert_eq!(changes_by_itself_at(&view), Some(9_000 + 300_000 + 1));
+    }
+
+    #[test]
+    fn a_view_holds_no_signed_document() {
+        let settings = Settings::default();
+        let cluster = records::cluster("a");
+        let hosts = [records::host(&cluster, 1)];
+        let members = [records::member(&cluster, "client-a")];
+        let context = ViewContext { limits: &settings.phases, logs_directory: "/logs", now_ms: 0 };
+        let text = serde_json::to_string(&cluster_view(&cluster, &hosts, &members, &context)).expect("text");
+        assert!(!text.contains("payloadType"), "{text}");
+    }
+}

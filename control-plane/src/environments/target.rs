@@ -1,0 +1,159 @@
+//! What `local` hosts on this machine offer: C library and Python interpreters.
+//!
+//! Owns the look at this machine; each interpreter is asked for its version once per file state. Must not import any
+//! package: interpreters run isolated and without `site`. Driven by the API when somebody wants to know.
+
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+use tokio::process::Command;
+use utoipa::ToSchema;
+
+/// What hosts of a backend offer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Target {
+    /// `x86_64-manylinux_2_36`: architecture and C library.
+    pub platform: String,
+    /// `implementation-version` of every interpreter.
+    pub interpreters: Vec<String>,
+}
+
+/// Longest run of a program that is asked for its version.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Prints `implementation-version`; needs nothing but the interpreter itself.
+const PROGRAM: &str = "import sys; v = sys.version_info; print('%s-%d.%d.%d%s' % (sys.implementation.name, v[0], v[1], v[2], \
+     '' if v[3] == 'final' else {'alpha': 'a', 'beta': 'b', 'candidate': 'rc'}[v[3]] + str(v[4])))";
+
+/// Looks at this machine, remembering what interpreters said.
+#[derive(Debug, Default)]
+pub struct Targets {
+    answers: Mutex<BTreeMap<PathBuf, (SystemTime, Option<String>)>>,
+    platform: tokio::sync::OnceCell<String>,
+}
+
+impl Targets {
+    /// What `local` hosts offer now.
+    pub async fn local(&self) -> Target {
+        let platform = self.platform.get_or_init(platform).await.clone();
+        let mut interpreters = BTreeSet::new();
+        for path in candidates() {
+            interpreters.extend(self.version(&path).await);
+        }
+        Target { platform, interpreters: interpreters.into_iter().collect() }
+    }
+
+    async fn version(&self, path: &Path) -> Option<String> {
+        let path = std::fs::canonicalize(path).ok()?;
+        let changed = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?;
+        if let Some((then, answer)) = self.answers.lock().ok()?.get(&path)
+            && *then == changed
+        {
+            return answer.clone();
+        }
+        let answer = ask(Command::new(&path).args(["-I", "-S", "-c", PROGRAM])).await.filter(|text| is_version(text));
+        self.answers.lock().ok()?.insert(path, (changed, answer.clone()));
+        answer
+    }
+}
+
+fn is_version(text: &str) -> bool {
+    text.len() <= 64
+        && text.contains('-')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+async fn ask(command: &mut Command) -> Option<String> {
+    let child = command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(DEADLINE, child.output()).await.ok()?.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Architecture and C library, in the words of wheel tags.
+async fn platform() -> String {
+    let architecture = std::env::consts::ARCH;
+    let answer = ask(Command::new("getconf").arg("GNU_LIBC_VERSION")).await;
+    match answer.as_deref().and_then(glibc) {
+        Some((major, minor)) => format!("{architecture}-manylinux_{major}_{minor}"),
+        None => format!("{architecture}-linux"),
+    }
+}
+
+fn glibc(answer: &str) -> Option<(u32, u32)> {
+    let (major, rest) = answer.strip_prefix("glibc ")?.split_once('.')?;
+    Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
+}
+
+/// Python programs on PATH, in the system's folder, and where pyenv and uv put theirs.
+fn candidates() -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+    folders.extend(["/usr/bin", "/usr/local/bin"].map(PathBuf::from));
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".local/share")));
+    let mut installed = Vec::new();
+    installed.extend(home.map(|home| home.join(".pyenv/versions")));
+    installed.extend(data.map(|data| data.join("uv/python")));
+    installed.extend(std::env::var_os("UV_PYTHON_INSTALL_DIR").map(PathBuf::from));
+    for parent in installed {
+        folders.extend(entries(&parent).into_iter().map(|version| version.join("bin")));
+    }
+    let mut found = Vec::new();
+    for folder in folders.iter().filter(|folder| folder.is_absolute()) {
+        found.extend(entries(folder).into_iter().filter(|path| is_python(path)));
+    }
+    found
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
+/// `python3`, `python3.11` and the like; not `python3-config`.
+fn is_python(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let Some(version) = name.strip_prefix("python3") else { return false };
+    let fits = version.is_empty() || version.strip_prefix('.').is_some_and(|minor| minor.parse::<u32>().is_ok());
+    fits && std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_c_library_answer() {
+        assert_eq!(glibc("glibc 2.36"), Some((2, 36)));
+        assert_eq!(glibc("glibc 2.36.9000"), Some((2, 36)));
+        assert_eq!(glibc("musl 1.2"), None);
+    }
+
+    #[test]
+    fn takes_interpreters_and_leaves_their_helpers() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["python3", "python3.11", "python3-config", "python3.x", "python2"] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "").expect("written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
+        }
+        let mut names: Vec<_> = entries(folder.path()).into_iter().filter(|path| is_python(path)).collect();
+        names.sort();
+        assert_eq!(names, [folder.path().join("python3"), folder.path().join("python3.11")]);
+    }
+
+    #[tokio::test]
+    async fn asks_an_interpreter_once_until_its_file_changes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("python3");
+        std::fs::write(&path, "#!/bin/sh\necho run >> \"$0.runs\"\necho cpython-3.99.1\n").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
+        let targets = Targets::default();
+        for _ in 0..3 {
+            assert_eq!(targets.version(&path).await.as_deref(), Some("cpython-3.99.1"));
+        }
+        assert_eq!(std::fs::read_to_string(folder.path().join("python3.runs")).expect("ran"), "run\n");
+    }
+}
