@@ -1,1 +1,10 @@
 //! End to end, one file per behaviour. Every test starts the real binary named by `TOWLINE_BINARY`.
+
+mod bad_input;
+mod canary;
+mod demo;
+mod enrolment;
+mod life;
+mod listeners;
+mod packages;
+mod refusals;

@@ -1,1 +1,11 @@
 //! The harness of the end-to-end tests: real binaries, real Dask, short times, nothing left behind.
+//!
+//! A [`World`] is one data directory with a control plane, a blob store and whatever hosts its tests make. Dropping it
+//! ends every process that names the directory. Must not fake anything: what the tests need to bend is bent by settings.
+
+pub mod api;
+pub mod processes;
+pub mod world;
+
+pub use api::Api;
+pub use world::{Binaries, Program, World, WorldBuilder};
