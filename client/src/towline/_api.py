@@ -229,7 +229,8 @@ class ControlPlane:
     def _unreachable(self, what: str, cause: object) -> ClusterError:
         return ClusterError(
             "control_plane_unreachable",
-            f"the control plane at {self.profile.url} (profile {self.profile.name!r}) does not answer; waited for {what}; "
+            f"the control plane at {self.profile.url} (profile {self.profile.name!r}) does not answer; "
+            f"waited for {what}; "
             f"last: {cause}",
             "See that it runs (`towline server run`) and that this address is right (`towline login`).",
         )

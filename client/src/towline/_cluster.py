@@ -157,8 +157,8 @@ class Cluster(Lifecycle):
     ) -> Cluster:
         """Join a cluster that exists, by name or id.
 
-        The cluster's owner key must be on this machine. The parameters are those of `Cluster`; closing the object leaves
-        the cluster alone unless `shutdown_on_close` says otherwise.
+        The cluster's owner key must be on this machine. The parameters are those of `Cluster`; closing the object
+        leaves the cluster alone unless `shutdown_on_close` says otherwise.
 
         Returns
         -------

@@ -49,11 +49,11 @@ class Refused(Exception):  # noqa: N818 - carries the answer for the reader to j
 
 
 class EventParser:
-    """Bytes in, events out, as the HTML standard reads `text/event-stream`. Pure.
+    r"""Bytes in, events out, as the HTML standard reads `text/event-stream`. Pure.
 
     Examples
     --------
-    >>> list(EventParser().feed(b"event: cluster\\ndata: {}\\n\\n"))
+    >>> list(EventParser().feed(b"event: cluster\ndata: {}\n\n"))
     [('cluster', b'{}')]
     """
 

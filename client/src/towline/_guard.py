@@ -13,7 +13,10 @@ from towline._errors import ClusterError
 
 __all__ = ["refuse_second_import"]
 
-_REMEDY = 'Put the lines that make the cluster under `if __name__ == "__main__":`, so that importing the program does nothing.'
+_REMEDY = (
+    'Put the lines that make the cluster under `if __name__ == "__main__":`, '
+    "so that importing the program does nothing."
+)
 
 
 def refuse_second_import() -> None:

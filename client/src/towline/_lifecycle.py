@@ -8,7 +8,6 @@ in `_starting.py`; what people call is in `_cluster.py`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import logging
 import time
@@ -205,7 +204,7 @@ class Lifecycle(DaskCluster):
         return view.failure()
 
     def _log(self, log: str) -> None:
-        self._cluster_manager_logs.append((datetime.datetime.now(), log))  # noqa: DTZ005 - Dask's form
+        self._cluster_manager_logs.append((datetime.datetime.now(), log))  # Dask's form
         self._reporter.emit("note", message=log)
 
     # -- end ---------------------------------------------------------------------------------------------------------
@@ -262,7 +261,7 @@ class Lifecycle(DaskCluster):
             _farewell.done(self)
 
     async def _shut_down(self, until: float) -> bool:
-        """Ask for the cluster's end and wait for it; whether it has ended. Never raises: there is a rule that ends it."""
+        """Ask for the cluster's end and wait for it; whether it has ended. Does not raise: a rule ends it anyway."""
         name = await self._attempt.find_id()
         if name is None:
             return False

@@ -97,7 +97,7 @@ class ClusterSecurity(Security):
         context = super()._get_tls_context(tls, purpose)
         if context is not None and purpose is ssl.Purpose.SERVER_AUTH:
             context.sslsocket_class = _checking_socket(self)
-        return context  # type: ignore[no-any-return]
+        return context
 
     def check(self, certificate: Mapping[str, Any] | None, peer: tuple[str, int] | None) -> None:
         """Refuse a peer that is not what it must be.
