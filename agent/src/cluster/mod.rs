@@ -1,0 +1,10 @@
+//! What a scheduler's host adds to a cluster: the cluster's certificate authority, and the file that Dask's processes
+//! load from us. The authority's key is made here, never leaves this host and dies with the cluster's directory.
+//! Driven by the agent's runtime on rosters; knows no session and no Dask process.
+
+mod authority;
+
+pub use authority::{ClusterAuthority, ClusterAuthorityError};
+
+/// The Python file that scheduler, nannies and workers load: role gate, sign of having joined, end with the runner.
+pub const PRELOAD: &str = include_str!("towline_preload.py");

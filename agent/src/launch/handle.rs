@@ -1,0 +1,149 @@
+//! The agent's end of a runner: asks over the runner's socket, one connection per question, and speaks every few
+//! seconds so that the runner knows of an agent. Dropping the handle ends the heartbeats and nothing else.
+
+use crate::launch::{LaunchError, LaunchPlan, RunnerSpec};
+use crate::runner::facts::RunnerRecord;
+use crate::runner::socket;
+use crate::runner::wire::{self, Reply, Request, RunnerStatus, StopReport};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use towline_protocol::ids::{ClusterId, HostId};
+
+/// How often the agent speaks; a third of `agent_lost` when that is shorter.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Answers other than to a stop need no waiting for anybody.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// What a stop may take beyond its grace: killing, reaping, and the last record.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
+/// Between a runner's last answer and its end lie milliseconds.
+const GONE_POLL: Duration = Duration::from_millis(2);
+
+/// Why a runner could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// No connection, a broken one, or an answer that cannot be read.
+    #[error("the runner's socket failed")]
+    Socket(#[from] io::Error),
+    /// No answer in time.
+    #[error("the runner did not answer within {after:?}")]
+    Silent {
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// An answer to another question.
+    #[error("the runner's answer does not fit the question")]
+    WrongReply,
+}
+
+/// A runner that this agent speaks to.
+#[derive(Debug)]
+pub struct RunnerHandle {
+    record: RunnerRecord,
+    host_dir: PathBuf,
+    heartbeats: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl RunnerHandle {
+    pub(super) fn hold(record: RunnerRecord, spec: &RunnerSpec) -> Self {
+        let heartbeats = CancellationToken::new();
+        let period = HEARTBEAT.min(spec.agent_lost / 3).max(Duration::from_millis(10));
+        let task = tokio::spawn(speak(spec.host_dir.clone(), period, heartbeats.clone()));
+        Self { record, host_dir: spec.host_dir.clone(), heartbeats, task: Some(task) }
+    }
+
+    /// Which process it is; journal it before anything is launched.
+    pub fn record(&self) -> &RunnerRecord {
+        &self.record
+    }
+
+    /// Start a plan's processes. Returns when they are started; `status` says when they have joined.
+    pub async fn launch(&self, plan: &LaunchPlan) -> Result<(), LaunchError> {
+        let request = Request::Launch { plan: Box::new(plan.clone()) };
+        match ask(&self.host_dir, &request, ANSWER_DEADLINE).await? {
+            Reply::Done => Ok(()),
+            Reply::Refused { why } => Err(why.into()),
+            _ => Err(RunnerError::WrongReply.into()),
+        }
+    }
+
+    /// How the processes are.
+    pub async fn status(&self) -> Result<RunnerStatus, RunnerError> {
+        match ask(&self.host_dir, &Request::Status, ANSWER_DEADLINE).await? {
+            Reply::Status { status } => Ok(status),
+            _ => Err(RunnerError::WrongReply),
+        }
+    }
+
+    /// End all processes: asked to at first, killed after `grace`. Returns when the runner is gone as well; from then
+    /// on `adopt` says [`crate::launch::AdoptError::Ended`].
+    pub async fn stop(&self, grace: Duration) -> Result<StopReport, RunnerError> {
+        let Reply::Stopped { report } = ask(&self.host_dir, &Request::Stop { grace }, grace + STOP_MARGIN).await? else {
+            return Err(RunnerError::WrongReply);
+        };
+        let gone = async {
+            while self.record.is_alive()? {
+                sleep(GONE_POLL).await;
+            }
+            Ok(report)
+        };
+        timeout(ANSWER_DEADLINE, gone).await.map_err(|_| RunnerError::Silent { after: ANSWER_DEADLINE })?
+    }
+
+    /// Let go of the runner, which lives on, and wait until the heartbeats have ended.
+    pub async fn release(mut self) {
+        self.heartbeats.cancel();
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+    }
+
+    /// Who answers in this host's directory.
+    pub(super) async fn hello(host_dir: &Path) -> Result<(RunnerRecord, ClusterId, HostId), RunnerError> {
+        let ask = async {
+            let (stream, listener) = socket::connect(&socket::run_dir(host_dir)).await?;
+            match converse(stream, &Request::Hello).await? {
+                Reply::Hello { record, cluster, host } if listener == Some(record.pid) => Ok((record, cluster, host)),
+                _ => Err(RunnerError::WrongReply),
+            }
+        };
+        timeout(ANSWER_DEADLINE, ask).await.map_err(|_| RunnerError::Silent { after: ANSWER_DEADLINE })?
+    }
+}
+
+impl Drop for RunnerHandle {
+    fn drop(&mut self) {
+        self.heartbeats.cancel();
+    }
+}
+
+async fn speak(host_dir: PathBuf, period: Duration, stop: CancellationToken) {
+    loop {
+        // Both branches are cancel-safe: a sleep and a token.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(period) => {}
+        }
+        if let Err(error) = ask(&host_dir, &Request::Heartbeat, ANSWER_DEADLINE).await {
+            // The runner's absence shows in `status`, where it is handled.
+            tracing::debug!(error = %error, "the runner did not take a heartbeat");
+        }
+    }
+}
+
+async fn ask(host_dir: &Path, request: &Request, deadline: Duration) -> Result<Reply, RunnerError> {
+    let ask = async {
+        let (stream, _) = socket::connect(&socket::run_dir(host_dir)).await?;
+        converse(stream, request).await
+    };
+    timeout(deadline, ask).await.map_err(|_| RunnerError::Silent { after: deadline })?
+}
+
+async fn converse(mut stream: tokio::net::UnixStream, request: &Request) -> Result<Reply, RunnerError> {
+    wire::write(&mut stream, request).await?;
+    Ok(wire::read(&mut stream).await?)
+}

@@ -1,0 +1,75 @@
+//! Starting a runner, finding it again, and telling it what to run. Owns the agent's side of the runner: the plan,
+//! its command lines (`command`, pure), the start (`process`), the re-adoption (`adopt`) and the handle. It starts no
+//! Dask process itself, so that the agent's death touches none. Driven by the agent's runtime.
+
+pub mod adopt;
+pub mod command;
+mod handle;
+mod plan;
+pub mod process;
+
+pub use crate::runner::exits::RunnerEnd;
+pub use crate::runner::facts::RunnerRecord;
+pub use crate::runner::wire::{Refusal, RunnerSpec, RunnerStatus, StopReport};
+pub use adopt::{AdoptError, adopt};
+pub use handle::{RunnerError, RunnerHandle};
+pub use plan::{DaskKeyFiles, LaunchPlan};
+pub use process::{RunnerProgram, start};
+
+use std::path::PathBuf;
+use towline_protocol::report::{Failure, FailureKind};
+
+/// Why a runner or its processes were not started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Another runner holds this host's directory. Adopt it or end it first.
+    #[error("a runner (pid {}) already runs in {host_dir}", record.pid)]
+    AlreadyRunning {
+        /// Which.
+        record: RunnerRecord,
+        /// Where.
+        host_dir: PathBuf,
+    },
+    /// The runner's directory could not be made.
+    #[error("the runner's directory {path} could not be made")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The runner's process ended before it answered.
+    #[error("the runner ended at once ({exit}); its own words are in {log}")]
+    Ended {
+        /// How.
+        exit: std::process::ExitStatus,
+        /// Where to read on.
+        log: PathBuf,
+    },
+    /// The runner refused the plan.
+    #[error("the runner refused the plan")]
+    Refused(#[from] Refusal),
+    /// The runner does not answer.
+    #[error("the runner does not answer")]
+    Runner(#[from] RunnerError),
+    /// The runner's program did not start.
+    #[error("{program} did not start")]
+    Spawn {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl LaunchError {
+    /// What the control plane is told.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Refused(Refusal::PortTaken { port }) => {
+                Failure { kind: FailureKind::PortTaken, subject: Some(port.to_string()), retryable: false }
+            }
+            _ => Failure { kind: FailureKind::LaunchFailed, subject: None, retryable: false },
+        }
+    }
+}

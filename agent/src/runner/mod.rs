@@ -1,0 +1,106 @@
+//! The runner: one process per host and assignment that starts Dask, owns its exit records and outlives the agent.
+//! It decides nothing about what to run; it ends everything when no agent has spoken for `agent_lost`. Driven by the
+//! agent over a socket (`wire`), by the kernel's signals, and by the clock. Its own session, and the parent that
+//! orphans fall back to: nothing that Dask started can get out of its reach while it lives, and the kernel kills
+//! Dask when it dies.
+
+mod children;
+pub mod exits;
+pub mod facts;
+mod serve;
+pub mod socket;
+mod start;
+mod watch;
+pub mod wire;
+
+use crate::runner::facts::RunnerRecord;
+use crate::runner::wire::RunnerSpec;
+use rustix::fs::FlockOperation;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Another runner holds the directory.
+const EXIT_LOCKED: u8 = 75;
+/// What came on standard input is not a specification for this directory.
+const EXIT_SPEC: u8 = 78;
+/// The system refused something that a runner needs.
+const EXIT_SYSTEM: u8 = 71;
+/// Larger than any specification.
+const MAX_SPEC: u64 = 64 * 1024;
+
+/// Why a runner did not come up or went down out of order.
+#[derive(Debug, thiserror::Error)]
+enum RunnerFailure {
+    #[error("another runner holds {0}")]
+    Locked(PathBuf),
+    #[error("the specification on standard input cannot be read")]
+    Spec(#[source] io::Error),
+    #[error("the specification is for another directory")]
+    OtherDirectory,
+    #[error("{doing}")]
+    System {
+        doing: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Be the runner of the host in `host_dir`, with the specification on standard input, until told to end.
+pub fn main(host_dir: PathBuf) -> ExitCode {
+    // A program that set up logging before us keeps it.
+    let _ = tracing_subscriber::fmt().json().with_writer(io::stderr).try_init();
+    match run(&host_dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!(error = &failure as &dyn std::error::Error, "the runner failed");
+            ExitCode::from(match failure {
+                RunnerFailure::Locked(_) => EXIT_LOCKED,
+                RunnerFailure::OtherDirectory | RunnerFailure::Spec(_) => EXIT_SPEC,
+                RunnerFailure::System { .. } => EXIT_SYSTEM,
+            })
+        }
+    }
+}
+
+fn run(host_dir: &Path) -> Result<(), RunnerFailure> {
+    let spec = read_spec(host_dir)?;
+    let system = |doing| move |source: io::Error| RunnerFailure::System { doing, source };
+    let run_dir = socket::run_dir(host_dir);
+    let _lock = lock(&run_dir)?;
+    // Fails only for the leader of a process group, which has a session of its own or is about to be left by nobody.
+    if let Err(error) = rustix::process::setsid() {
+        tracing::warn!(error = %error, "no session of its own");
+    }
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| system("becoming the parent of orphans")(error.into()))?;
+    let record = RunnerRecord::of_this_process().map_err(system("reading its own start"))?;
+    // One thread: a child asks the kernel to be killed when the *thread* that forked it ends.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("starting its event loop"))?;
+    runtime.block_on(serve::serve(spec, run_dir, record)).map_err(system("serving its socket"))
+}
+
+fn read_spec(host_dir: &Path) -> Result<RunnerSpec, RunnerFailure> {
+    let mut bytes = Vec::new();
+    io::stdin().take(MAX_SPEC).read_to_end(&mut bytes).map_err(RunnerFailure::Spec)?;
+    let spec: RunnerSpec = serde_json::from_slice(&bytes).map_err(|error| RunnerFailure::Spec(error.into()))?;
+    let same = host_dir.canonicalize().map_err(RunnerFailure::Spec)?
+        == spec.host_dir.canonicalize().map_err(RunnerFailure::Spec)?;
+    if same { Ok(spec) } else { Err(RunnerFailure::OtherDirectory) }
+}
+
+fn lock(run_dir: &Path) -> Result<File, RunnerFailure> {
+    let path = run_dir.join("runner.lock");
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = open.map_err(|source| RunnerFailure::System { doing: "opening its lock", source })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(RunnerFailure::Locked(run_dir.to_owned())),
+        Err(error) => Err(RunnerFailure::System { doing: "taking its lock", source: error.into() }),
+    }
+}

@@ -1,0 +1,86 @@
+//! The runner's socket: `run/runner.sock` below the host's directory, for this user only. Owns how it is bound and
+//! dialled; knows nothing of what is said.
+//!
+//! Socket addresses hold at most 107 bytes and host directories are often longer, so both sides address the socket
+//! through an open descriptor of its directory (`/proc/self/fd/<n>/runner.sock`).
+
+use rustix::fs::{Mode, OFlags};
+use std::fs::Permissions;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tokio::net::{UnixListener, UnixStream};
+
+const NAME: &str = "runner.sock";
+
+/// Where a host's runner keeps its files.
+pub fn run_dir(host_dir: &Path) -> PathBuf {
+    host_dir.join("run")
+}
+
+fn short_path(run_dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(run_dir, flags, Mode::empty())?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()));
+    Ok((directory, path))
+}
+
+/// Listen. The caller holds the runner's lock, so a socket file that is there is a dead runner's.
+pub fn listen(run_dir: &Path) -> io::Result<UnixListener> {
+    remove(run_dir)?;
+    let (_directory, path) = short_path(run_dir)?;
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Connect, and make sure that a process of this user answers. Also says the listener's pid.
+pub async fn connect(run_dir: &Path) -> io::Result<(UnixStream, Option<u32>)> {
+    let (_directory, path) = short_path(run_dir)?;
+    let stream = UnixStream::connect(&path).await?;
+    let pid = peer(&stream)?;
+    Ok((stream, pid))
+}
+
+/// The peer's pid, if the peer is a process of this user; else an error.
+pub fn peer(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let peer = stream.peer_cred()?;
+    if peer.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is a process of another user"));
+    }
+    Ok(peer.pid().and_then(|pid| u32::try_from(pid).ok()))
+}
+
+/// Remove the socket file.
+pub fn remove(run_dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(run_dir.join(NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn works_in_a_directory_with_a_path_longer_than_a_socket_address() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let deep = directory.path().join("d".repeat(120)).join("e".repeat(120));
+        std::fs::create_dir_all(&deep).expect("made");
+        let listener = listen(&deep).expect("listens");
+        let (_stream, pid) = connect(&deep).await.expect("connects");
+        assert_eq!(pid, Some(std::process::id()));
+        let (accepted, _) = listener.accept().await.expect("accepts");
+        assert_eq!(peer(&accepted).expect("same user"), Some(std::process::id()));
+    }
+
+    #[tokio::test]
+    async fn only_the_owner_may_open_the_socket_file() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let _listener = listen(directory.path()).expect("listens");
+        let mode = std::fs::metadata(directory.path().join(NAME)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
