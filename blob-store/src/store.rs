@@ -18,7 +18,7 @@ use towline_transport::blob_grant::Digest;
 use towline_transport::keys;
 
 /// Longest silence within an upload.
-pub(crate) const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
+const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
 
 /// Why an upload was not kept.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub(crate) enum UploadError {
     OtherDigest,
     #[error("the upload ended early")]
     Cut,
-    #[error("the upload stood still for more than {} s", UPLOAD_SILENCE.as_secs())]
+    #[error("the upload stood still for too long")]
     Stalled,
     #[error("the disk is full")]
     Full(#[source] io::Error),
@@ -50,6 +50,8 @@ impl From<io::Error> for UploadError {
 pub(crate) struct Store {
     blobs: PathBuf,
     staging: PathBuf,
+    /// Longest silence within an upload; tests shorten it.
+    silence: Duration,
     /// Held for the life of the process: two stores would clean each other's staging.
     _lock: File,
 }
@@ -71,7 +73,7 @@ impl Store {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(BlobStoreError::Taken(directory.to_owned())),
             Err(error) => return Err(failed(error.into())),
         }
-        let store = Self { blobs: directory.join("sha256"), staging: directory.join("staging"), _lock: lock };
+        let store = Self { blobs: directory.join("sha256"), staging: directory.join("staging"), silence: UPLOAD_SILENCE, _lock: lock };
         make_directory(&store.blobs).map_err(failed)?;
         match fs::remove_dir_all(&store.staging) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
@@ -110,7 +112,7 @@ impl Store {
     {
         let staged = Staged { path: self.staging.join(keys::random_hex(16)) };
         let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged.path).await?;
-        let found = copy(body, limit, &mut file).await?;
+        let found = copy(body, limit, self.silence, &mut file).await?;
         if found != *digest {
             return Err(UploadError::OtherDigest);
         }
@@ -132,6 +134,7 @@ impl Store {
 async fn copy<B, E>(
     mut body: impl Stream<Item = Result<B, E>> + Unpin,
     limit: u64,
+    silence: Duration,
     file: &mut tokio::fs::File,
 ) -> Result<Digest, UploadError>
 where
@@ -139,7 +142,7 @@ where
 {
     let mut hash = Context::new(&SHA256);
     let mut size = 0u64;
-    while let Some(piece) = timeout(UPLOAD_SILENCE, body.next()).await.map_err(|_| UploadError::Stalled)? {
+    while let Some(piece) = timeout(silence, body.next()).await.map_err(|_| UploadError::Stalled)? {
         let piece = piece.map_err(|_| UploadError::Cut)?;
         let piece = piece.as_ref();
         size += piece.len() as u64;
@@ -217,10 +220,11 @@ mod tests {
         assert_eq!(files(&directory.path().join("staging")), 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_stalled_upload_ends_by_itself() {
         let directory = tempfile::tempdir().expect("directory");
-        let store = Store::open(directory.path()).expect("store");
+        let opened = Store::open(directory.path()).expect("store");
+        let store = Store { silence: Duration::from_millis(20), ..opened };
         let body = stream::pending::<Piece>();
         let stalled = store.write(&Digest::of(b""), 10, body).await;
         assert!(matches!(stalled, Err(UploadError::Stalled)));

@@ -303,20 +303,20 @@ mod tests {
 
     #[test]
     fn the_key_is_made_once() {
-        let Enrolled { files, key, .. } = enrolled();
+        let Enrolled { host: _host, files, key, .. } = enrolled();
         assert_eq!(files.key_or_new().expect("key").spki(), key.spki());
     }
 
     #[test]
     fn a_host_is_not_enrolled_before_the_last_file_is_there() {
-        let Enrolled { files, .. } = enrolled();
+        let Enrolled { host: _host, files, .. } = enrolled();
         fs::remove_file(files.identity()).expect("removed");
         assert!(files.load().expect("readable").is_none());
     }
 
     #[test]
     fn a_renewal_replaces_key_and_chain_together() {
-        let Enrolled { files, authority, .. } = enrolled();
+        let Enrolled { host: _host, files, authority, .. } = enrolled();
         let next = KeyPair::generate().expect("key");
         files.renew(&next, &chain(&authority, &next)).expect("renewed");
         let (_, tls) = files.load().expect("readable").expect("present");
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn a_renewal_cut_short_at_any_step_leaves_one_whole_identity() {
         for steps in 0..=3 {
-            let Enrolled { files, authority, key, .. } = enrolled();
+            let Enrolled { host: _host, files, authority, key, .. } = enrolled();
             let next = KeyPair::generate().expect("key");
             let next_chain = chain(&authority, &next);
             if steps >= 1 {
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn refuses_a_renewal_for_another_key() {
-        let Enrolled { files, authority, key, .. } = enrolled();
+        let Enrolled { host: _host, files, authority, key, .. } = enrolled();
         let (one, other) = (KeyPair::generate().expect("key"), KeyPair::generate().expect("key"));
         let refused = files.renew(&one, &chain(&authority, &other));
         assert!(matches!(refused, Err(IdentityError::Mismatch(_))));
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn refuses_files_that_do_not_belong_together() {
-        let Enrolled { files, authority, .. } = enrolled();
+        let Enrolled { host: _host, files, authority, .. } = enrolled();
         write(&files.chain(), chain(&authority, &KeyPair::generate().expect("key")).as_bytes()).expect("written");
         assert!(matches!(files.load(), Err(IdentityError::Mismatch(_))));
         write(&files.identity(), b"{}").expect("written");

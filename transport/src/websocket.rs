@@ -195,6 +195,18 @@ fn broken(error: tungstenite::Error) -> SocketError {
         | tungstenite::Error::AlreadyClosed
         | tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => SocketError::Closed,
         tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => SocketError::TooLarge,
+        // A process that was killed says no goodbye, neither in the websocket's words nor in TLS'.
+        tungstenite::Error::Io(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::BrokenPipe
+            ) =>
+        {
+            SocketError::Closed
+        }
         other => SocketError::Broken(Box::new(other)),
     }
 }
