@@ -1,0 +1,203 @@
+//! `local`: each host is a directory on this machine, each agent a process of its own.
+//!
+//! Works from what is on disk (pid, start time and boot id), so that a control plane that was killed finds its hosts
+//! again. Agents outlive this process on purpose. Must not touch a process that it cannot show to be a host's own.
+//! Driven by the fleet.
+
+mod files;
+mod ports;
+mod process;
+#[cfg(test)]
+mod tests;
+
+use super::{Backend, BackendError, ObservedHost};
+use crate::fleet::observed::Presence;
+use crate::model::BackendHandle;
+use files::HostDir;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use process::ProcessId;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use towline_protocol::assignment::SchedulerAddress;
+use towline_protocol::ids::HostId;
+use towline_protocol::user_data::UserData;
+
+/// The name of this backend.
+pub const NAME: &str = "local";
+
+/// Marks every process of a host, so that its last ones are found when the record of them is lost.
+pub const MARK: &str = "TOWLINE_HOST_DIR";
+
+/// What the backend needs to know.
+#[derive(Clone, Debug)]
+pub struct LocalSettings {
+    /// The directory that holds one directory for each host.
+    pub hosts: PathBuf,
+    /// The program, run as `<it> agent --host-dir D`.
+    pub agent_program: PathBuf,
+    /// The store of environments that all hosts share.
+    pub environments: PathBuf,
+    /// `uv`, when it is not on the PATH.
+    pub uv: Option<PathBuf>,
+    /// How long processes have between being asked and being killed.
+    pub patience: Duration,
+}
+
+/// The backend.
+#[derive(Debug)]
+pub struct Local {
+    settings: LocalSettings,
+    wake: Arc<Notify>,
+    children: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Local {
+    /// A backend that wakes the fleet when one of its children ends. Its own tasks end with `shutdown`; agents do not.
+    pub fn new(settings: LocalSettings, wake: Arc<Notify>, shutdown: CancellationToken) -> Self {
+        Self { settings, wake, children: TaskTracker::new(), shutdown }
+    }
+
+    /// Wait until every task of this backend has ended; `shutdown` must have been cancelled.
+    pub async fn join(&self) {
+        self.children.close();
+        self.children.wait().await;
+    }
+
+    fn dir(&self, host: &HostId) -> HostDir {
+        HostDir::new(&self.settings.hosts, host)
+    }
+
+    async fn make(&self, user_data: UserData) -> Result<BackendHandle, BackendError> {
+        let host = user_data.host.clone();
+        let dir = self.dir(&host);
+        if dir.is_ended() {
+            return Err(BackendError::Ended(host));
+        }
+        if dir.agent()?.is_none() {
+            dir.prepare(&user_data, &self.settings)?;
+            self.spawn(&host)?;
+        }
+        Ok(BackendHandle { reference: host.to_string(), attempts: 1 })
+    }
+
+    async fn start_again(&self, host: &HostId) -> Result<(), BackendError> {
+        let dir = self.dir(host);
+        if dir.is_ended() || !dir.exists() {
+            return Err(BackendError::Unknown(host.clone()));
+        }
+        if dir.agent()?.is_none() {
+            self.spawn(host)?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, host: &HostId) -> Result<(), BackendError> {
+        let dir = self.dir(host);
+        let log = dir.open_log()?;
+        let program = &self.settings.agent_program;
+        let failed = |source| BackendError::Spawn { program: program.clone(), source };
+        let mut command = tokio::process::Command::new(program);
+        command
+            .arg("agent")
+            .arg("--host-dir")
+            .arg(dir.path())
+            .current_dir(dir.path())
+            .env(MARK, dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log)
+            // Its own group: Ctrl-C at the control plane's terminal must not reach it.
+            .process_group(0)
+            .kill_on_drop(false);
+        for (name, _) in std::env::vars_os() {
+            // What configures or authorises the person's tools is none of an agent's business.
+            if name.to_str().is_some_and(|name| name.starts_with("TOWLINE_") && name != MARK) {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command.spawn().map_err(failed)?;
+        if let Some(id) = child.id().and_then(ProcessId::of) {
+            dir.write_spawned(&id)?;
+        }
+        let (wake, shutdown, host) = (self.wake.clone(), self.shutdown.clone(), host.clone());
+        self.children.spawn(async move {
+            tokio::select! {
+                // Cancel-safe: waiting again gives the same status; tokio reaps what is dropped here.
+                status = child.wait() => {
+                    let code = status.as_ref().ok().and_then(std::process::ExitStatus::code);
+                    tracing::info!(component = "backend_local", host_id = %host, code, "agent process ended");
+                    wake.notify_one();
+                }
+                () = shutdown.cancelled() => {}
+            }
+        });
+        Ok(())
+    }
+
+    async fn see_all(&self) -> Result<Vec<ObservedHost>, BackendError> {
+        let mut seen = Vec::new();
+        for host in files::list(&self.settings.hosts)? {
+            let dir = self.dir(&host);
+            if dir.is_ended() {
+                continue;
+            }
+            let presence = match dir.agent() {
+                Ok(Some(_)) => Presence::Running,
+                Ok(None) => Presence::Stopped,
+                Err(_) => Presence::Unknown,
+            };
+            seen.push(ObservedHost { host, presence });
+        }
+        Ok(seen)
+    }
+
+    async fn end(&self, host: &HostId) -> Result<(), BackendError> {
+        let dir = self.dir(host);
+        if !dir.exists() || dir.is_ended() {
+            return Ok(());
+        }
+        let program = &self.settings.agent_program;
+        let left = process::end_all(dir.path(), program, self.settings.patience).await;
+        if left > 0 {
+            return Err(BackendError::StillThere { host: host.clone(), count: left });
+        }
+        dir.retire()
+    }
+}
+
+impl Backend for Local {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn create(&self, user_data: UserData) -> BoxFuture<'_, Result<BackendHandle, BackendError>> {
+        self.make(user_data).boxed()
+    }
+
+    fn observe(&self) -> BoxFuture<'_, Result<Vec<ObservedHost>, BackendError>> {
+        self.see_all().boxed()
+    }
+
+    fn destroy(&self, host: &HostId) -> BoxFuture<'_, Result<(), BackendError>> {
+        let host = host.clone();
+        async move { self.end(&host).await }.boxed()
+    }
+
+    fn restart(&self, host: &HostId) -> BoxFuture<'_, Result<(), BackendError>> {
+        let host = host.clone();
+        async move { self.start_again(&host).await }.boxed()
+    }
+
+    fn scheduler_address(&self, taken: &BTreeSet<u16>) -> BoxFuture<'_, Result<SchedulerAddress, BackendError>> {
+        let port = ports::choose(taken);
+        async move { Ok(SchedulerAddress { addresses: vec![format!("tls://127.0.0.1:{}", port?)] }) }.boxed()
+    }
+}

@@ -1,0 +1,46 @@
+//! PURE: what is wanted of a cluster, taken from its record.
+
+use crate::model::{ClusterRecord, ClusterState, Reason, Wish};
+use crate::signer::content;
+
+/// What is wanted of a cluster, and how far it is known to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What the owner wants.
+    pub wish: Wish,
+    /// Where the cluster is.
+    pub state: ClusterState,
+    /// Why it is there, when that was said.
+    pub reason: Option<Reason>,
+    /// Worker hosts.
+    pub n_workers: u32,
+    /// The scheduler's port, once chosen.
+    pub port: Option<u16>,
+    /// Whether the scheduler's address is chosen.
+    pub has_address: bool,
+    /// End after this many seconds of idleness.
+    pub idle_after: Option<u64>,
+    /// End at this time at the latest, Unix milliseconds.
+    pub ends_at_ms: u64,
+}
+
+impl Wanted {
+    /// What this record wants.
+    pub fn of(cluster: &ClusterRecord) -> Self {
+        Self {
+            wish: cluster.wish,
+            state: cluster.state,
+            reason: cluster.reason.clone(),
+            n_workers: cluster.n_workers,
+            port: cluster.scheduler.as_ref().and_then(content::port),
+            has_address: cluster.scheduler.is_some(),
+            idle_after: cluster.terms.idle_after,
+            ends_at_ms: cluster.created_at_ms.saturating_add(cluster.terms.max_lifetime.saturating_mul(1000)),
+        }
+    }
+
+    /// Whether the cluster is on its way out or gone.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.state, ClusterState::Stopping) || self.state.is_terminal()
+    }
+}

@@ -1,0 +1,89 @@
+//! PURE: the limits the fleet works within, with their defaults, and the arithmetic of replacements.
+
+use crate::signer::content::AssignmentPolicy;
+use std::time::Duration;
+
+/// Everything about the fleet that an operator or a test may set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetSettings {
+    /// How hosts are restarted, replaced and ended.
+    pub hosts: HostLimits,
+    /// What every assignment says.
+    pub policy: AssignmentPolicy,
+    /// How often everything is looked at without being asked.
+    pub tick: Duration,
+    /// How long one call of a backend may take.
+    pub backend_call: Duration,
+    /// How long an enrolment token may be spent (`local`: 5 min).
+    pub token_life: Duration,
+    /// New members of a cluster within this time share one roster.
+    pub roster_coalescing: Duration,
+}
+
+impl FleetSettings {
+    /// The default times, with this policy and this life of tokens.
+    pub fn new(policy: AssignmentPolicy, token_life: Duration) -> Self {
+        Self {
+            hosts: HostLimits::default(),
+            policy,
+            tick: Duration::from_secs(5),
+            backend_call: Duration::from_secs(60),
+            token_life,
+            roster_coalescing: Duration::from_millis(250),
+        }
+    }
+}
+
+/// How hosts are restarted, replaced and ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostLimits {
+    /// A late host is given up this long after its limit: its own report of what went wrong says more than "late".
+    pub late_grace: Duration,
+    /// A host that was told to end is ended by the backend after this long.
+    pub end_grace: Duration,
+    /// Workers are told to end this long before the scheduler, unless they are done sooner.
+    pub workers_first: Duration,
+    /// How often a dead agent is started again within `restart_window`.
+    pub restarts: u32,
+    /// See `restarts`.
+    pub restart_window: Duration,
+    /// How many failed workers of a cluster are replaced.
+    pub replacements: u32,
+    /// How many generations a scheduler may be moved to another port.
+    pub port_moves: u64,
+}
+
+impl Default for HostLimits {
+    fn default() -> Self {
+        Self {
+            late_grace: Duration::from_secs(15),
+            end_grace: Duration::from_secs(10),
+            workers_first: Duration::from_secs(3),
+            restarts: 3,
+            restart_window: Duration::from_secs(600),
+            replacements: 3,
+            port_moves: 5,
+        }
+    }
+}
+
+/// How many workers to ask for now: what is missing, but no more replacements than allowed.
+pub fn workers_to_request(wanted: u32, live: u32, failed: u32, replacements: u32) -> u32 {
+    let missing = wanted.saturating_sub(live);
+    let allowed = wanted.saturating_add(replacements).saturating_sub(failed).saturating_sub(live);
+    missing.min(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_failed_workers_three_times_and_no_more() {
+        assert_eq!(workers_to_request(10, 0, 0, 3), 10);
+        assert_eq!(workers_to_request(10, 5, 5, 3), 3);
+        assert_eq!(workers_to_request(10, 8, 5, 3), 0);
+        assert_eq!(workers_to_request(2, 0, 5, 3), 0);
+        assert_eq!(workers_to_request(1, 3, 0, 3), 0);
+    }
+}

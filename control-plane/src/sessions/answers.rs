@@ -1,0 +1,361 @@
+//! What each event of a session leads to: facts written down, leases, certificates, capabilities.
+
+use super::facts::{HelloOddity, apply_hello, apply_report};
+use super::outstanding::{Sent, outstanding};
+use super::{Caller, Records, SessionParts, records};
+use crate::fleet::clock::{boot_now, unix_ms, unix_now};
+use crate::fleet::reasons;
+use crate::model::{ClusterRecord, HostRecord, HostState};
+use crate::signer::publish;
+use crate::store::StoreError;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use std::sync::Arc;
+use std::time::Duration;
+use towline_protocol::assignment::RoleKind;
+use towline_protocol::ids::{Digest, HostId, Spki};
+use towline_protocol::message::{CertificatePurpose, FromControlPlane, Hello, Instance, SessionRefusal};
+use towline_protocol::report::{IssuedCertificate, Report};
+use towline_protocol::session::{ControlPlaneEvent, ControlPlaneSession, SessionNumber};
+use towline_protocol::time::{BootTime, UnixSeconds};
+use towline_transport::keys;
+
+/// What the proof of a renewal signs, before the session's nonce.
+const RENEWAL_DOMAIN: &[u8] = b"towline-renewal-v0";
+
+/// Renewals of one session are at least this far apart: each costs a signature and a write.
+const RENEWAL_SPACING: Duration = Duration::from_secs(60);
+
+/// One session's memory beside the state machine.
+pub struct Conversation {
+    parts: Arc<SessionParts>,
+    caller: Caller,
+    number: SessionNumber,
+    hello: Option<Box<Hello>>,
+    admitted: bool,
+    nonce: String,
+    challenge: Option<String>,
+    last_renewal: Option<BootTime>,
+    may_only_renew: bool,
+    sent: Sent,
+}
+
+impl Conversation {
+    /// A connection that has said nothing yet.
+    pub fn new(parts: Arc<SessionParts>, caller: Caller, number: SessionNumber) -> Self {
+        let may_only_renew = parts.authority.may_only_renew(caller.certificate.not_after, unix_now());
+        Self {
+            parts,
+            caller,
+            number,
+            hello: None,
+            admitted: false,
+            nonce: keys::random_hex(32),
+            challenge: None,
+            last_renewal: None,
+            may_only_renew,
+            sent: Sent::default(),
+        }
+    }
+
+    /// The host that speaks.
+    pub fn host(&self) -> &HostId {
+        &self.caller.host
+    }
+
+    /// Act on everything that the state machine has to say. An error ends the connection.
+    pub async fn handle_events(&mut self, session: &mut ControlPlaneSession) -> Result<(), String> {
+        while let Some(event) = session.poll_event() {
+            let done = match event {
+                ControlPlaneEvent::Hello(hello) => self.on_hello(hello).await,
+                ControlPlaneEvent::ChallengeAnswer { nonce, instance } => self.on_answer(&nonce, &instance).await,
+                ControlPlaneEvent::Renewal { spki, proof } => self.on_renewal(session, &spki, &proof).await,
+                _ if self.may_only_renew => Ok(Some(SessionRefusal::Malformed)),
+                ControlPlaneEvent::Report(report) => self.on_report(session, &report).await,
+                ControlPlaneEvent::BlobRequest(digests) => self.on_blobs(session, &digests).await,
+                ControlPlaneEvent::Event(event) => {
+                    tracing::info!(
+                        component = "sessions", host_id = %self.host(), cluster_id = %self.caller.name.cluster,
+                        code = ?event.code, numbers = ?event.numbers, "event of a host"
+                    );
+                    Ok(None)
+                }
+            };
+            match done {
+                Ok(None) => {}
+                Ok(Some(code)) => session.refuse(code),
+                Err(error) => {
+                    let error = crate::api::chain(&error);
+                    tracing::error!(component = "sessions", host_id = %self.host(), error, "session failed");
+                    session.refuse(SessionRefusal::GoingAway);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn on_hello(&mut self, hello: Box<Hello>) -> Result<Option<SessionRefusal>, StoreError> {
+        if let Err(code) = records(&self.parts, &self.caller).await? {
+            return Ok(Some(code));
+        }
+        let instance = hello.instance.clone();
+        self.hello = Some(hello);
+        let banned = self.parts.hub.hello(self.number, &self.caller.host, instance, boot_now());
+        ban_all(&self.parts, &banned).await;
+        Ok(None)
+    }
+
+    async fn on_answer(&mut self, nonce: &str, instance: &Instance) -> Result<Option<SessionRefusal>, StoreError> {
+        if self.challenge.take().as_deref() == Some(nonce) {
+            let banned = self.parts.hub.answer(self.number, &self.caller.host, instance);
+            ban_all(&self.parts, &banned).await;
+        }
+        Ok(None)
+    }
+
+    /// A fresh challenge for the agent of this session.
+    pub fn challenge(&mut self) -> String {
+        let nonce = keys::random_hex(32);
+        self.challenge = Some(nonce.clone());
+        nonce
+    }
+
+    /// The session speaks for its host from now on.
+    pub async fn admit(&mut self, session: &mut ControlPlaneSession) {
+        if let Err(error) = self.try_admit(session).await {
+            tracing::error!(component = "sessions", host_id = %self.host(), error = crate::api::chain(&error), "admission failed");
+            session.refuse(SessionRefusal::GoingAway);
+        }
+    }
+
+    async fn try_admit(&mut self, session: &mut ControlPlaneSession) -> Result<(), StoreError> {
+        let Some(hello) = self.hello.take() else {
+            return Ok(());
+        };
+        self.admitted = true;
+        session.admit(self.nonce.clone());
+        let mut oddity = None;
+        let now_ms = unix_ms();
+        let host =
+            self.parts.store.update_host(&self.caller.host, |host| oddity = apply_hello(host, &hello, now_ms)).await?;
+        if oddity == Some(HelloOddity::OtherDaskKey) {
+            tracing::error!(
+                component = "sessions", host_id = %host.id, cluster_id = %host.cluster, event = "other_dask_key",
+                "a host shows another Dask key than before; the first one stands"
+            );
+        }
+        tracing::info!(
+            component = "sessions", host_id = %host.id, cluster_id = %host.cluster, session = self.number.0,
+            starts = hello.starts, agent_version = ?host.said.agent_version, "session admitted"
+        );
+        self.publish_for(&host, &hello).await?;
+        self.parts.fleet.nudge(&host.cluster);
+        self.send_outstanding(session).await;
+        Ok(())
+    }
+
+    /// What this host holds may be newer than the store (a restored backup) or what it lacks may have run out: sign
+    /// anew before anything is sent.
+    async fn publish_for(&self, host: &HostRecord, hello: &Hello) -> Result<(), StoreError> {
+        let Some(cluster) = self.parts.store.cluster(&host.cluster).await? else {
+            return Ok(());
+        };
+        let SessionParts { store, signer, policy, .. } = &*self.parts;
+        publish::assignment(store, signer, policy, &cluster, host, unix_now()).await?;
+        if host.role == RoleKind::Scheduler && cluster.roster.is_some() {
+            let hosts = store.hosts_of(&cluster.id).await?;
+            let clients = store.members_of(&cluster.id).await?;
+            publish::roster(store, signer, &cluster, &hosts, &clients, hello.roster_version, unix_now()).await?;
+        }
+        Ok(())
+    }
+
+    /// Send what the host has not been sent yet, or end the session of a host that may no longer speak.
+    pub async fn send_outstanding(&mut self, session: &mut ControlPlaneSession) {
+        if !self.admitted || self.may_only_renew {
+            return;
+        }
+        match records(&self.parts, &self.caller).await {
+            Ok(Ok(Records { cluster, host })) => {
+                for message in outstanding(&cluster, &host, &self.parts.signer, &mut self.sent) {
+                    session.handle_send(message, boot_now());
+                }
+            }
+            Ok(Err(code)) => session.refuse(code),
+            Err(error) => {
+                let error = crate::api::chain(&error);
+                tracing::error!(component = "sessions", host_id = %self.host(), error, "records could not be read");
+                session.refuse(SessionRefusal::GoingAway);
+            }
+        }
+    }
+
+    async fn on_report(
+        &mut self,
+        session: &mut ControlPlaneSession,
+        report: &Report,
+    ) -> Result<Option<SessionRefusal>, StoreError> {
+        let now_ms = unix_ms();
+        let host =
+            self.parts.store.update_host(&self.caller.host, |host| apply_report(host, report, now_ms)).await?;
+        if host.role == RoleKind::Scheduler {
+            self.take_certificates(&host, report).await?;
+        }
+        let newest = host.assignment.as_ref().map(|assignment| assignment.position);
+        let lease = self.parts.signer.lease(&host.id, newest, unix_now());
+        session.handle_send(FromControlPlane::Lease { envelope: lease }, boot_now());
+        self.parts.fleet.nudge(&host.cluster);
+        self.send_outstanding(session).await;
+        Ok(None)
+    }
+
+    /// The scheduler's host tells of its cluster's CA and of the certificates that it made.
+    async fn take_certificates(&self, host: &HostRecord, report: &Report) -> Result<(), StoreError> {
+        let store = &self.parts.store;
+        let mut other_ca = false;
+        if let Some(ca) = &report.cluster_ca {
+            store
+                .update_cluster(&host.cluster, |cluster| match &cluster.cluster_ca {
+                    None => cluster.cluster_ca = Some(ca.clone()),
+                    Some(known) => other_ca = known != ca,
+                })
+                .await?;
+            if other_ca {
+                // A cluster's CA lives and dies with it; another one means that the host lost it.
+                tracing::error!(component = "sessions", host_id = %host.id, cluster_id = %host.cluster, event = "other_cluster_ca", "a cluster shows another CA than before; the first one stands");
+            }
+        }
+        for issued in &report.issued {
+            if !self.deliver(&host.cluster, issued).await? {
+                tracing::warn!(
+                    component = "sessions", host_id = %host.id, cluster_id = %host.cluster, key = %issued.key,
+                    "a certificate came for a member that is not known"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Bring a Dask certificate to the record of its member. False: there is no such member with this key.
+    async fn deliver(
+        &self,
+        cluster: &towline_protocol::ids::ClusterId,
+        issued: &IssuedCertificate,
+    ) -> Result<bool, StoreError> {
+        let store = &self.parts.store;
+        if let Ok(id) = issued.member.parse::<HostId>() {
+            let Some(host) = store.host(&id).await?.filter(|host| host.cluster == *cluster) else {
+                return Ok(false);
+            };
+            if host.dask.spki.as_ref().map(Spki::key_id).as_ref() != Some(&issued.key) {
+                return Ok(false);
+            }
+            store.update_host(&id, |host| host.dask.certificate = Some(issued.certificate.clone())).await?;
+            self.parts.hub.poke(&id);
+            return Ok(true);
+        }
+        let members = store.members_of(cluster).await?;
+        let member = members.into_iter().find(|member| member.id == issued.member && member.spki.key_id() == issued.key);
+        let Some(mut member) = member else {
+            return Ok(false);
+        };
+        member.certificate = Some(issued.certificate.clone());
+        store.put_member(member).await?;
+        Ok(true)
+    }
+
+    async fn on_blobs(
+        &self,
+        session: &mut ControlPlaneSession,
+        digests: &[Digest],
+    ) -> Result<Option<SessionRefusal>, StoreError> {
+        let Ok(Records { cluster, .. }) = records(&self.parts, &self.caller).await? else {
+            return Ok(Some(SessionRefusal::UnknownHost));
+        };
+        let grants =
+            self.parts.blobs.grants_for_host(&self.parts.store, &cluster, digests, unix_now()).await?;
+        session.handle_send(FromControlPlane::BlobGrants { grants }, boot_now());
+        Ok(None)
+    }
+
+    async fn on_renewal(
+        &mut self,
+        session: &mut ControlPlaneSession,
+        spki: &Spki,
+        proof: &str,
+    ) -> Result<Option<SessionRefusal>, StoreError> {
+        let now = boot_now();
+        if self.last_renewal.is_some_and(|last| now.since(last) < RENEWAL_SPACING) {
+            return Ok(None);
+        }
+        let signed = [RENEWAL_DOMAIN, self.nonce.as_bytes()].concat();
+        let fits = STANDARD.decode(proof).is_ok_and(|proof| keys::verify(spki, &signed, &proof));
+        let Ok(Records { cluster, host }) = records(&self.parts, &self.caller).await? else {
+            return Ok(Some(SessionRefusal::UnknownHost));
+        };
+        if !fits {
+            tracing::warn!(component = "sessions", host_id = %host.id, "renewal refused: the proof does not fit");
+            return Ok(Some(SessionRefusal::Malformed));
+        }
+        self.last_renewal = Some(now);
+        match self.renew(&cluster, &host, spki, unix_now()).await? {
+            Some(chain) => {
+                let key = spki.key_id();
+                session.handle_send(
+                    FromControlPlane::Certificate { purpose: CertificatePurpose::Identity, key, chain },
+                    now,
+                );
+                self.may_only_renew = false;
+                self.send_outstanding(session).await;
+                Ok(None)
+            }
+            None => Ok(Some(SessionRefusal::GoingAway)),
+        }
+    }
+
+    async fn renew(
+        &self,
+        cluster: &ClusterRecord,
+        host: &HostRecord,
+        spki: &Spki,
+        now: UnixSeconds,
+    ) -> Result<Option<String>, StoreError> {
+        let mut issued = match self.parts.authority.issue(cluster, &host.id, spki, now) {
+            Ok(issued) => issued,
+            Err(error) => {
+                tracing::error!(component = "sessions", host_id = %host.id, error = %error, "renewal failed");
+                return Ok(None);
+            }
+        };
+        issued.instance = host.enrolment.as_ref().and_then(|enrolment| enrolment.instance.clone());
+        let chain = issued.chain.clone();
+        tracing::info!(component = "sessions", host_id = %host.id, key = %issued.key, not_after = issued.not_after.0, "identity renewed");
+        self.parts.store.update_host(&host.id, |record| record.enrolment = Some(issued)).await?;
+        Ok(Some(chain))
+    }
+}
+
+async fn ban_all(parts: &SessionParts, hosts: &[HostId]) {
+    for host in hosts {
+        ban(parts, host).await;
+    }
+}
+
+/// Shut a host out: two live machines hold its identity.
+pub async fn ban(parts: &SessionParts, host: &HostId) {
+    tracing::error!(component = "sessions", host_id = %host, event = "identity_cloned", "a host was banned: two machines spoke as it");
+    let banned = parts
+        .store
+        .update_host(host, |record| {
+            if record.state != HostState::Ended {
+                record.state = HostState::Banned;
+                record.reason = Some(reasons::banned(&record.id));
+            }
+        })
+        .await;
+    match banned {
+        Ok(record) => parts.fleet.nudge(&record.cluster),
+        Err(error) => {
+            tracing::error!(component = "sessions", host_id = %host, error = crate::api::chain(&error), "a ban could not be written down");
+        }
+    }
+}
