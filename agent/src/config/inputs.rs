@@ -1,0 +1,106 @@
+//! The keys that exist, and how each value is read.
+//!
+//! Refuses unknown keys with the nearest known one, and values of another type or out of bounds. Driven by
+//! `config::load`, which adds the defaults.
+
+use super::ConfigError;
+use super::fragments::{Fragments, Value};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What files may set. Absent means the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inputs {
+    /// `store`: where environments lie.
+    pub store: Option<PathBuf>,
+    /// `uv`: the tool that makes environments.
+    pub uv: Option<PathBuf>,
+    /// `renew_identity_after`: seconds from one identity certificate to the next.
+    pub renew_identity_after: Option<Duration>,
+    /// `withheld_after`: seconds for which a newer assignment may be announced and not received.
+    pub withheld_after: Option<Duration>,
+    /// `reconnect_within`: longest pause between two tries to reach the control plane, in seconds.
+    pub reconnect_within: Option<Duration>,
+}
+
+const KEYS: [&str; 5] = ["reconnect_within", "renew_identity_after", "store", "uv", "withheld_after"];
+
+/// Longest time that may be set: what no certificate outlives.
+const MAX_SECONDS: u64 = 96 * 3600;
+
+/// Read all keys.
+pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
+    let mut inputs = Inputs::default();
+    for (key, value) in fragments {
+        match key.as_str() {
+            "reconnect_within" => inputs.reconnect_within = Some(seconds(key, value)?),
+            "renew_identity_after" => inputs.renew_identity_after = Some(seconds(key, value)?),
+            "store" => inputs.store = Some(absolute_path(key, value)?),
+            "withheld_after" => inputs.withheld_after = Some(seconds(key, value)?),
+            "uv" => inputs.uv = Some(absolute_path(key, value)?),
+            _ => {
+                return Err(ConfigError::UnknownKey {
+                    file: value.file.clone(),
+                    key: key.clone(),
+                    nearest: nearest(key),
+                });
+            }
+        }
+    }
+    Ok(inputs)
+}
+
+fn seconds(key: &str, value: &Value) -> Result<Duration, ConfigError> {
+    let whole = value.value.as_integer().and_then(|number| u64::try_from(number).ok());
+    match whole {
+        Some(number @ 1..=MAX_SECONDS) => Ok(Duration::from_secs(number)),
+        _ => Err(wrong(key, value, "a whole number of seconds between 1 and 345600")),
+    }
+}
+
+fn absolute_path(key: &str, value: &Value) -> Result<PathBuf, ConfigError> {
+    match value.value.as_str().map(PathBuf::from) {
+        Some(path) if path.is_absolute() => Ok(path),
+        _ => Err(wrong(key, value, "an absolute path in quotes")),
+    }
+}
+
+fn wrong(key: &str, value: &Value, wanted: &'static str) -> ConfigError {
+    ConfigError::WrongValue { file: value.file.clone(), key: key.to_owned(), wanted }
+}
+
+/// The known key with the fewest edits between it and `key`.
+fn nearest(key: &str) -> &'static str {
+    KEYS.into_iter().min_by_key(|known| distance(known, key)).expect("there are keys")
+}
+
+/// Levenshtein's distance, one row at a time. Keys are short; longer input is cut.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, left) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, right) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(left != *right);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_edits() {
+        assert_eq!(distance("store", "store"), 0);
+        assert_eq!(distance("store", "stroe"), 2);
+        assert_eq!(distance("uv", ""), 2);
+        assert_eq!(nearest("stor"), "store");
+        assert_eq!(nearest("UV"), "uv");
+        assert_eq!(nearest("renew_after"), "renew_identity_after");
+    }
+}

@@ -1,0 +1,152 @@
+//! The agent's settings: fragments (files) → inputs (typed keys) → [`Settings`] (with defaults).
+//!
+//! Everything a host must be told by its cluster comes in assignments; here is only what the machine's owner decides.
+
+mod fragments;
+mod inputs;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Directories of drop-in files, read before the host's own `agent.toml`.
+const DROP_IN_DIRECTORIES: [&str; 2] = ["/usr/lib/towline/agent.d", "/etc/towline/agent.d"];
+
+/// A new identity key and certificate are asked for this long after the last.
+const RENEW_IDENTITY_AFTER: Duration = Duration::from_secs(12 * 3600);
+
+/// The longest pause between two tries to reach the control plane.
+const RECONNECT_WITHIN: Duration = Duration::from_secs(5 * 60);
+
+/// A newer assignment that is announced and does not come for this long is being withheld.
+const WITHHELD_AFTER: Duration = Duration::from_secs(2 * 60);
+
+/// Checked settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where environments lie.
+    pub store: PathBuf,
+    /// The tool that makes environments; none: looked for on the path.
+    pub uv: Option<PathBuf>,
+    /// From one identity certificate to the next.
+    pub renew_identity_after: Duration,
+    /// Longest pause between two tries to reach the control plane.
+    pub reconnect_within: Duration,
+    /// How long a newer assignment may be announced and not received.
+    pub withheld_after: Duration,
+}
+
+/// Why the settings were refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file could not be read.
+    #[error("{} cannot be read", file.display())]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not TOML.
+    #[error("{} is not TOML", file.display())]
+    Syntax {
+        /// Which.
+        file: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A key nobody knows.
+    #[error("{}: there is no setting {key:?}; did you mean {nearest:?}?", file.display())]
+    UnknownKey {
+        /// In which file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// The most similar key that exists.
+        nearest: &'static str,
+    },
+    /// A value of another kind, or out of bounds.
+    #[error("{}: {key} must be {wanted}", file.display())]
+    WrongValue {
+        /// In which file.
+        file: PathBuf,
+        /// The key.
+        key: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
+}
+
+/// Read the settings of the host in `host_dir`.
+pub fn load(host_dir: &Path) -> Result<Settings, ConfigError> {
+    load_from(host_dir, &DROP_IN_DIRECTORIES.map(PathBuf::from))
+}
+
+fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, ConfigError> {
+    let mut files = Vec::new();
+    for directory in directories {
+        files.extend(fragments::drop_ins(directory)?);
+    }
+    files.push(host_dir.join("agent.toml"));
+    let inputs = inputs::parse(&fragments::read(&files)?)?;
+    Ok(Settings {
+        store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
+        uv: inputs.uv,
+        renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
+        reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
+        withheld_after: inputs.withheld_after.unwrap_or(WITHHELD_AFTER),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn host(text: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("agent.toml"), text).expect("written");
+        directory
+    }
+
+    #[test]
+    fn defaults_hold_without_any_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let settings = load_from(directory.path(), &[]).expect("defaults");
+        assert_eq!(settings.store, directory.path().join("store"));
+        assert_eq!(settings.renew_identity_after, Duration::from_secs(43_200));
+    }
+
+    #[test]
+    fn the_hosts_own_file_wins_over_drop_ins_key_by_key() {
+        let own = host("store = \"/own\"\n");
+        let shared = tempfile::tempdir().expect("a directory");
+        fs::write(shared.path().join("10-a.toml"), "store = \"/a\"\nuv = \"/a/uv\"").expect("written");
+        fs::write(shared.path().join("20-b.toml"), "uv = \"/b/uv\"").expect("written");
+        fs::write(shared.path().join("30-c.txt"), "no toml").expect("written");
+        let settings = load_from(own.path(), &[shared.path().to_owned()]).expect("settings");
+        assert_eq!(settings.store, Path::new("/own"));
+        assert_eq!(settings.uv.as_deref(), Some(Path::new("/b/uv")));
+    }
+
+    #[test]
+    fn refuses_an_unknown_key_with_the_nearest_name() {
+        let error = load_from(host("stor = \"/x\"").path(), &[]).expect_err("refused").to_string();
+        assert!(error.ends_with("there is no setting \"stor\"; did you mean \"store\"?"), "{error}");
+    }
+
+    #[test]
+    fn refuses_values_of_another_kind_or_size() {
+        for text in ["store = 1", "store = \"rel\"", "renew_identity_after = 0", "reconnect_within = 345601", "uv = []"] {
+            let refused = load_from(host(text).path(), &[]);
+            assert!(matches!(refused, Err(ConfigError::WrongValue { .. })), "{text}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_toml() {
+        assert!(matches!(load_from(host("store = ").path(), &[]), Err(ConfigError::Syntax { .. })));
+    }
+}

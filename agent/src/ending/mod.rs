@@ -1,0 +1,103 @@
+//! The end of a host: evidence, the last word, the platform's own end.
+//!
+//! Owns the evidence file (metadata only: what was stopped and why). The order of the steps is `reconcile`'s; stopping
+//! Dask is the runner's. Driven by `runtime`.
+
+use crate::launch::StopReport;
+use serde::Serialize;
+use std::io;
+use std::path::Path;
+use towline_cloud::Terminator;
+use towline_protocol::ids::{ClusterId, Digest, HostId, Position};
+use towline_protocol::report::{EndReason, PhaseRecord, ProcessRecord, SignOff, Verdict};
+use towline_protocol::time::UnixSeconds;
+
+/// What is written down before a host ends. Ids, numbers and stable words only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// The host.
+    pub host: HostId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Why it ends.
+    pub reason: EndReason,
+    /// When this was written down.
+    pub at: UnixSeconds,
+    /// The assignment in force.
+    pub position: Option<Position>,
+    /// Seconds the host lived.
+    pub lived: u64,
+    /// Seconds without a lease.
+    pub silent: u64,
+    /// How far the start had got.
+    pub phases: Vec<PhaseRecord>,
+    /// The processes as last seen.
+    pub processes: Vec<ProcessRecord>,
+    /// The idle engine's last answer.
+    pub verdict: Option<Verdict>,
+    /// What stopping came to.
+    pub stopped: StopReport,
+}
+
+/// Write the evidence durably and make the last word that names it.
+///
+/// A host whose disk takes no more writes still ends: then the word carries no evidence.
+pub fn sign_off(directory: &Path, evidence: &Evidence) -> (SignOff, Option<io::Error>) {
+    let text = serde_json::to_vec_pretty(evidence).expect("evidence holds only strings, integers, lists and objects");
+    let written = towline_transport::keys::write_secret(&directory.join("sign-off.json"), &text);
+    let word = SignOff {
+        reason: evidence.reason,
+        at: evidence.at,
+        processes_stopped: evidence.stopped.stopped,
+        processes_killed: evidence.stopped.killed,
+        position: evidence.position,
+        evidence: written.is_ok().then(|| Digest::of(&text)),
+    };
+    (word, written.err())
+}
+
+/// End this instance by the platform's own means. On `local` that is leaving.
+pub async fn end_instance(terminator: &dyn Terminator) {
+    if let Err(error) = terminator.end().await {
+        // The control plane's janitor is the next rung; here a person can only be told.
+        tracing::error!(component = "ending", %error, "the platform did not end this instance");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence() -> Evidence {
+        Evidence {
+            host: HostId::from_random([1; 10]),
+            cluster: ClusterId::from_random([2; 10]),
+            reason: EndReason::Assigned,
+            at: UnixSeconds(7),
+            position: None,
+            lived: 60,
+            silent: 1,
+            phases: Vec::new(),
+            processes: Vec::new(),
+            verdict: None,
+            stopped: StopReport { stopped: 2, killed: 1 },
+        }
+    }
+
+    #[test]
+    fn the_last_word_names_the_evidence_on_disk() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (word, error) = sign_off(directory.path(), &evidence());
+        assert!(error.is_none());
+        let on_disk = std::fs::read(directory.path().join("sign-off.json")).expect("evidence");
+        assert_eq!(word.evidence, Some(Digest::of(&on_disk)));
+        assert_eq!((word.processes_stopped, word.processes_killed), (2, 1));
+    }
+
+    #[test]
+    fn a_full_disk_does_not_keep_a_host_alive() {
+        let (word, error) = sign_off(Path::new("/proc/nowhere"), &evidence());
+        assert!(error.is_some());
+        assert_eq!((word.reason, word.evidence), (EndReason::Assigned, None));
+    }
+}

@@ -1,0 +1,285 @@
+//! The journal: what this host has accepted and begun, durable before any effect.
+//!
+//! Owns the two generation files and their format; knows nothing of what the entries mean. A commit overwrites the
+//! older of two slots and syncs it, so a torn write at any byte leaves the generation before it. Driven by `runtime`,
+//! which acts only on what [`Journal::state`] returns.
+
+use crate::launch::RunnerRecord;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use towline_protocol::envelope::Envelope;
+use towline_protocol::ids::{Digest, Position, VerifyingKey};
+use towline_protocol::report::{EndReason, PhaseRecord, SignOff};
+use towline_protocol::time::BootTime;
+use towline_protocol::trust::Trust;
+
+/// The format this build reads and writes. A newer one is refused: guessing could replay an assignment.
+const FORMAT: u32 = 0;
+
+/// First word of each slot.
+const MAGIC: &str = "towline-journal";
+
+/// Longest journal that is read: four full rosters and envelopes of the largest size.
+const MAX_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Everything a host must still know after a power cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// How often the agent has started on this host.
+    pub starts: u64,
+    /// What was accepted, and in which order.
+    pub trust: Trust,
+    /// The assignment in force.
+    pub assignment: Option<Kept>,
+    /// The roster in force (scheduler hosts).
+    pub roster: Option<Kept>,
+    /// The runner that was started.
+    pub runner: Option<RunnerRecord>,
+    /// The assignment whose launch was begun.
+    pub launch: Option<Position>,
+    /// How far the start got.
+    pub phases: Vec<PhaseRecord>,
+    /// SHA-256 of the cluster CA's certificate (DER), fixed by the first one.
+    pub cluster_ca: Option<Digest>,
+    /// How long the host has lived and heard nothing.
+    pub age: Age,
+    /// Why the host ends, once that is decided. Never taken back.
+    pub ending: Option<EndReason>,
+    /// The last word, once it is written.
+    pub sign_off: Option<SignOff>,
+}
+
+impl State {
+    /// A host that has done nothing yet.
+    pub fn new(trust: Trust) -> Self {
+        Self {
+            starts: 0,
+            trust,
+            assignment: None,
+            roster: None,
+            runner: None,
+            launch: None,
+            phases: Vec::new(),
+            cluster_ca: None,
+            age: Age::default(),
+            ending: None,
+            sign_off: None,
+        }
+    }
+}
+
+/// An accepted document as it came, with the key it was accepted under, so that a later delegation cannot orphan it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// The exact bytes.
+    pub envelope: Envelope,
+    /// The signing key of that day.
+    pub key: VerifyingKey,
+}
+
+/// Durations that must survive restarts of the agent. Boot time differs between boots, so elapsed seconds are kept and
+/// only a checkpoint of the same boot is extended by the time since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Age {
+    /// The boot in which the checkpoint was taken.
+    pub boot: String,
+    /// Boot time of the checkpoint, in seconds.
+    pub at: u64,
+    /// Seconds lived at the checkpoint.
+    pub lived: u64,
+    /// Seconds without a lease at the checkpoint.
+    pub silent: u64,
+}
+
+impl Age {
+    /// Lived and silent durations at `now` of boot `boot`.
+    pub fn at(&self, boot: &str, now: BootTime) -> (Duration, Duration) {
+        let since = if self.boot == boot { now.0.as_secs().saturating_sub(self.at) } else { 0 };
+        (Duration::from_secs(self.lived + since), Duration::from_secs(self.silent + since))
+    }
+}
+
+/// Why the journal could not be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A file operation failed.
+    #[error("journal {}: {action}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What we were doing.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Both generations are unreadable.
+    #[error(
+        "journal {}: both generations are damaged; this host cannot tell what it has accepted. End it and start another",
+        directory.display()
+    )]
+    Damaged {
+        /// Where it lies.
+        directory: PathBuf,
+    },
+    /// Written by a newer agent.
+    #[error(
+        "journal {}: written in format {found}, this agent reads up to {FORMAT}; run the newer agent again",
+        path.display()
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+}
+
+/// The open journal. Holding it means holding the host's lock: nobody else writes these files.
+#[derive(Debug)]
+pub struct Journal {
+    directory: PathBuf,
+    sequence: u64,
+    state: State,
+}
+
+impl Journal {
+    /// Open the journal in `directory`; `fresh` is the state of a host without one.
+    pub fn open(directory: &Path, fresh: impl FnOnce() -> State) -> Result<Self, JournalError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(io_error(directory, "make the directory"))?;
+        let slots = [read_slot(&slot(directory, 0))?, read_slot(&slot(directory, 1))?];
+        let torn = slots.iter().filter(|slot| matches!(slot, Slot::Torn)).count();
+        let empty = slots.iter().filter(|slot| matches!(slot, Slot::Absent)).count();
+        let newest = slots
+            .into_iter()
+            .filter_map(|slot| match slot {
+                Slot::Whole { sequence, state } => Some((sequence, state)),
+                Slot::Absent | Slot::Torn => None,
+            })
+            .max_by_key(|(sequence, _)| *sequence);
+        match newest {
+            Some((sequence, state)) => Ok(Self { directory: directory.to_owned(), sequence, state: *state }),
+            // One torn slot beside none is the very first commit cut short: before it there was nothing.
+            None if torn < 2 && empty > 0 => {
+                Ok(Self { directory: directory.to_owned(), sequence: 0, state: fresh() })
+            }
+            None => Err(JournalError::Damaged { directory: directory.to_owned() }),
+        }
+    }
+
+    /// What is durable, or what a fresh host begins with.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Make `next` durable. On failure the old state stays in force, in memory and on disk.
+    pub fn commit(&mut self, next: State) -> Result<(), JournalError> {
+        if self.sequence > 0 && next == self.state {
+            return Ok(());
+        }
+        let sequence = self.sequence + 1;
+        let path = slot(&self.directory, sequence % 2);
+        write_slot(&path, &encode(sequence, &next)).map_err(io_error(&path, "write and sync"))?;
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(io_error(&self.directory, "sync the directory"))?;
+        self.sequence = sequence;
+        self.state = next;
+        Ok(())
+    }
+
+    /// Take `next` as the state without making it durable: for the way out of a host whose disk no longer takes writes.
+    pub fn adopt_in_memory(&mut self, next: State) {
+        self.state = next;
+    }
+}
+
+fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Io { path, action, source }
+}
+
+fn slot(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("state.{number}"))
+}
+
+fn encode(sequence: u64, state: &State) -> Vec<u8> {
+    let body = serde_json::to_vec(state).expect("the state holds only strings, integers, lists and objects");
+    // The checksum covers the sequence too: a slot cannot claim another's place.
+    let mut summed = sequence.to_be_bytes().to_vec();
+    summed.extend_from_slice(&body);
+    let mut out = format!("{MAGIC} {FORMAT} {sequence} {} {}\n", Digest::of(&summed), body.len()).into_bytes();
+    out.extend_from_slice(&body);
+    out
+}
+
+/// Write in place: the other slot is the older generation, so there is nothing to protect here.
+fn write_slot(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+enum Slot {
+    Absent,
+    Torn,
+    Whole { sequence: u64, state: Box<State> },
+}
+
+fn read_slot(path: &Path) -> Result<Slot, JournalError> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Slot::Absent),
+        Err(error) => return Err(io_error(path, "open")(error)),
+        Ok(file) => file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(io_error(path, "read"))?,
+    };
+    match decode(&bytes) {
+        Decoded::Newer(found) => Err(JournalError::Newer { path: path.to_owned(), found }),
+        Decoded::Torn => Ok(Slot::Torn),
+        Decoded::Whole(sequence, state) => Ok(Slot::Whole { sequence, state }),
+    }
+}
+
+enum Decoded {
+    Newer(u32),
+    Torn,
+    Whole(u64, Box<State>),
+}
+
+fn decode(bytes: &[u8]) -> Decoded {
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Decoded::Torn };
+    let Ok(header) = std::str::from_utf8(&bytes[..end]) else { return Decoded::Torn };
+    let body = &bytes[end + 1..];
+    let words: Vec<&str> = header.split(' ').collect();
+    let [MAGIC, format, rest @ ..] = words.as_slice() else { return Decoded::Torn };
+    match format.parse::<u32>() {
+        Ok(FORMAT) => {}
+        Ok(newer) => return Decoded::Newer(newer),
+        Err(_) => return Decoded::Torn,
+    }
+    let [sequence, sum, length] = rest else { return Decoded::Torn };
+    let (Ok(sequence), Ok(length)) = (sequence.parse::<u64>(), length.parse::<usize>()) else {
+        return Decoded::Torn;
+    };
+    let mut summed = sequence.to_be_bytes().to_vec();
+    summed.extend_from_slice(body);
+    if body.len() != length || Digest::of(&summed).as_str() != *sum {
+        return Decoded::Torn;
+    }
+    // The checksum fits, so the writer meant these bytes: what does not parse is a newer agent's field.
+    match serde_json::from_slice(body) {
+        Ok(state) => Decoded::Whole(sequence, Box::new(state)),
+        Err(_) => Decoded::Newer(FORMAT + 1),
+    }
+}

@@ -1,0 +1,90 @@
+//! `towline-agent`: the agent of a bootstrapped host, or its runner.
+//!
+//! Logs, parses, runs, exits. Under systemd `towline-bootstrap` has run before.
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use towline_agent::launch::RunnerProgram;
+use towline_agent::{AgentOptions, observe, runner};
+
+/// The agent of one Towline host.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// The host's directory.
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        default_value = "/var/lib/towline/host"
+    )]
+    host_dir: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Be the runner of a host; started by the agent, never by hand.
+    #[command(hide = true)]
+    Runner {
+        /// The host's directory.
+        #[arg(long, value_name = "DIRECTORY")]
+        host_dir: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Command::Runner { host_dir }) = arguments.command {
+        return runner::main(host_dir);
+    }
+    observe::init();
+    match agent(arguments.host_dir) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!(
+                component = "main",
+                error = format!("{error:#}"),
+                "the agent cannot run"
+            );
+            let code = error
+                .downcast_ref()
+                .map_or(1, towline_agent::AgentError::exit_code);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn agent(host_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let exe = std::env::current_exe()?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    tokio.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let options = AgentOptions {
+            host_dir,
+            runner: RunnerProgram {
+                exe,
+                args: vec!["runner".to_owned()],
+            },
+            shutdown: shutdown.clone(),
+        };
+        let agent = towline_agent::run(options);
+        tokio::pin!(agent);
+        loop {
+            // Cancel-safe: signals are counted by the kernel's handler; the agent's future is only polled.
+            tokio::select! {
+                exit = &mut agent => return Ok(exit?.into()),
+                _ = terminate.recv() => shutdown.cancel(),
+                _ = interrupt.recv() => shutdown.cancel(),
+            }
+        }
+    })
+}

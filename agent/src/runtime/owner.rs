@@ -1,0 +1,403 @@
+//! The owner task: one loop over everything that can happen to a host.
+//!
+//! Owns all mutable state of the agent. Thinks in `reconcile`, `rules`, `idle`; acts in `begin` and `documents`. No
+//! branch of its loop waits for a party: each wait is a task in `Work`, the link, or a timer.
+
+use super::blobs::{GrantRequest, SessionBlobs};
+use super::conversation::Conversation;
+use super::host::Host;
+use super::link::LinkEvent;
+use super::memory::Memory;
+use super::parties::Parties;
+use super::renewal::Renewal;
+use super::withheld::Withheld;
+use super::work::Work;
+use super::{Departure, RuntimeError, certificates};
+use crate::idle::{Engine, Signals};
+use crate::launch::StopReport;
+use crate::reconcile::rules::{self, Limits, Ruling, Signs};
+use crate::reconcile::{self, DaskHad, Effect, EnvironmentHad, Had, RunnerHad};
+use crate::runner::facts::{boot_time, unix_time};
+use crate::status::Snapshot;
+use crate::vitals::{Sample, Sampler, Wish};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use towline_protocol::assignment::RoleKind;
+use towline_protocol::message::{Hello, Inventory};
+use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord, Report, Verdict};
+use towline_protocol::time::BootTime;
+use towline_protocol::trust::Trust;
+use towline_transport::TlsIdentity;
+use towline_transport::backoff::Backoff;
+
+/// A timer may be this late after a suspend: tokio's clock does not count suspended time, boot time does.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// Durations are journaled at least this often.
+const CHECKPOINT: Duration = Duration::from_secs(10 * 60);
+
+/// After the journal could not be written, nothing is begun for this long.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// A last word from an earlier life of the agent is said again for this long.
+const SAY_AGAIN: Duration = Duration::from_secs(5);
+
+/// Samples before the first assignment says how often.
+const VITALS_PERIOD: Duration = Duration::from_secs(10);
+
+/// Where a failure belongs: the report shows the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    Journal,
+    Environment,
+    Runner,
+    Dask,
+}
+
+/// What has been seen of the workload.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) failures: BTreeMap<Step, Failure>,
+    pub(super) processes: Vec<ProcessRecord>,
+    pub(super) scheduler_gone: Option<BootTime>,
+    pub(super) silent_looks: u32,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) sample: Option<Sample>,
+    pub(super) stopped: StopReport,
+    pub(super) forced_end: Option<EndReason>,
+}
+
+pub(super) struct Owner {
+    pub(super) host: Arc<Host>,
+    pub(super) parties: Parties,
+    pub(super) memory: Memory,
+    pub(super) had: Had,
+    pub(super) talk: Conversation,
+    pub(super) work: Work,
+    pub(super) seen: Seen,
+    pub(super) blobs: SessionBlobs,
+    pub(super) renewal: Renewal,
+    pub(super) withheld: Withheld,
+    pub(super) retries: Backoff,
+    clocks: Clocks,
+    out: Outlets,
+}
+
+/// Times that the loop keeps for itself.
+struct Clocks {
+    last_phase: BootTime,
+    next_checkpoint: BootTime,
+    paused_until: BootTime,
+}
+
+/// Where the loop's findings go.
+struct Outlets {
+    engine: Engine,
+    sampler: Sampler,
+    wish: Wish,
+    snapshots: watch::Sender<Snapshot>,
+}
+
+impl Owner {
+    pub(super) async fn open(
+        host: Arc<Host>,
+        parties: Parties,
+        blobs: SessionBlobs,
+        identity: watch::Sender<Arc<TlsIdentity>>,
+        snapshots: watch::Sender<Snapshot>,
+    ) -> Result<Self, RuntimeError> {
+        let now = boot_time();
+        // The floor begins with the identity's own start of life: a host is never older than its certificate.
+        let fresh = Trust::new(host.user_data.root_key.clone(), host.identity(), unix_time());
+        let mut memory = Memory::open(&host.directory.join("journal"), fresh, &host.boot)?;
+        memory.change(|state| state.starts += 1).await?;
+        let wanted = memory.wanted(None);
+        let digest = wanted.order.as_ref().and_then(|order| order.environment.clone());
+        let python = digest.as_ref().and_then(|digest| parties.environments.python(digest));
+        let had = Had::at_start(
+            &wanted,
+            digest.filter(|_| python.is_some()),
+            certificates::installed(&host),
+            now.plus(SAY_AGAIN),
+        );
+        let mut work = Work::new();
+        work.python = python;
+        let wish = Wish { period: VITALS_PERIOD, runner: memory.state().runner.as_ref().map(|runner| runner.pid) };
+        let sampler = Sampler::start(&host.directory, wish).map_err(RuntimeError::Vitals)?;
+        tracing::info!(
+            component = "runtime", host_id = %host.user_data.host, cluster_id = %host.user_data.cluster,
+            starts = memory.state().starts, "the agent runs"
+        );
+        Ok(Self {
+            renewal: Renewal::new(&host, identity, now)?,
+            withheld: Withheld::new(host.settings.withheld_after),
+            host,
+            parties,
+            memory,
+            had,
+            talk: Conversation::default(),
+            work,
+            seen: Seen::default(),
+            blobs,
+            retries: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            clocks: Clocks { last_phase: now, next_checkpoint: now.plus(CHECKPOINT), paused_until: now },
+            out: Outlets { engine: Engine::default(), sampler, wish, snapshots },
+        })
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut link: mpsc::Receiver<LinkEvent>,
+        mut requests: mpsc::Receiver<GrantRequest>,
+        shutdown: CancellationToken,
+    ) -> Departure {
+        let mut samples = self.out.sampler.samples();
+        let departure = loop {
+            if self.advance().await {
+                break Departure::Ended;
+            }
+            let now = boot_time();
+            let sleep = self.next_timeout(now).since(now).min(LONGEST_SLEEP);
+            let ending = self.memory.state().ending.is_some();
+            tokio::select! {
+                // Cancel-safe: a finished task stays in the set until it is taken.
+                done = self.work.next() => self.finish(done).await,
+                // Cancel-safe: channels keep what is not taken.
+                Some(event) = link.recv() => self.hear(event).await,
+                Some(request) = requests.recv() => self.talk.ask_blobs(request),
+                // Cancel-safe: a watch keeps its newest value.
+                Ok(()) = samples.changed() => {
+                    let sample = *samples.borrow_and_update();
+                    self.measure(sample);
+                }
+                () = tokio::time::sleep(sleep) => {}
+                // A host on its way out finishes it: the way is short and has deadlines.
+                () = shutdown.cancelled(), if !ending => break Departure::Stopped,
+            }
+        };
+        self.depart(departure).await;
+        departure
+    }
+
+    /// Do all that can be done now. True: the host is done.
+    async fn advance(&mut self) -> bool {
+        self.note_phases().await;
+        loop {
+            let now = boot_time();
+            if now < self.clocks.paused_until {
+                break;
+            }
+            let wanted = self.memory.wanted(self.local_end(now));
+            let effects = reconcile::reconcile(&wanted, &self.had, now);
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects {
+                if effect == Effect::Exit {
+                    self.had.began(&effect);
+                    self.publish();
+                    return true;
+                }
+                if !self.begin(&effect).await {
+                    self.clocks.paused_until = now.plus(JOURNAL_PAUSE);
+                    break;
+                }
+                self.had.began(&effect);
+            }
+        }
+        self.ring_withheld();
+        self.renew();
+        self.checkpoint().await;
+        self.tune_sampler();
+        self.publish();
+        false
+    }
+
+    /// What local rules say, as of now.
+    fn local_end(&self, now: BootTime) -> Option<EndReason> {
+        match self.ruling(now) {
+            Ruling::End(reason) => Some(reason),
+            Ruling::Wait(_) => self.seen.forced_end,
+        }
+    }
+
+    fn ruling(&self, now: BootTime) -> Ruling {
+        let (lived, silent) = self.memory.ages(now);
+        let limits = self.memory.assignment().map(Limits::from);
+        let signs =
+            Signs { lived, silent, scheduler_gone: self.seen.scheduler_gone, verdict: self.seen.verdict.clone() };
+        rules::judge(limits.as_ref(), &signs, now)
+    }
+
+    fn next_timeout(&self, now: BootTime) -> BootTime {
+        let wanted = self.memory.wanted(None);
+        let ruling = match self.ruling(now) {
+            Ruling::Wait(wait) => now.plus(wait),
+            Ruling::End(_) => now,
+        };
+        [
+            reconcile::next_timeout(&wanted, &self.had),
+            self.talk.poll_timeout(),
+            self.withheld.poll_timeout(),
+            // Once the end is journaled no rule is asked again.
+            wanted.ending.is_none().then_some(ruling),
+            Some(self.renewal.poll_timeout()),
+            Some(self.clocks.next_checkpoint),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map_or(now.plus(LONGEST_SLEEP), |at| at.max(self.clocks.paused_until))
+    }
+
+    async fn hear(&mut self, event: LinkEvent) {
+        let now = boot_time();
+        let hello = || hello(&self.host, &self.parties, &self.memory, &self.seen.processes);
+        self.talk.handle_link(event, hello, now);
+        while let Some(event) = self.talk.poll_event() {
+            self.handle_event(event).await;
+        }
+    }
+
+    fn measure(&mut self, sample: Option<Sample>) {
+        let Some(sample) = sample else { return };
+        let role = self.memory.assignment().and_then(|assignment| assignment.role.as_ref());
+        let signals = Signals {
+            starting: role.is_some() && !matches!(self.had.dask, DaskHad::Joined | DaskHad::Exited),
+            cpu_milli: sample.workload_cpu_milli,
+            scheduler: None,
+            decides: role.is_some_and(|role| role.kind == RoleKind::Scheduler),
+        };
+        self.seen.verdict = Some(self.out.engine.judge(signals, boot_time()));
+        self.seen.sample = Some(sample);
+    }
+
+    /// Write down the phases that were reached, in their order.
+    pub(super) async fn note_phases(&mut self) {
+        let now = boot_time();
+        let known: Vec<Phase> = self.memory.state().phases.iter().map(|record| record.phase).collect();
+        let reached = reached(&self.had, self.talk.connected());
+        let new: Vec<Phase> = reached.into_iter().filter(|phase| !known.contains(phase)).collect();
+        if new.is_empty() || now < self.clocks.paused_until {
+            return;
+        }
+        let millis = u64::try_from(now.since(self.clocks.last_phase).as_millis()).unwrap_or(u64::MAX);
+        let at = unix_time();
+        let records = new.iter().enumerate().map(|(index, phase)| {
+            // Phases that are noticed together took no time between them.
+            PhaseRecord { phase: *phase, at, millis: if index == 0 { millis } else { 0 } }
+        });
+        let records: Vec<PhaseRecord> = records.collect();
+        tracing::info!(component = "runtime", ?new, millis, "the start got further");
+        match self.memory.change(|state| state.phases.extend(records)).await {
+            Ok(()) => self.clocks.last_phase = now,
+            Err(error) => self.journal_failed(&error),
+        }
+    }
+
+    pub(super) fn journal_failed(&mut self, error: &crate::journal::JournalError) {
+        tracing::error!(component = "journal", error = %super::story(error), "the journal cannot be written");
+        let failure =
+            Failure { kind: towline_protocol::report::FailureKind::JournalFailed, subject: None, retryable: true };
+        self.seen.failures.insert(Step::Journal, failure);
+        self.clocks.paused_until = boot_time().plus(JOURNAL_PAUSE);
+    }
+
+    async fn checkpoint(&mut self) {
+        let now = boot_time();
+        if now < self.clocks.next_checkpoint {
+            return;
+        }
+        self.clocks.next_checkpoint = now.plus(CHECKPOINT);
+        if let Err(error) = self.memory.checkpoint().await {
+            self.journal_failed(&error);
+        }
+    }
+
+    fn tune_sampler(&mut self) {
+        let period = self.memory.assignment().map_or(VITALS_PERIOD, |assignment| {
+            Duration::from_secs(assignment.vitals.period.clamp(1, 3600))
+        });
+        let wish = Wish { period, runner: self.work.runner.as_ref().map(|runner| runner.record().pid) };
+        if wish != self.out.wish {
+            self.out.wish = wish;
+            self.out.sampler.wish(wish);
+        }
+    }
+
+    /// One snapshot: the report, the status line and the status file say the same.
+    pub(super) fn publish(&mut self) {
+        let now = boot_time();
+        let state = self.memory.state();
+        let report = Report {
+            observed: state.trust.assignment.as_ref().map(|accepted| accepted.position),
+            roster_version: state.trust.roster.as_ref().map(|roster| roster.version),
+            phases: state.phases.clone(),
+            failure: self.seen.failures.values().next().cloned(),
+            processes: self.seen.processes.clone(),
+            vitals: self.seen.sample.and_then(|sample| sample.vitals),
+            verdict: self.seen.verdict.clone(),
+            issued: Vec::new(),
+            cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
+            sign_off: state.sign_off.clone(),
+        };
+        let runner = state.runner.clone();
+        let report = self.talk.offer(report, now);
+        if let Some(end) = self.talk.flush(now) {
+            tracing::warn!(component = "session", error = %end, "the session is over");
+        }
+        let snapshot = Snapshot { report, connected: self.talk.connected(), runner };
+        self.out.snapshots.send_if_modified(|last| {
+            let changed = *last != snapshot;
+            *last = snapshot;
+            changed
+        });
+    }
+
+    async fn depart(&mut self, departure: Departure) {
+        self.work.cancel_start();
+        self.work.shutdown().await;
+        if departure == Departure::Stopped
+            && let Err(error) = self.memory.checkpoint().await
+        {
+            self.journal_failed(&error);
+        }
+        self.publish();
+        tracing::info!(component = "runtime", ?departure, "the agent leaves");
+    }
+}
+
+/// The phases that a host has reached, as far as they show.
+fn reached(had: &Had, connected: bool) -> Vec<Phase> {
+    let dask = had.runner == RunnerHad::Held;
+    [
+        (connected, Phase::Enrolled),
+        (matches!(had.environment, EnvironmentHad::Present(_)), Phase::Synced),
+        (dask && matches!(had.dask, DaskHad::Launched | DaskHad::Joined), Phase::Launched),
+        (dask && had.dask == DaskHad::Joined, Phase::Joined),
+    ]
+    .into_iter()
+    .filter_map(|(is, phase)| is.then_some(phase))
+    .collect()
+}
+
+fn hello(host: &Host, parties: &Parties, memory: &Memory, processes: &[ProcessRecord]) -> Hello {
+    let state = memory.state();
+    Hello {
+        speaks: vec![towline_protocol::WIRE_VERSION],
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: host.instance.clone(),
+        starts: state.starts,
+        last: state.trust.assignment.as_ref().map(|accepted| accepted.position),
+        roster_version: state.trust.roster.as_ref().map(|roster| roster.version),
+        inventory: Inventory {
+            environments: parties.environments.present(),
+            interpreters: parties.environments.interpreters(),
+            running: processes.iter().filter(|process| process.exit.is_none()).map(|p| p.name.clone()).collect(),
+        },
+        dask_spki: Some(host.dask.clone()),
+    }
+}

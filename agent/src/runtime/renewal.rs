@@ -1,0 +1,119 @@
+//! Renewal of the host's identity: a new key, proven within the session, then a new certificate for it.
+//!
+//! Owns when to ask; the files are `Host`'s. A failed or unanswered try is repeated after a while, in the same or the
+//! next session. Part of the owner task.
+
+use super::RuntimeError;
+use super::host::Host;
+use super::owner::Owner;
+use crate::runner::facts::{boot_time, unix_time};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use towline_protocol::ids::KeyId;
+use towline_protocol::message::FromAgent;
+use towline_protocol::time::{BootTime, UnixSeconds};
+use towline_transport::TlsIdentity;
+use towline_transport::keys::KeyPair;
+
+/// Life of an identity certificate, as the control plane issues it.
+const LIFE: Duration = Duration::from_secs(96 * 3600);
+
+/// Between two tries. Above the minute that the control plane wants between them.
+const RETRY: Duration = Duration::from_secs(10 * 60);
+
+/// What a renewal's proof signs before the session's nonce.
+const DOMAIN: &[u8] = b"towline-renewal-v0";
+
+/// When to renew, and who is told of the new identity.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    due: BootTime,
+    period: Duration,
+    identity: watch::Sender<Arc<TlsIdentity>>,
+}
+
+impl Renewal {
+    pub(super) fn new(
+        host: &Host,
+        identity: watch::Sender<Arc<TlsIdentity>>,
+        now: BootTime,
+    ) -> Result<Self, RuntimeError> {
+        let period = host.settings.renew_identity_after;
+        let due = now.plus(until_due(host.certificate()?.not_after, period, unix_time()));
+        Ok(Self { due, period, identity })
+    }
+
+    /// A new session begins: a renewal that was due waits for nothing.
+    pub(super) fn session_up(&mut self, now: BootTime) {
+        self.due = self.due.min(now.plus(self.period));
+    }
+
+    pub(super) fn poll_timeout(&self) -> BootTime {
+        self.due
+    }
+}
+
+/// How long until a certificate is `period` old.
+fn until_due(not_after: UnixSeconds, period: Duration, now: UnixSeconds) -> Duration {
+    not_after.minus(LIFE).plus(period).since(now)
+}
+
+impl Owner {
+    /// Ask for a new certificate if it is time and a session is up.
+    pub(super) fn renew(&mut self) {
+        let now = boot_time();
+        if now < self.renewal.due {
+            return;
+        }
+        self.renewal.due = now.plus(RETRY);
+        let Some(nonce) = self.talk.nonce().map(str::to_owned) else { return };
+        let request = || -> Result<FromAgent, Box<dyn std::error::Error>> {
+            let key = KeyPair::generate()?;
+            self.host.keep_next_key(&key)?;
+            let proof = key.sign(&[DOMAIN, nonce.as_bytes()].concat())?;
+            Ok(FromAgent::Renewal { spki: key.spki(), proof: STANDARD.encode(proof) })
+        };
+        match request() {
+            Ok(message) => {
+                self.talk.send(message, now);
+            }
+            Err(error) => tracing::error!(component = "identity", %error, "no renewal could be asked for"),
+        }
+    }
+
+    /// A certificate for the new key came.
+    pub(super) async fn renewed(&mut self, key: KeyId, chain: String) {
+        let host = self.host.clone();
+        let installed = tokio::task::spawn_blocking(move || {
+            host.install_identity(&key, &chain)?;
+            host.tls_identity()
+        });
+        match installed.await.expect("writing files does not panic") {
+            Ok(identity) => {
+                tracing::info!(component = "identity", "the host's certificate was renewed");
+                self.renewal.identity.send_replace(Arc::new(identity));
+                self.renewal.due = boot_time().plus(self.renewal.period);
+            }
+            Err(error) => {
+                tracing::error!(component = "identity", error = %super::story(&error), "a certificate was refused");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_due_when_the_certificate_is_a_period_old() {
+        let hour = Duration::from_secs(3600);
+        let issued = UnixSeconds(1_800_000_000);
+        let not_after = issued.plus(LIFE);
+        assert_eq!(until_due(not_after, hour * 12, issued), hour * 12);
+        assert_eq!(until_due(not_after, hour * 12, issued.plus(hour * 11)), hour);
+        assert_eq!(until_due(not_after, hour * 12, issued.plus(hour * 90)), Duration::ZERO);
+    }
+}

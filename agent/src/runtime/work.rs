@@ -1,0 +1,278 @@
+//! Effects as tracked tasks: each begun once, with a deadline, its result fed back to the owner.
+//!
+//! Owns the task set and the handles that the tasks share (runner, cluster CA). Must not decide: what to begin comes
+//! from `reconcile`, what a result means is the owner's.
+
+use super::blobs::SessionBlobs;
+use super::host::Host;
+use super::parties::{AdoptFailure, Environments, Runner, Runners, StepError, story};
+use crate::cluster::ClusterAuthority;
+use crate::ending::{self, Evidence};
+use crate::launch::{LaunchPlan, RunnerRecord, RunnerSpec, RunnerStatus, StopReport};
+use crate::logs;
+use crate::reconcile::RosterPlace;
+use crate::runner::facts::unix_time;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use towline_protocol::assignment::{Assignment, EnvironmentSpec};
+use towline_protocol::ids::{Digest, KeyId};
+use towline_protocol::report::{FailureKind, IssuedCertificate, SignOff};
+use towline_protocol::roster::Roster;
+
+/// Starting or finding a runner may take this long; both poll a socket on this machine.
+const RUNNER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// One question to the runner.
+const LOOK_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Making keys, signing and writing small files.
+const FILES_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long Dask processes may take to end before they are killed. Below the ten seconds after which a backend
+/// escalates.
+pub const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// What a finished effect brought.
+pub enum Done {
+    /// The runner is ours again, or why not.
+    Adopted(Result<Arc<dyn Runner>, AdoptFailure>),
+    /// Certificates for a roster.
+    Issued(RosterPlace, Result<Vec<IssuedCertificate>, StepError>),
+    /// The launch was answered.
+    Launched(Result<(), StepError>),
+    /// What the runner said.
+    Looked(Result<RunnerStatus, StepError>),
+    /// The cluster CA.
+    Opened(Result<Arc<ClusterAuthority>, StepError>),
+    /// A new runner.
+    RunnerStarted(Result<Arc<dyn Runner>, StepError>),
+    /// The last word, and why its evidence is missing if it is.
+    SignedOff(SignOff, Option<String>),
+    /// Dask has ended.
+    Stopped(Result<StopReport, StepError>),
+    /// An environment.
+    Synced(Digest, Result<PathBuf, StepError>),
+}
+
+/// The tasks and what they share.
+pub struct Work {
+    tasks: JoinSet<Done>,
+    syncs: CancellationToken,
+    /// The runner we speak with.
+    pub runner: Option<Arc<dyn Runner>>,
+    /// The cluster CA (scheduler hosts).
+    pub authority: Option<Arc<ClusterAuthority>>,
+    /// The interpreter of the environment that is present.
+    pub python: Option<PathBuf>,
+}
+
+impl Work {
+    /// Nothing begun.
+    pub fn new() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            syncs: CancellationToken::new(),
+            runner: None,
+            authority: None,
+            python: None,
+        }
+    }
+
+    /// The next finished effect; waits for ever when none runs. Cancel-safe.
+    pub async fn next(&mut self) -> Done {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(done)) => return done,
+                // Effects do not panic; if one does, the process must not go on half-blind.
+                Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Some(Err(_)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Give up what only a starting host needs.
+    pub fn cancel_start(&self) {
+        self.syncs.cancel();
+    }
+
+    /// Give up everything and wait until each task has ended.
+    pub async fn shutdown(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    /// Make an environment present.
+    pub fn sync(
+        &mut self,
+        environments: Arc<dyn Environments>,
+        spec: EnvironmentSpec,
+        blobs: SessionBlobs,
+        deadline: Duration,
+    ) {
+        let cancelled = self.syncs.clone();
+        self.tasks.spawn(async move {
+            let digest = spec.digest.clone();
+            let work = environments.sync(spec, Arc::new(blobs));
+            let late = || StepError::new(FailureKind::EnvironmentFailed, true, "the sync took too long");
+            // Dropping a sync leaves a staging directory, which the store cleans.
+            let result = tokio::select! {
+                result = within(deadline, work, late) => result,
+                () = cancelled.cancelled() => {
+                    Err(StepError::new(FailureKind::EnvironmentFailed, false, "the host ends"))
+                }
+            };
+            Done::Synced(digest, result)
+        });
+    }
+
+    /// Start a runner.
+    pub fn start_runner(&mut self, runners: Arc<dyn Runners>, spec: RunnerSpec) {
+        self.tasks.spawn(async move {
+            let late = || StepError::new(FailureKind::LaunchFailed, true, "the runner did not start in time");
+            Done::RunnerStarted(within(RUNNER_DEADLINE, runners.start(spec), late).await)
+        });
+    }
+
+    /// Find a recorded runner again.
+    pub fn adopt_runner(&mut self, runners: Arc<dyn Runners>, record: RunnerRecord, spec: RunnerSpec) {
+        self.tasks.spawn(async move {
+            let late = || AdoptFailure::Unknown("the recorded runner did not answer in time".to_owned());
+            Done::Adopted(within(RUNNER_DEADLINE, runners.adopt(record, spec), late).await)
+        });
+    }
+
+    /// Start Dask.
+    pub fn launch(&mut self, host: Arc<Host>, assignment: &Assignment, deadline: Duration) {
+        let (Some(runner), Some(python)) = (self.runner.clone(), self.python.clone()) else {
+            return self.refuse_launch("there is no runner or environment");
+        };
+        let Some(role) = assignment.role.clone() else { return self.refuse_launch("there is no role") };
+        let (logs, scheduler) = (assignment.logs.clone(), assignment.scheduler.clone());
+        self.tasks.spawn(async move {
+            let late = || StepError::new(FailureKind::LaunchFailed, false, "the runner did not launch in time");
+            let launched = async {
+                let log_file = tokio::task::spawn_blocking(move || logs::create(&logs))
+                    .await
+                    .expect("making a file does not panic")
+                    .map_err(|error| StepError::new(FailureKind::LaunchFailed, false, story(&error)))?;
+                let local_directory =
+                    role.local_directory.clone().map_or_else(|| host.directory.join("work"), PathBuf::from);
+                let plan = LaunchPlan {
+                    python,
+                    role,
+                    scheduler,
+                    trust_domain: host.user_data.trust_domain.clone(),
+                    keys: host.dask_files(),
+                    log_file,
+                    local_directory,
+                    name: host.user_data.host.clone(),
+                };
+                runner.launch(plan).await
+            };
+            Done::Launched(within(deadline, launched, late).await)
+        });
+    }
+
+    fn refuse_launch(&mut self, why: &'static str) {
+        let error = StepError::new(FailureKind::LaunchFailed, false, why);
+        self.tasks.spawn(async move { Done::Launched(Err(error)) });
+    }
+
+    /// Ask the runner.
+    pub fn look(&mut self) {
+        let runner = self.runner.clone();
+        self.tasks.spawn(async move {
+            let late = || StepError::new(FailureKind::AdoptionFailed, true, "the runner did not answer in time");
+            let status = async {
+                match runner {
+                    Some(runner) => runner.status().await,
+                    None => Err(StepError::new(FailureKind::AdoptionFailed, true, "there is no runner")),
+                }
+            };
+            Done::Looked(within(LOOK_DEADLINE, status, late).await)
+        });
+    }
+
+    /// Stop Dask and the runner.
+    pub fn stop(&mut self) {
+        let runner = self.runner.clone();
+        self.tasks.spawn(async move {
+            let late = || StepError::new(FailureKind::AdoptionFailed, false, "the runner did not stop in time");
+            let stopped = async {
+                match runner {
+                    Some(runner) => runner.stop(STOP_GRACE).await,
+                    None => Ok(StopReport::default()),
+                }
+            };
+            Done::Stopped(within(STOP_GRACE + LOOK_DEADLINE, stopped, late).await)
+        });
+    }
+
+    /// Make or open the cluster CA.
+    pub fn open_authority(&mut self, host: Arc<Host>) {
+        self.blocking(
+            move || {
+                let data = &host.user_data;
+                let directory = host.directory.join("cluster-ca");
+                let opened = ClusterAuthority::open_or_create(
+                    &directory,
+                    &data.trust_domain,
+                    &data.workspace,
+                    &data.cluster,
+                    unix_time(),
+                );
+                opened.map(Arc::new).map_err(|error| StepError::new(FailureKind::LaunchFailed, true, story(&error)))
+            },
+            Done::Opened,
+        );
+    }
+
+    /// Make certificates for a roster's new members.
+    pub fn issue(&mut self, place: RosterPlace, roster: Roster, already: Vec<KeyId>) {
+        let authority = self.authority.clone();
+        self.blocking(
+            move || {
+                let Some(authority) = authority else {
+                    return Err(StepError::new(FailureKind::LaunchFailed, true, "the cluster CA is not open"));
+                };
+                let issued = authority.issue(&roster, &already);
+                issued.map_err(|error| StepError::new(FailureKind::LaunchFailed, true, story(&error)))
+            },
+            move |result| Done::Issued(place, result),
+        );
+    }
+
+    /// Write the evidence and the last word.
+    pub fn sign_off(&mut self, host: Arc<Host>, evidence: Evidence) {
+        self.tasks.spawn(async move {
+            let written = tokio::task::spawn_blocking(move || ending::sign_off(&host.directory, &evidence));
+            let (word, error) = written.await.expect("writing a file does not panic");
+            Done::SignedOff(word, error.map(|error| error.to_string()))
+        });
+    }
+
+    /// File work has a deadline too: the thread goes on, but the owner no longer waits for it.
+    fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
+        done: impl FnOnce(Result<T, StepError>) -> Done + Send + 'static,
+    ) {
+        self.tasks.spawn(async move {
+            let late = || StepError::new(FailureKind::LaunchFailed, true, "the disk did not answer in time");
+            let work = async { tokio::task::spawn_blocking(work).await.expect("file work does not panic") };
+            done(within(FILES_DEADLINE, work, late).await)
+        });
+    }
+}
+
+async fn within<T, E>(
+    deadline: Duration,
+    work: impl Future<Output = Result<T, E>>,
+    late: impl FnOnce() -> E,
+) -> Result<T, E> {
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(late()))
+}
