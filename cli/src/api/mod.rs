@@ -1,0 +1,206 @@
+//! The control plane's REST API as this program uses it.
+//!
+//! Answers are kept as JSON (so that `--json` passes on everything the server said) and read into the light views of
+//! [`views`] where a field is needed. Unknown fields are ignored here: an older binary must be able to list clusters.
+
+mod http;
+pub mod views;
+
+pub use http::{is_certificate, plain_client, reason};
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::profiles::Profile;
+use reqwest::Method;
+use reqwest::header::CONTENT_LENGTH;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
+use tokio_util::io::ReaderStream;
+use views::{BlobCapability, Cluster, Environment, Host, Missing, WhoAmI};
+
+/// Limit of one request but uploads.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// An upload may take a minute, and as long as this many bytes a second would need.
+const SLOWEST_UPLOAD: u64 = 256 * 1024;
+
+/// A control plane, and who we are there.
+#[derive(Clone, Debug)]
+pub struct Api {
+    client: reqwest::Client,
+    base: url::Url,
+    profile: Profile,
+}
+
+/// An answer: what the server said, and what we read in it.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// The JSON as it came.
+    pub json: Value,
+    /// The part that we use.
+    pub view: T,
+}
+
+impl Api {
+    /// For a profile: its CA is the only root when it names one.
+    pub fn new(profile: Profile) -> Outcome<Self> {
+        let client = http::client(&profile)?;
+        let base = url::Url::parse(&profile.url).map_err(|error| {
+            Failure::new(
+                Exit::Config,
+                "profile_malformed",
+                "The profile's url is not a URL",
+                "run `towline login` again",
+            )
+            .caused_by(&error)
+        })?;
+        Ok(Self {
+            client,
+            base,
+            profile,
+        })
+    }
+
+    /// Who the token belongs to, and what the server offers.
+    pub async fn whoami(&self) -> Outcome<Answer<WhoAmI>> {
+        self.get(&["whoami"], &[]).await
+    }
+
+    /// Clusters of the workspace.
+    pub async fn clusters(&self, all: bool) -> Outcome<Answer<Vec<Cluster>>> {
+        self.get(&["clusters"], if all { &[("all", "true")] } else { &[] })
+            .await
+    }
+
+    /// One cluster, by id or name.
+    pub async fn cluster(&self, cluster: &str) -> Outcome<Answer<Cluster>> {
+        self.get(&["clusters", cluster], &[]).await
+    }
+
+    /// Ask for a cluster's end.
+    pub async fn stop(&self, cluster: &str) -> Outcome<Answer<Cluster>> {
+        let request = self.request(Method::DELETE, &["clusters", cluster])?;
+        self.answer(request).await
+    }
+
+    /// Hosts of the workspace, or of one cluster.
+    pub async fn hosts(&self, cluster: Option<&str>) -> Outcome<Answer<Vec<Host>>> {
+        match cluster {
+            Some(cluster) => self.get(&["hosts"], &[("cluster", cluster)]).await,
+            None => self.get(&["hosts"], &[]).await,
+        }
+    }
+
+    /// One host.
+    pub async fn host(&self, host: &str) -> Outcome<Answer<Host>> {
+        self.get(&["hosts", host], &[]).await
+    }
+
+    /// Environments of the workspace.
+    pub async fn environments(&self) -> Outcome<Answer<Vec<Environment>>> {
+        self.get(&["environments"], &[]).await
+    }
+
+    /// One environment.
+    pub async fn environment(&self, digest: &str) -> Outcome<Answer<Environment>> {
+        self.get(&["environments", digest], &[]).await
+    }
+
+    /// Name an environment; the answer says which blobs the store lacks and where to put them.
+    pub async fn name_environment(&self, body: &impl Serialize) -> Outcome<Vec<BlobCapability>> {
+        let request = self.request(Method::POST, &["environments"])?.json(body);
+        Ok(self.answer::<Missing>(request).await?.view.missing)
+    }
+
+    /// Say that every blob of an environment is uploaded.
+    pub async fn complete_environment(&self, digest: &str) -> Outcome<Answer<Environment>> {
+        let request = self.request(Method::POST, &["environments", digest, "complete"])?;
+        self.answer(request).await
+    }
+
+    /// Put a file where a capability allows it.
+    pub async fn upload(&self, capability: &BlobCapability, path: &Path, size: u64) -> Outcome<()> {
+        let file = tokio::fs::File::open(path).await.map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                "cache_unreadable",
+                format!("Cannot read {}", path.display()),
+                "start again; the file is made anew",
+            )
+            .because(error)
+        })?;
+        let limit = Duration::from_secs(60 + size / SLOWEST_UPLOAD);
+        // The capability is in the URL; the token is for the control plane only and is not sent to the blob store.
+        let request = self
+            .client
+            .put(&capability.url)
+            .timeout(limit)
+            .header(CONTENT_LENGTH, size);
+        let response = request
+            .body(reqwest::Body::wrap_stream(ReaderStream::new(file)))
+            .send()
+            .await;
+        let response = response.map_err(|error| http::unreachable("the blob store", &error))?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        Err(http::problem(response).await)
+    }
+
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Outcome<Answer<T>> {
+        let request = self.request(Method::GET, path)?.query(query);
+        self.answer(request).await
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> Outcome<reqwest::RequestBuilder> {
+        let mut url = self.base.clone();
+        match url.path_segments_mut() {
+            // `extend` escapes each part: a cluster called `../x` stays one segment.
+            Ok(mut segments) => {
+                segments.pop_if_empty().extend(["api", "v1"]).extend(path);
+            }
+            Err(()) => {
+                return Err(Failure::new(
+                    Exit::Config,
+                    "profile_malformed",
+                    "The profile's url cannot hold a path",
+                    "run `towline login` again",
+                ));
+            }
+        }
+        Ok(self
+            .client
+            .request(method, url)
+            .bearer_auth(&self.profile.token)
+            .timeout(REQUEST_LIMIT))
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Outcome<Answer<T>> {
+        let response = request
+            .send()
+            .await
+            .map_err(|error| http::unreachable(&self.place(), &error))?;
+        if !response.status().is_success() {
+            return Err(http::problem(response).await);
+        }
+        let json: Value = http::json(response).await?;
+        let view = serde_json::from_value(json.clone()).map_err(|error| http::nonsense(&error))?;
+        Ok(Answer { json, view })
+    }
+
+    fn place(&self) -> String {
+        format!(
+            "the control plane at {}",
+            self.base.origin().ascii_serialization()
+        )
+    }
+}

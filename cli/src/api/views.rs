@@ -1,0 +1,259 @@
+//! The fields of the API's answers that this program shows or acts on.
+
+use serde::Deserialize;
+use serde_json::Value;
+use std::fmt;
+use towline_protocol::ids::Digest;
+
+/// Who a token belongs to.
+#[derive(Clone, Debug, Deserialize)]
+pub struct WhoAmI {
+    /// The person.
+    pub person: String,
+    /// What the person may do.
+    pub role: String,
+    /// The workspace.
+    pub workspace: towline_protocol::ids::WorkspaceId,
+    /// The server's version.
+    pub version: String,
+    /// What hosts offer.
+    pub target: Option<Target>,
+}
+
+/// What the hosts of a backend offer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Target {
+    /// E.g. `x86_64-manylinux_2_36`.
+    pub platform: String,
+    /// E.g. `cpython-3.11.2`.
+    pub interpreters: Vec<String>,
+}
+
+/// A cluster.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Cluster {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    #[serde(default)]
+    pub owner: String,
+    /// Where its hosts come from.
+    #[serde(default)]
+    pub backend: String,
+    /// Where it is in its life.
+    pub state: String,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// Workers wanted.
+    #[serde(default)]
+    pub n_workers: u32,
+    /// Its hosts.
+    #[serde(default)]
+    pub hosts: Vec<Host>,
+    /// Where its log lines lie.
+    pub logs: Option<Logs>,
+    /// When it was asked for.
+    #[serde(default)]
+    pub created_at_ms: u64,
+}
+
+impl Cluster {
+    /// Whether nothing will change any more.
+    pub fn ended(&self) -> bool {
+        matches!(self.state.as_str(), "stopped" | "failed") && self.hosts.iter().all(Host::ended)
+    }
+
+    /// Workers that are in the cluster.
+    pub fn workers_up(&self) -> usize {
+        self.hosts
+            .iter()
+            .filter(|host| host.role == "worker" && host.state == "up")
+            .count()
+    }
+}
+
+/// Why something is where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Reason {
+    /// Stable word.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do.
+    #[serde(default)]
+    pub remedy: String,
+}
+
+/// Where log lines lie.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Logs {
+    /// The directory.
+    #[serde(default)]
+    pub directory: String,
+}
+
+/// A host.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Host {
+    /// Its id.
+    pub id: String,
+    /// Its cluster.
+    #[serde(default)]
+    pub cluster: String,
+    /// Scheduler or worker.
+    pub role: String,
+    /// Where it is in its life.
+    pub state: String,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// The phases it reached.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
+    /// What it waits for.
+    pub current: Option<Current>,
+    /// Reports it sent.
+    #[serde(default)]
+    pub reports: u64,
+    /// When it was last heard.
+    pub last_seen_at_ms: Option<u64>,
+    /// Whether it is busy.
+    pub verdict: Option<Verdict>,
+    /// Its last word.
+    pub sign_off: Option<Value>,
+}
+
+impl Host {
+    /// Whether the backend holds nothing for it any more.
+    pub fn ended(&self) -> bool {
+        self.state == "ended"
+    }
+
+    /// Why it signed off, if it did.
+    pub fn sign_off_reason(&self) -> Option<&str> {
+        self.sign_off.as_ref()?.get("reason")?.as_str()
+    }
+
+    /// What it does now, in words.
+    pub fn activity(&self) -> String {
+        if let Some(reason) = &self.reason {
+            return reason.message.clone();
+        }
+        if let Some(current) = &self.current {
+            let late = if current.late { " (late)" } else { "" };
+            return format!("waiting for {}{late}", current.waiting_for);
+        }
+        if let Some(reason) = self.sign_off_reason() {
+            return format!("signed off: {reason}");
+        }
+        self.verdict
+            .as_ref()
+            .map(|verdict| verdict.state.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// One phase of a start.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Phase {
+    /// Which.
+    pub phase: String,
+    /// How long it took.
+    #[serde(default)]
+    pub millis: u64,
+}
+
+/// What a starting host waits for.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Current {
+    /// The phase.
+    pub waiting_for: String,
+    /// Whether its limit has passed.
+    #[serde(default)]
+    pub late: bool,
+}
+
+/// The idle engine's answer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Verdict {
+    /// Busy, idle or unknown.
+    pub state: String,
+    /// Why.
+    #[serde(default)]
+    pub reasons: Vec<String>,
+}
+
+/// An environment.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Environment {
+    /// Its lock's hash.
+    pub digest: String,
+    /// What it was chosen for.
+    #[serde(default)]
+    pub interpreter: String,
+    /// What it was chosen for.
+    #[serde(default)]
+    pub platform: String,
+    /// Names and versions.
+    #[serde(default)]
+    pub packages: Vec<Package>,
+    /// Whether every blob is there.
+    #[serde(default)]
+    pub complete: bool,
+    /// When it was first named.
+    #[serde(default)]
+    pub created_at_ms: u64,
+}
+
+/// A package of an environment.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// Blobs that the store lacks.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Missing {
+    /// Where to put them.
+    pub missing: Vec<BlobCapability>,
+}
+
+/// The right to put one blob, for a few minutes.
+#[derive(Clone, Deserialize)]
+pub struct BlobCapability {
+    /// Which.
+    pub digest: Digest,
+    /// Where; holds the capability, so it is never shown.
+    pub url: String,
+}
+
+impl fmt::Debug for BlobCapability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobCapability")
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_cluster_with_fields_it_does_not_know() {
+        let json = serde_json::json!({
+            "id": "cl-aaaaaaaaaaaaaaaa", "name": "x", "state": "stopped", "reason": null, "new": {"a": 1}, "logs": null,
+            "hosts": [{"id": "ho-a", "role": "worker", "state": "ending", "reason": null, "current": null, "verdict": null,
+                       "sign_off": {"reason": "assigned", "at": 1}, "last_seen_at_ms": 3}],
+            "ended_at_ms": null
+        });
+        let cluster: Cluster = serde_json::from_value(json).expect("reads");
+        assert!(!cluster.ended(), "a host still ends");
+        assert_eq!(cluster.hosts[0].sign_off_reason(), Some("assigned"));
+        assert_eq!(cluster.hosts[0].activity(), "signed off: assigned");
+    }
+}

@@ -1,0 +1,262 @@
+//! The command line's grammar. Holds no behaviour beyond checking what is typed.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+#[cfg(feature = "host")]
+pub use crate::host::arguments::{AgentArguments, DemoArguments, ServerCommand};
+
+/// Dask clusters in your own account, run by your own small control plane.
+#[derive(Debug, Parser)]
+#[command(
+    name = "towline",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+#[command(after_help = "New here? `towline doctor`, then `towline demo`.")]
+pub struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Print one JSON value for programs instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Profile to use instead of the default one
+    #[arg(long, global = true, value_name = "NAME", env = "TOWLINE_PROFILE")]
+    pub profile: Option<String>,
+}
+
+/// What a person can ask for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cluster on this machine, compute something real, and end it
+    #[cfg(feature = "host")]
+    Demo(DemoArguments),
+    /// Check that this machine has what Towline needs
+    Doctor(DoctorArguments),
+    /// Remember a control plane and the token for it
+    Login(LoginArguments),
+    /// Clusters: list, show, stop
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Hosts: list, show
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Environments: scan, list, show
+    #[command(subcommand, name = "env")]
+    Environment(EnvironmentCommand),
+    /// Run a control plane
+    #[cfg(feature = "host")]
+    #[command(subcommand)]
+    Server(ServerCommand),
+    /// Run the agent of one host
+    #[cfg(feature = "host")]
+    Agent(AgentArguments),
+    /// Owner and client keys; used by the Python package
+    #[command(subcommand, hide = true)]
+    Keys(KeysCommand),
+    /// Print the version
+    Version,
+}
+
+/// `towline doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArguments {
+    /// Directory whose disk is checked; default: where `towline demo` keeps its files
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `towline login`
+#[derive(Debug, Args)]
+pub struct LoginArguments {
+    /// https://HOST:PORT, followed by #sha256:FINGERPRINT of the server's CA unless the system trusts it
+    pub url: String,
+    /// Name to store it under
+    #[arg(long, default_value = "default", value_parser = profile_name)]
+    pub name: String,
+}
+
+/// `towline cluster …`
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// List clusters
+    List {
+        /// Ended ones too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one cluster and its hosts
+    Show {
+        /// Name or id
+        cluster: String,
+    },
+    /// End a cluster and wait until its hosts are gone
+    Stop {
+        /// Name or id
+        cluster: String,
+        /// Do not wait
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+/// `towline host …`
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// List hosts
+    List {
+        /// Only those of this cluster (name or id)
+        #[arg(long, value_name = "CLUSTER")]
+        cluster: Option<String>,
+    },
+    /// Show one host
+    Show {
+        /// Its id
+        host: String,
+    },
+}
+
+/// `towline env …`
+#[derive(Debug, Subcommand)]
+pub enum EnvironmentCommand {
+    /// Say what a Python environment holds and what of it would be uploaded
+    Scan {
+        /// The environment's interpreter
+        #[arg(long, value_name = "PYTHON", default_value = "python3")]
+        python: PathBuf,
+        /// List every file that would be uploaded, with sizes and warnings
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the environments that the workspace has
+    List,
+    /// Show one environment
+    Show {
+        /// Its digest, or the beginning of it
+        digest: String,
+    },
+    /// Solve and upload the environment whose scan is on standard input
+    #[command(hide = true)]
+    Prepare {
+        /// One JSON object per line
+        #[arg(long)]
+        json_lines: bool,
+    },
+}
+
+/// `towline keys …`
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make an owner key and a client key for a cluster that does not exist yet
+    New,
+    /// Sign the client's admission, now that the cluster has an id
+    Admit {
+        /// The handle that `new` gave
+        #[arg(long)]
+        handle: String,
+        /// The cluster's id
+        #[arg(long)]
+        cluster: String,
+    },
+    /// Make one more client key for a cluster whose owner key is here
+    Client {
+        /// The cluster's id
+        #[arg(long)]
+        cluster: String,
+    },
+}
+
+fn profile_name(text: &str) -> Result<String, String> {
+    let fits = !text.is_empty()
+        && text.len() <= 64
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("a name has 1 to 64 letters, digits, '-', '_' or '.'".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn json_may_stand_before_or_after_the_command() {
+        for line in [
+            ["towline", "--json", "cluster", "list"],
+            ["towline", "cluster", "list", "--json"],
+        ] {
+            assert!(Arguments::try_parse_from(line).expect("parses").common.json);
+        }
+    }
+
+    #[test]
+    fn every_documented_command_is_there() {
+        for line in [
+            "towline doctor",
+            "towline login https://h:1#sha256:00",
+            "towline version",
+            "towline cluster show x",
+            "towline cluster stop x",
+            "towline host list --cluster x",
+            "towline host show x",
+            "towline env scan --python p --dry-run",
+            "towline env list",
+            "towline env show d",
+            "towline env prepare --json-lines",
+            "towline keys new --json",
+            "towline keys admit --handle k --cluster c --json",
+            "towline keys client --cluster c --json",
+        ] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+
+    #[cfg(feature = "host")]
+    #[test]
+    fn every_host_command_is_there() {
+        for line in [
+            "towline demo --keep --workers 3 --data-dir d --json",
+            "towline server init --data-dir d",
+            "towline server run --data-dir d --people 127.0.0.1:0 --agents 127.0.0.1:0 --blobs 127.0.0.1:0 --until-stdin-closes",
+            "towline server reset --data-dir d --yes",
+            "towline agent --host-dir d",
+            "towline agent runner --host-dir d",
+        ] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "towline demo --workers 0",
+            "towline demo --workers x",
+            "towline server run --people nowhere",
+        ] {
+            assert!(
+                Arguments::try_parse_from(line.split(' ')).is_err(),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_a_profile_name_that_is_a_path() {
+        assert!(profile_name("../x").is_err());
+        assert_eq!(profile_name("team-1"), Ok("team-1".to_owned()));
+    }
+}

@@ -1,0 +1,130 @@
+//! `towline cluster list | show | stop`.
+
+use super::{ago, api, now_ms};
+use crate::api::Api;
+use crate::api::views::Cluster;
+use crate::arguments::ClusterCommand;
+use crate::commands::host::host_rows;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long `stop` waits for the hosts of a cluster.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
+
+/// Run one of the commands.
+pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output) -> Outcome<()> {
+    let api = api(profile)?;
+    match command {
+        ClusterCommand::List { all } => list(&api, all, output).await,
+        ClusterCommand::Show { cluster } => show(&api, &cluster, output).await,
+        ClusterCommand::Stop { cluster, no_wait } => stop(&api, &cluster, no_wait, output).await,
+    }
+}
+
+async fn list(api: &Api, all: bool, output: Output) -> Outcome<()> {
+    let answer = api.clusters(all).await?;
+    output.value(&answer.json);
+    if answer.view.is_empty() {
+        output.line("No clusters. Start one from Python: towline.Cluster(n_workers=2)");
+        return Ok(());
+    }
+    let now = now_ms();
+    let rows = answer
+        .view
+        .iter()
+        .map(|cluster| row(cluster, now))
+        .collect();
+    output.table(
+        &["name", "id", "state", "workers", "owner", "backend", "age"],
+        rows,
+    );
+    Ok(())
+}
+
+fn row(cluster: &Cluster, now: u64) -> Vec<String> {
+    vec![
+        cluster.name.clone(),
+        cluster.id.clone(),
+        cluster.state.clone(),
+        format!("{}/{}", cluster.workers_up(), cluster.n_workers),
+        cluster.owner.clone(),
+        cluster.backend.clone(),
+        ago(cluster.created_at_ms, now),
+    ]
+}
+
+async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
+    let answer = api.cluster(name).await?;
+    output.value(&answer.json);
+    let cluster = &answer.view;
+    let mut rows = vec![
+        vec!["name".to_owned(), cluster.name.clone()],
+        vec!["id".to_owned(), cluster.id.clone()],
+        vec!["state".to_owned(), cluster.state.clone()],
+        vec![
+            "workers".to_owned(),
+            format!("{} of {}", cluster.workers_up(), cluster.n_workers),
+        ],
+        vec!["owner".to_owned(), cluster.owner.clone()],
+    ];
+    if let Some(reason) = &cluster.reason {
+        rows.push(vec![
+            "reason".to_owned(),
+            format!("{} [{}]", reason.message, reason.code),
+        ]);
+        rows.push(vec!["remedy".to_owned(), reason.remedy.clone()]);
+    }
+    if let Some(logs) = &cluster.logs {
+        rows.push(vec!["logs".to_owned(), logs.directory.clone()]);
+    }
+    output.table(&["cluster", ""], rows);
+    if !cluster.hosts.is_empty() {
+        output.line("");
+        output.table(
+            &crate::commands::host::HEADER,
+            host_rows(&cluster.hosts, now_ms()),
+        );
+    }
+    Ok(())
+}
+
+async fn stop(api: &Api, name: &str, no_wait: bool, output: Output) -> Outcome<()> {
+    let mut answer = api.stop(name).await?;
+    let id = answer.view.id.clone();
+    let deadline = Instant::now() + STOP_LIMIT;
+    while !no_wait && !answer.view.ended() {
+        if Instant::now() >= deadline {
+            return Err(Failure::new(
+                Exit::Failed,
+                "stop_late",
+                format!(
+                    "Cluster {name} has not ended within {} s",
+                    STOP_LIMIT.as_secs()
+                ),
+                format!("the server goes on trying; look at `towline cluster show {id}`"),
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        answer = api.cluster(&id).await?;
+    }
+    output.value(&answer.json);
+    if no_wait {
+        output.line(&format!("{} is ending", answer.view.name));
+        return Ok(());
+    }
+    let signed_off = answer
+        .view
+        .hosts
+        .iter()
+        .filter(|host| host.sign_off.is_some())
+        .count();
+    output.line(&format!(
+        "{} has ended; {signed_off} of {} hosts signed off",
+        answer.view.name,
+        answer.view.hosts.len()
+    ));
+    Ok(())
+}

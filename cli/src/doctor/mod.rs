@@ -1,0 +1,128 @@
+//! `towline doctor`: what a newcomer's machine has and lacks, each finding with what to do about it.
+//!
+//! Two parts: `measure` looks (effects), `judge` decides (pure). Never changes anything but a probe file that it
+//! removes.
+
+pub mod judge;
+pub mod measure;
+
+use crate::arguments::DoctorArguments;
+use crate::exit::Exit;
+use crate::failure::Outcome;
+use crate::output::Output;
+use crate::paths;
+use serde::Serialize;
+use serde_json::json;
+
+/// How good a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    /// Nothing to do.
+    Ok,
+    /// Works, but worth knowing.
+    Warn,
+    /// Will not work.
+    Fail,
+}
+
+/// One finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// How good it is.
+    pub grade: Grade,
+    /// What was seen.
+    pub detail: String,
+    /// What to do; empty when nothing.
+    pub remedy: String,
+}
+
+impl Finding {
+    fn ok(check: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            check,
+            grade: Grade::Ok,
+            detail: detail.into(),
+            remedy: String::new(),
+        }
+    }
+
+    fn warn(check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            check,
+            grade: Grade::Warn,
+            detail: detail.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    fn fail(check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            check,
+            grade: Grade::Fail,
+            detail: detail.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// Run every check.
+pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
+    let data = match &arguments.data_dir {
+        Some(path) => path.clone(),
+        None => paths::data()?,
+    };
+    let cache = paths::cache()?;
+    let index = measure::index().await;
+    let mut findings = vec![
+        judge::version(env!("CARGO_PKG_VERSION")),
+        judge::index(&index),
+        judge::clock(
+            index.as_ref().ok().and_then(|seen| seen.server_clock),
+            measure::now(),
+        ),
+        judge::uv(&measure::uv(&cache).await),
+        judge::interpreters(&measure::interpreters().await),
+        judge::disk("disk", &data, measure::free_bytes(&data)),
+        judge::hard_links(&data, measure::hard_links(&data, &measure::uv_cache())),
+        judge::ports(measure::taken_ports()),
+        judge::descriptors(measure::descriptors()),
+    ];
+    if let Some(finding) = judge::server(&measure::server().await) {
+        findings.push(finding);
+    }
+    let worst = findings
+        .iter()
+        .map(|finding| finding.grade)
+        .max()
+        .unwrap_or(Grade::Ok);
+    output.value(
+        &json!({ "version": env!("CARGO_PKG_VERSION"), "grade": worst, "checks": findings }),
+    );
+    let rows = findings.iter().map(|finding| {
+        let word = match finding.grade {
+            Grade::Ok => "ok",
+            Grade::Warn => "warn",
+            Grade::Fail => "FAIL",
+        };
+        let text = if finding.remedy.is_empty() {
+            finding.detail.clone()
+        } else {
+            format!("{} → {}", finding.detail, finding.remedy)
+        };
+        vec![word.to_owned(), finding.check.to_owned(), text]
+    });
+    output.table(&["", "check", "finding"], rows.collect());
+    output.line(match worst {
+        Grade::Ok => "This machine is ready. Try `towline demo`.",
+        Grade::Warn => "This machine will do. Try `towline demo`.",
+        Grade::Fail => "Something is missing: see the lines marked FAIL.",
+    });
+    Ok(if worst == Grade::Fail {
+        Exit::Failed
+    } else {
+        Exit::Ok
+    })
+}

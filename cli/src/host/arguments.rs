@@ -1,0 +1,100 @@
+//! The grammar of the commands that need feature `host`.
+
+use clap::{Args, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// `towline demo`
+#[derive(Clone, Debug, Args)]
+pub struct DemoArguments {
+    /// Leave server and cluster running, and say how to use and stop them
+    #[arg(long)]
+    pub keep: bool,
+    /// How many worker hosts
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub workers: u32,
+    /// Where everything lies; default: $XDG_DATA_HOME/towline/demo
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `towline server …`
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Make keys, certificates, store, workspace and the first token
+    Init {
+        /// Where everything lies; default: $XDG_DATA_HOME/towline
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// One more name or address in the server's certificate; may be repeated
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
+        /// Who the first token belongs to; default: your user name
+        #[arg(long)]
+        person: Option<String>,
+    },
+    /// Run control plane and blob store until interrupted
+    Run(ServerRunArguments),
+    /// Delete a server with everything it stores
+    Reset {
+        /// Where everything lies; default: $XDG_DATA_HOME/towline
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// Do it; without this the command only says what it would delete
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Run the blob store; started by `run`
+    #[command(hide = true)]
+    Blobs {
+        /// Where everything lies
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// Address to listen on
+        #[arg(long, value_name = "ADDRESS")]
+        listen: SocketAddr,
+    },
+}
+
+/// `towline server run`
+#[derive(Clone, Debug, Args)]
+pub struct ServerRunArguments {
+    /// Where everything lies; default: $XDG_DATA_HOME/towline
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Address for people: REST and events
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4410")]
+    pub people: SocketAddr,
+    /// Address for agents
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4411")]
+    pub agents: SocketAddr,
+    /// Address of the blob store
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4412")]
+    pub blobs: SocketAddr,
+    /// End every cluster and stop when standard input closes
+    #[arg(long)]
+    pub until_stdin_closes: bool,
+}
+
+/// `towline agent`
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct AgentArguments {
+    /// The host's directory
+    #[arg(long, value_name = "DIR", required = true)]
+    pub host_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Option<AgentCommand>,
+}
+
+/// `towline agent …`
+#[derive(Clone, Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Hold the Dask processes of a host; started by the agent
+    #[command(hide = true)]
+    Runner {
+        /// The host's directory
+        #[arg(long, value_name = "DIR")]
+        host_dir: PathBuf,
+    },
+}

@@ -1,0 +1,186 @@
+//! The blob store as a process of its own: `towline server blobs`, and how `server run` holds it.
+//!
+//! It is a separate process so that the control plane never touches a byte of code or data that people upload. The
+//! only file it shares with the control plane is the public half of the capability key.
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::host::stop;
+use crate::output::Output;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use towline_blob_store::Settings;
+use towline_protocol::ids::VerifyingKey;
+use towline_transport::TlsIdentity;
+
+/// Largest blob: above every wheel that an index carries today.
+const MAX_BLOB_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+/// How long the process may take until it listens.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to end.
+const END_LIMIT: Duration = Duration::from_secs(3);
+/// A process that died is started again, but not for ever.
+const RESTARTS: u32 = 5;
+
+/// The one line on its standard output.
+#[derive(Debug, Serialize, Deserialize)]
+struct ReadyLine {
+    listening: SocketAddr,
+}
+
+/// The process' own life: serve until standard input closes or a signal comes.
+pub async fn serve(data_dir: &Path, listen: SocketAddr) -> Outcome<Exit> {
+    super::logging::start();
+    let server = data_dir.join("server");
+    let settings = Settings {
+        directory: data_dir.join("blobs"),
+        listen,
+        tls: TlsIdentity {
+            chain_pem: read(&server.join("blobs-tls.pem"))?,
+            key_pem: read(&server.join("blobs-tls.key"))?,
+        },
+        verifying_key: verifying_key(&server.join("blobs.pub"))?,
+        max_blob_bytes: MAX_BLOB_BYTES,
+    };
+    let shutdown = CancellationToken::new();
+    let (ready, listening) = oneshot::channel();
+    let running = tokio::spawn(towline_blob_store::run(settings, ready, shutdown.clone()));
+    if let Ok(listening) = listening.await {
+        Output::new(true).value(&ReadyLine { listening });
+        // The first reason to stop is enough; a failure to listen for signals is one.
+        let _ = stop::requested(true).await;
+        shutdown.cancel();
+    }
+    match running.await {
+        Ok(Ok(())) => Ok(Exit::Ok),
+        Ok(Err(error)) => Err(failed(listen).caused_by(&error)),
+        Err(error) => Err(failed(listen).caused_by(&error)),
+    }
+}
+
+fn verifying_key(path: &Path) -> Outcome<VerifyingKey> {
+    read(path)?.trim().parse().map_err(|error| {
+        Failure::new(
+            Exit::Config,
+            "server_files",
+            format!("{} holds no public key", path.display()),
+            "restore the file from a backup, or run `towline server reset` and `towline server init`",
+        )
+        .caused_by(&error)
+    })
+}
+
+fn read(path: &Path) -> Outcome<String> {
+    std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(
+            Exit::Config,
+            "server_files",
+            format!("Cannot read {}", path.display()),
+            "run `towline server init` first, or name the right --data-dir",
+        )
+        .because(error)
+    })
+}
+
+fn failed(listen: SocketAddr) -> Failure {
+    Failure::new(
+        Exit::Failed,
+        "blob_store_failed",
+        format!("The blob store on {listen} does not run"),
+        "choose another address with --blobs, and check the disk",
+    )
+}
+
+/// The blob store as `server run` sees it.
+#[derive(Debug)]
+pub struct BlobProcess {
+    data_dir: PathBuf,
+    child: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl BlobProcess {
+    /// Start it and wait until it listens.
+    pub async fn start(data_dir: &Path, listen: SocketAddr) -> Outcome<Self> {
+        let (child, address) = spawn(data_dir, listen).await?;
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            child,
+            address,
+        })
+    }
+
+    /// Watch it and start it again at the same address when it dies. Returns when it cannot be kept alive; end by
+    /// dropping the future, then [`BlobProcess::stop`].
+    pub async fn watch(&mut self) -> Failure {
+        for attempt in 1..=RESTARTS {
+            // Cancel-safe: waiting for a child changes nothing before it has ended.
+            let status = self.child.wait().await;
+            tracing::warn!(attempt, status = ?status.ok(), "the blob store ended; starting it again");
+            tokio::time::sleep(Duration::from_millis(200) * attempt).await;
+            match spawn(&self.data_dir, self.address).await {
+                Ok((child, _)) => self.child = child,
+                Err(failure) => return failure,
+            }
+        }
+        let _ = self.child.wait().await;
+        failed(self.address).because(format!("it ended {RESTARTS} times"))
+    }
+
+    /// Close its standard input, wait, then kill.
+    pub async fn stop(mut self) {
+        drop(self.child.stdin.take());
+        if tokio::time::timeout(END_LIMIT, self.child.wait())
+            .await
+            .is_err()
+        {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAddr)> {
+    let program = std::env::current_exe().map_err(|error| failed(listen).because(error))?;
+    let mut child = Command::new(program)
+        .args(["server", "blobs", "--data-dir"])
+        .arg(data_dir)
+        .args(["--listen", &listen.to_string(), "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // A group of its own: Ctrl-C on the terminal reaches the server, which ends this in order.
+        .process_group(0)
+        .spawn()
+        .map_err(|error| failed(listen).because(error))?;
+    let Some(stdout) = child.stdout.take() else {
+        return Err(failed(listen));
+    };
+    let mut line = String::new();
+    let mut reader = BufReader::new(stdout.take(4096));
+    let read = tokio::time::timeout(READY_LIMIT, reader.read_line(&mut line)).await;
+    let ready: Option<ReadyLine> = read
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|_| serde_json::from_str(&line).ok());
+    match ready {
+        Some(ready) => Ok((child, ready.listening)),
+        None => {
+            let _ = child.kill().await;
+            // It has said why on standard error, and with a JSON error line on standard output.
+            let said: Option<serde_json::Value> = serde_json::from_str(&line).ok();
+            let why = said
+                .as_ref()
+                .and_then(|value| value.get("message")?.as_str())
+                .unwrap_or("it did not get ready")
+                .to_owned();
+            Err(failed(listen).because(why))
+        }
+    }
+}

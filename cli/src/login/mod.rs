@@ -1,0 +1,171 @@
+//! `towline login URL[#sha256:FINGERPRINT]`: pin the server's CA, check the token, remember both.
+//!
+//! The token is read from a prompt without echo, or from standard input; never from an argument, which everybody on
+//! the machine could read.
+
+mod authority;
+mod prompt;
+
+use crate::api::Api;
+use crate::arguments::LoginArguments;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use crate::paths;
+use crate::profiles::{Profile, Profiles};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use towline_protocol::ids::Digest;
+
+/// What a person typed: the address, and the fingerprint of the CA unless the system's roots are to be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Address {
+    url: url::Url,
+    fingerprint: Option<Digest>,
+}
+
+/// Run the command.
+pub async fn run(arguments: &LoginArguments, output: Output) -> Outcome<()> {
+    let address = parse(&arguments.url)?;
+    let path = paths::profiles()?;
+    // An unreadable file is told before anybody types a token.
+    let mut profiles = Profiles::load(&path)?;
+    let ca_pem = match &address.fingerprint {
+        Some(fingerprint) => Some(authority::fetch(&address.url, fingerprint).await?),
+        None => None,
+    };
+    let token = prompt::token(&address.url).await?;
+    let ca_file = ca_pem
+        .as_deref()
+        .map(|pem| store_ca(&path, &arguments.name, pem))
+        .transpose()?;
+    let url = address.url.origin().ascii_serialization();
+    let mut profile = Profile {
+        url: url.clone(),
+        ca_file,
+        token,
+        workspace: None,
+    };
+    let who = Api::new(profile.clone())?.whoami().await?.view;
+    profile.workspace = Some(who.workspace.clone());
+    profiles.profile.insert(arguments.name.clone(), profile);
+    profiles
+        .default
+        .get_or_insert_with(|| arguments.name.clone());
+    profiles.save(&path)?;
+    output.value(&json!({ "profile": arguments.name, "url": url, "person": who.person, "workspace": who.workspace }));
+    output.line(&format!(
+        "Logged in to {url} as {} ({}), workspace {}.",
+        who.person, who.role, who.workspace
+    ));
+    output.line(&format!(
+        "Profile {:?} is in {}.",
+        arguments.name,
+        path.display()
+    ));
+    if who.version != env!("CARGO_PKG_VERSION") {
+        crate::output::warn(&format!(
+            "the server is version {}, this is {}",
+            who.version,
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    Ok(())
+}
+
+fn parse(text: &str) -> Outcome<Address> {
+    let wrong = |what: &str| {
+        Failure::new(
+            Exit::Usage,
+            "address_malformed",
+            what.to_owned(),
+            "type `towline login https://HOST:PORT#sha256:FINGERPRINT`, as the server printed it",
+        )
+    };
+    let mut url =
+        url::Url::parse(text).map_err(|error| wrong("That is not an address").because(error))?;
+    if url.scheme() != "https" || url.host_str().is_none() {
+        return Err(wrong("The address must begin with https://"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("The address must not hold a user or password"));
+    }
+    let fingerprint = match url.fragment() {
+        None => None,
+        Some(fragment) => {
+            let hex = fragment
+                .strip_prefix("sha256:")
+                .ok_or_else(|| wrong("The part after # must begin with sha256:"))?;
+            let digest = hex.to_ascii_lowercase().parse::<Digest>();
+            Some(digest.map_err(|_| wrong("The fingerprint is not 64 hexadecimal digits"))?)
+        }
+    };
+    url.set_fragment(None);
+    Ok(Address { url, fingerprint })
+}
+
+/// The CA's certificate is no secret, but its file decides who is trusted, so it lies beside the profiles, 0600.
+fn store_ca(profiles: &Path, name: &str, pem: &str) -> Outcome<PathBuf> {
+    let directory = profiles
+        .parent()
+        .filter(|path| !path.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let failed = |error: std::io::Error| {
+        Failure::new(
+            Exit::Config,
+            "ca_not_written",
+            format!(
+                "Cannot write the CA certificate into {}",
+                directory.display()
+            ),
+            "check that the directory is yours, or set TOWLINE_CONFIG to another file",
+        )
+        .because(error)
+    };
+    crate::files::private_directory(directory).map_err(failed)?;
+    let path = std::path::absolute(directory.join(format!("{name}.ca.pem"))).map_err(failed)?;
+    towline_transport::keys::write_secret(&path, pem.as_bytes()).map_err(failed)?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_address_and_fingerprint() {
+        let hex = "ab".repeat(32);
+        let address = parse(&format!(
+            "https://h.example:4410#sha256:{}",
+            hex.to_uppercase()
+        ))
+        .expect("parses");
+        assert_eq!(address.url.as_str(), "https://h.example:4410/");
+        assert_eq!(
+            address.fingerprint.map(|digest| digest.to_string()),
+            Some(hex)
+        );
+        assert_eq!(
+            parse("https://h.example").expect("parses").fingerprint,
+            None
+        );
+    }
+
+    #[test]
+    fn refuses_what_would_weaken_the_connection() {
+        for text in [
+            "http://h",
+            "h:4410",
+            "https://u:p@h",
+            "https://h#sha256:12",
+            "https://h#md5:00",
+            "https://h#",
+            "",
+            "https://",
+        ] {
+            let failure = parse(text).expect_err(text);
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(failure.line().contains("towline login https://"));
+        }
+    }
+}
