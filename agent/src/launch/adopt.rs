@@ -5,8 +5,15 @@
 use crate::launch::{RunnerError, RunnerHandle, RunnerSpec};
 use crate::runner::exits::{self, ExitLine, RunnerEnd};
 use crate::runner::facts::{self, RunnerRecord};
-use crate::runner::socket;
 use crate::runner::wire::StopReport;
+use crate::runner::{leftovers, socket};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long a runner that lives may leave a question without an answer.
+const SILENCE_DEADLINE: Duration = Duration::from_secs(5);
+/// How often it is asked within that time.
+const SILENCE_POLL: Duration = Duration::from_millis(20);
 
 /// Why a recorded runner was not adopted.
 #[derive(Debug, thiserror::Error)]
@@ -19,11 +26,16 @@ pub enum AdoptError {
         /// What it stopped.
         report: StopReport,
     },
-    /// Its process is gone without a last word. The kernel ended Dask with it, but nobody wrote down how.
-    #[error("the runner (pid {pid}) died without a last word")]
+    /// Its process is gone without a last word. Nothing of it lives: the kernel ended Dask with it, and whatever else
+    /// was left was killed on this occasion. Nobody wrote down how the processes ended.
+    #[error(
+        "the runner (pid {pid}) died without a last word; {killed} processes it had left were killed"
+    )]
     Gone {
         /// Which.
         pid: u32,
+        /// How many processes were found and killed.
+        killed: usize,
     },
     /// The machine was restarted since; nothing of it lives.
     #[error("the machine was restarted since the runner was started")]
@@ -45,13 +57,21 @@ pub async fn adopt(record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHan
         return Err(AdoptError::OtherBoot);
     }
     if !record.is_alive()? {
-        return Err(last_word(record, spec)?);
+        // Another runner may have followed; what it runs is not ours to end.
+        return match RunnerHandle::hello(&spec.host_dir).await {
+            Ok(_) => Err(AdoptError::OtherRunner),
+            Err(_) => Err(last_word(record, spec)?),
+        };
     }
-    let (found, cluster, host) = match RunnerHandle::hello(&spec.host_dir).await {
-        Ok(answer) => answer,
-        // It may have ended while we asked.
-        Err(_) if !record.is_alive()? => return Err(last_word(record, spec)?),
-        Err(error) => return Err(error.into()),
+    let deadline = Instant::now() + SILENCE_DEADLINE;
+    let (found, cluster, host) = loop {
+        match RunnerHandle::hello(&spec.host_dir).await {
+            Ok(answer) => break answer,
+            // One that is about to end has closed its socket already.
+            Err(_) if !record.is_alive()? => return Err(last_word(record, spec)?),
+            Err(error) if Instant::now() >= deadline => return Err(error.into()),
+            Err(_) => sleep(SILENCE_POLL).await,
+        }
     };
     if found != *record || cluster != spec.cluster || host != spec.host {
         return Err(AdoptError::OtherRunner);
@@ -62,11 +82,19 @@ pub async fn adopt(record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHan
 fn last_word(record: &RunnerRecord, spec: &RunnerSpec) -> Result<AdoptError, std::io::Error> {
     let lines = exits::read(&socket::run_dir(&spec.host_dir))?;
     let end = lines.into_iter().rev().find_map(|line| match line {
-        ExitLine::Ended { runner, reason, report, .. } if runner == *record => Some((reason, report)),
+        ExitLine::Ended {
+            runner,
+            reason,
+            report,
+            ..
+        } if runner == *record => Some((reason, report)),
         _ => None,
     });
     Ok(match end {
         Some((reason, report)) => AdoptError::Ended { reason, report },
-        None => AdoptError::Gone { pid: record.pid },
+        None => AdoptError::Gone {
+            pid: record.pid,
+            killed: leftovers::kill_all(&socket::run_dir(&spec.host_dir))?,
+        },
     })
 }

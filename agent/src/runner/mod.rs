@@ -7,6 +7,7 @@
 mod children;
 pub mod exits;
 pub mod facts;
+pub mod leftovers;
 mod serve;
 pub mod socket;
 mod start;
@@ -51,11 +52,17 @@ enum RunnerFailure {
 /// Be the runner of the host in `host_dir`, with the specification on standard input, until told to end.
 pub fn main(host_dir: PathBuf) -> ExitCode {
     // A program that set up logging before us keeps it.
-    let _ = tracing_subscriber::fmt().json().with_writer(io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .json()
+        .with_writer(io::stderr)
+        .try_init();
     match run(&host_dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            tracing::error!(error = &failure as &dyn std::error::Error, "the runner failed");
+            tracing::error!(
+                error = &failure as &dyn std::error::Error,
+                "the runner failed"
+            );
             ExitCode::from(match failure {
                 RunnerFailure::Locked(_) => EXIT_LOCKED,
                 RunnerFailure::OtherDirectory | RunnerFailure::Spec(_) => EXIT_SPEC,
@@ -66,13 +73,20 @@ pub fn main(host_dir: PathBuf) -> ExitCode {
 }
 
 fn run(host_dir: &Path) -> Result<(), RunnerFailure> {
-    let spec = read_spec(host_dir)?;
+    // Its paths go into environments and working directories differ, so it must be absolute, and always the same one.
+    let host_dir = host_dir.canonicalize().map_err(RunnerFailure::Spec)?;
+    let spec = read_spec(&host_dir)?;
     let system = |doing| move |source: io::Error| RunnerFailure::System { doing, source };
-    let run_dir = socket::run_dir(host_dir);
+    let run_dir = socket::run_dir(&host_dir);
     let _lock = lock(&run_dir)?;
-    // Fails only for the leader of a process group, which has a session of its own or is about to be left by nobody.
+    // Refused to the leader of a process group, which a shell makes of what a person starts by hand.
     if let Err(error) = rustix::process::setsid() {
         tracing::warn!(error = %error, "no session of its own");
+    }
+    let left =
+        leftovers::kill_all(&run_dir).map_err(system("ending what an earlier runner left"))?;
+    if left > 0 {
+        tracing::warn!(processes = left, "killed what an earlier runner had left");
     }
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| system("becoming the parent of orphans")(error.into()))?;
@@ -82,25 +96,44 @@ fn run(host_dir: &Path) -> Result<(), RunnerFailure> {
         .enable_all()
         .build()
         .map_err(system("starting its event loop"))?;
-    runtime.block_on(serve::serve(spec, run_dir, record)).map_err(system("serving its socket"))
+    runtime
+        .block_on(serve::serve(spec, run_dir, record))
+        .map_err(system("serving its socket"))
 }
 
 fn read_spec(host_dir: &Path) -> Result<RunnerSpec, RunnerFailure> {
     let mut bytes = Vec::new();
-    io::stdin().take(MAX_SPEC).read_to_end(&mut bytes).map_err(RunnerFailure::Spec)?;
-    let spec: RunnerSpec = serde_json::from_slice(&bytes).map_err(|error| RunnerFailure::Spec(error.into()))?;
-    let same = host_dir.canonicalize().map_err(RunnerFailure::Spec)?
-        == spec.host_dir.canonicalize().map_err(RunnerFailure::Spec)?;
-    if same { Ok(spec) } else { Err(RunnerFailure::OtherDirectory) }
+    io::stdin()
+        .take(MAX_SPEC)
+        .read_to_end(&mut bytes)
+        .map_err(RunnerFailure::Spec)?;
+    let spec: RunnerSpec =
+        serde_json::from_slice(&bytes).map_err(|error| RunnerFailure::Spec(error.into()))?;
+    if host_dir == spec.host_dir.canonicalize().map_err(RunnerFailure::Spec)? {
+        Ok(spec)
+    } else {
+        Err(RunnerFailure::OtherDirectory)
+    }
 }
 
 fn lock(run_dir: &Path) -> Result<File, RunnerFailure> {
     let path = run_dir.join("runner.lock");
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = open.map_err(|source| RunnerFailure::System { doing: "opening its lock", source })?;
+    let open = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    let file = open.map_err(|source| RunnerFailure::System {
+        doing: "opening its lock",
+        source,
+    })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RunnerFailure::Locked(run_dir.to_owned())),
-        Err(error) => Err(RunnerFailure::System { doing: "taking its lock", source: error.into() }),
+        Err(error) => Err(RunnerFailure::System {
+            doing: "taking its lock",
+            source: error.into(),
+        }),
     }
 }
