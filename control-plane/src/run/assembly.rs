@@ -2,52 +2,138 @@
 
 use super::{Parts, Ready, RunError, RunOptions, Running};
 use crate::api::{self, ApiParts, Nudge};
+use crate::authority::HostAuthority;
+use crate::backends::local::{Local, LocalSettings};
+use crate::backends::{Backend, Backends};
 use crate::clock;
+use crate::enrolment::{self, EnrolmentParts};
 use crate::environments::{Blobs, HttpProbe};
 use crate::files::DataDirectory;
+use crate::fleet::{self, FleetHandle, FleetParts, FleetSettings, Home};
 use crate::identity;
+use crate::sessions::{self, SessionHub, SessionParts};
 use crate::settings::Settings;
+use crate::signer::content::AssignmentPolicy;
+use crate::signer::{Signer, SignerTimes};
 use crate::store::Store;
 use crate::tasks::housekeeping;
 use crate::tasks::renewal::{ListenerTls, Renewer};
 use axum::Router;
 use rustls::ServerConfig;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use towline_protocol::ids::ClusterId;
+use towline_protocol::envelope::Envelope;
+use towline_protocol::ids::{ClusterId, Epoch, WorkspaceId};
+use towline_protocol::time::UnixSeconds;
+use towline_protocol::trust::Delegation;
+use towline_transport::authority::Authority;
 use towline_transport::client::http_client;
 use towline_transport::server::{Limits, Tap, serve_tapped};
 
-struct NoFleet;
+/// Between two samples of a host's vitals.
+const VITALS_PERIOD: Duration = Duration::from_secs(5);
 
-impl Nudge for NoFleet {
-    fn nudge(&self, _: &ClusterId) {}
+/// How long a local host's processes have between being asked to end and being killed.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+impl Nudge for FleetHandle {
+    fn nudge(&self, cluster: &ClusterId) {
+        Self::nudge(self, cluster);
+    }
 }
 
-/// Start everything. Nothing is left running when this fails.
-pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<(Running, Ready), RunError> {
-    let settings = Arc::new(Settings::load(&files.server())?);
-    let authority = Arc::new(identity::read_authority(files)?);
-    let store = Store::open(&files.database()).await?;
-    let now = clock::unix_now();
-    let workspaces: Vec<_> = store.workspaces().await?.into_iter().map(|workspace| workspace.id).collect();
-    let (_delegation_envelope, delegation) = identity::delegation_for_run(files, workspaces.clone(), now)?;
-    let epoch = store.bump_epoch(now).await?;
-    // Hosts refuse such an epoch: better no server than one that nobody obeys.
-    if epoch.0 > delegation.not_after.0 {
-        return Err(RunError::EpochBeyondDelegation { epoch, not_after: delegation.not_after });
+/// What is read and checked before anything runs.
+struct Ground {
+    files: DataDirectory,
+    settings: Arc<Settings>,
+    authority: Arc<Authority>,
+    store: Store,
+    workspaces: Vec<WorkspaceId>,
+    delegation: (Envelope, Delegation),
+    epoch: Epoch,
+    now: UnixSeconds,
+}
+
+impl Ground {
+    async fn read(files: &DataDirectory) -> Result<Self, RunError> {
+        let settings = Arc::new(Settings::load(&files.server())?);
+        let authority = Arc::new(identity::read_authority(files)?);
+        let store = Store::open(&files.database()).await?;
+        let now = clock::unix_now();
+        let workspaces: Vec<_> = store.workspaces().await?.into_iter().map(|workspace| workspace.id).collect();
+        let delegation = identity::delegation_for_run(files, workspaces.clone(), now)?;
+        let epoch = store.bump_epoch(now).await?;
+        // Hosts refuse such an epoch: better no server than one that nobody obeys.
+        if epoch.0 > delegation.1.not_after.0 {
+            return Err(RunError::EpochBeyondDelegation { epoch, not_after: delegation.1.not_after });
+        }
+        Ok(Self { files: files.clone(), settings, authority, store, workspaces, delegation, epoch, now })
     }
-    let renewer = Renewer {
-        files: files.clone(),
-        authority: authority.clone(),
-        names: settings.names.clone(),
-        workspaces,
-        delegation: Box::new(|_| {}),
-    };
-    let (agents_tls, people_tls) = renewer.listeners(now)?;
+
+    fn signer(&self) -> Result<Arc<Signer>, RunError> {
+        let key = identity::read_signing_key(&self.files.signing_key())?;
+        let validity = self.settings.validity;
+        let times = SignerTimes { instruction: validity.instruction, lease: validity.lease };
+        Ok(Arc::new(Signer::new(key, self.delegation.0.clone(), self.epoch, times)))
+    }
+
+    fn host_authority(&self) -> Arc<HostAuthority> {
+        let trust_domain = self.settings.trust_domain.clone();
+        Arc::new(HostAuthority::new(self.authority.clone(), trust_domain, self.settings.validity.identity))
+    }
+
+    fn blobs(&self, url: String) -> Result<Arc<Blobs>, RunError> {
+        let probe = HttpProbe::new(http_client(self.authority.certificate_pem(), None)?);
+        let key = identity::read_signing_key(&self.files.blobs_key())?;
+        Ok(Arc::new(Blobs::new(url, key, self.settings.validity.blob_grant, Box::new(probe))))
+    }
+
+    fn policy(&self) -> AssignmentPolicy {
+        AssignmentPolicy {
+            rules: self.settings.rules,
+            phases: self.settings.phases,
+            vitals_period: VITALS_PERIOD,
+            logs: self.files.logs(),
+        }
+    }
+
+    fn home(&self, agents_url: String) -> Result<Home, RunError> {
+        Ok(Home {
+            agents_url,
+            ca_pem: self.authority.certificate_pem().to_owned(),
+            root_key: identity::read_public_key(&self.files.root_public())?,
+            trust_domain: self.settings.trust_domain.clone(),
+        })
+    }
+
+    fn renewer(&self, signer: Arc<Signer>, hub: SessionHub) -> Renewer {
+        Renewer {
+            files: self.files.clone(),
+            authority: self.authority.clone(),
+            names: self.settings.names.clone(),
+            workspaces: self.workspaces.clone(),
+            delegation: Box::new(move |delegation| {
+                signer.replace_delegation(delegation);
+                for host in hub.connected() {
+                    hub.poke(&host);
+                }
+            }),
+        }
+    }
+}
+
+/// Start everything. Nothing is left running when this fails: whatever can fail comes before the first task.
+pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<(Running, Ready), RunError> {
+    let ground = Ground::read(files).await?;
+    let (signer, authority) = (ground.signer()?, ground.host_authority());
+    let hub = SessionHub::new();
+    let renewer = ground.renewer(signer.clone(), hub.clone());
+    let (agents_tls, people_tls) = renewer.listeners(ground.now)?;
     let (people, people_address) = bind("people", options.people).await?;
     let (agents, agents_address) = bind("agents", options.agents).await?;
     let place = Ready {
@@ -55,24 +141,48 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
         people_url: url(people_address),
         agents_url: url(agents_address),
         blobs_url: options.blobs_url.clone(),
-        ca_sha256: authority.certificate_sha256(),
+        ca_sha256: ground.authority.certificate_sha256(),
         ca_file: files.ca_certificate(),
     };
+    let home = ground.home(place.agents_url.clone())?;
+    let blobs = ground.blobs(options.blobs_url)?;
+    let uv = uv().await;
+
     let (front_stop, back_stop) = (CancellationToken::new(), CancellationToken::new());
-    let probe = HttpProbe::new(http_client(authority.certificate_pem(), None)?);
-    let blobs_key = identity::read_signing_key(&files.blobs_key())?;
-    let blobs = Arc::new(Blobs::new(options.blobs_url, blobs_key, settings.validity.blob_grant, Box::new(probe)));
+    let wake = Arc::new(Notify::new());
+    let local = Arc::new(Local::new(local_settings(files, options.agent_program, uv), wake.clone(), back_stop.clone()));
+    let backends = Backends::new([local.clone() as Arc<dyn Backend>]);
+    let parts = FleetParts {
+        store: ground.store.clone(),
+        signer: signer.clone(),
+        backends: backends.clone(),
+        sessions: hub.clone(),
+        settings: Arc::new(FleetSettings::new(ground.policy(), ground.settings.validity.local_token)),
+        home,
+        wake,
+    };
+    let (fleet, fleet_joined) = fleet::spawn(parts, back_stop.clone());
     let people_router = api::router(ApiParts {
-        store: store.clone(),
-        settings: settings.clone(),
+        store: ground.store.clone(),
+        settings: ground.settings.clone(),
         blobs: blobs.clone(),
-        fleet: Arc::new(NoFleet),
-        backends: vec!["local".to_owned()],
+        fleet: Arc::new(fleet.clone()),
+        backends: backends.all().map(|backend| backend.name().to_owned()).collect(),
         logs_directory: files.logs().display().to_string(),
         clock: clock::unix_ms,
         shutdown: front_stop.clone(),
     });
-    let agents_router = Router::new();
+    let agents_router = agents_router(SessionParts {
+        store: ground.store.clone(),
+        signer,
+        authority,
+        hub,
+        fleet,
+        blobs,
+        policy: Arc::new(ground.policy()),
+        shutdown: front_stop.clone(),
+    });
+
     let tls = ListenerTls { agents: watch::Sender::new(agents_tls), people: watch::Sender::new(people_tls) };
     let mut front = Parts::new();
     let listener = |who, listener, tls, router| {
@@ -81,18 +191,50 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
     front.spawn(listener("people", people, tls.people.subscribe(), people_router));
     front.spawn(listener("agents", agents, tls.agents.subscribe(), agents_router));
     let mut back = Parts::new();
-    let stop = back_stop.clone();
+    back.spawn(async move { ("fleet", fleet_joined.await.map_err(RunError::Panicked)) });
+    let (now, delegated_until, stop) = (ground.now, ground.delegation.1.not_after, back_stop.clone());
     back.spawn(async move {
-        renewer.run(tls, now, delegation.not_after, stop).await;
+        renewer.run(tls, now, delegated_until, stop).await;
         ("renewal", Ok(()))
     });
-    let (housekeeping_store, logs, stop) = (store.clone(), files.logs(), back_stop.clone());
+    let (store, logs, stop) = (ground.store.clone(), files.logs(), back_stop.clone());
     back.spawn(async move {
-        housekeeping::run(housekeeping_store, logs, stop).await;
+        housekeeping::run(store, logs, stop).await;
         ("housekeeping", Ok(()))
     });
-    let backends = Box::pin(async {});
-    Ok((Running { epoch, front_stop, front, back_stop, back, store, backends }, place))
+    let backends = Box::pin(async move { local.join().await });
+    Ok((Running { epoch: ground.epoch, front_stop, front, back_stop, back, store: ground.store, backends }, place))
+}
+
+fn agents_router(parts: SessionParts) -> Router {
+    let enrolment = EnrolmentParts {
+        store: parts.store.clone(),
+        authority: parts.authority.clone(),
+        fleet: parts.fleet.clone(),
+    };
+    sessions::router(parts).merge(enrolment::router(enrolment))
+}
+
+fn local_settings(files: &DataDirectory, agent_program: PathBuf, uv: Option<PathBuf>) -> LocalSettings {
+    LocalSettings { hosts: files.hosts(), agent_program, environments: files.store(), uv, patience: PATIENCE }
+}
+
+/// The `uv` that local hosts use: one that is here and new enough, else the place in the cache where the CLI puts the
+/// pinned one when it prepares an environment.
+async fn uv() -> Option<PathBuf> {
+    let cache = cache_directory(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))?;
+    // Asking a program for its version blocks.
+    let found = tokio::task::spawn_blocking(move || {
+        towline_environments::uv::locate(&cache).unwrap_or_else(|| towline_environments::uv::cached_path(&cache))
+    });
+    found.await.ok()
+}
+
+fn cache_directory(cache: Option<std::ffi::OsString>, home: Option<std::ffi::OsString>) -> Option<PathBuf> {
+    let absolute = |path: PathBuf| path.is_absolute().then_some(path);
+    let base = cache.and_then(|cache| absolute(cache.into()));
+    let base = base.or_else(|| absolute(Path::new(&home?).join(".cache")))?;
+    Some(base.join("towline"))
 }
 
 async fn bind(who: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), RunError> {
