@@ -4,8 +4,10 @@
 //! key, and the control plane gives the same certificate for it. Must not start a workload. Driven by
 //! `towline-bootstrap` and by `towline agent` on hosts that have no identity yet.
 
+pub mod identity;
 pub mod user_data;
 
+use identity::{IdentityError, IdentityFiles};
 use rustix::fs::FlockOperation;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -16,12 +18,11 @@ use towline_protocol::enrolment::Attestation;
 use towline_protocol::time::UnixSeconds;
 use towline_protocol::user_data::UserData;
 use towline_transport::enrol::{self, EnrolError};
-use towline_transport::identity::{self, IdentityError, IdentityFiles};
 use towline_transport::keys;
 use tracing::info;
 use user_data::UserDataError;
 
-pub use towline_transport::identity::HostIdentity;
+pub use identity::HostIdentity;
 
 /// Limit of the start phase `enrolled`.
 pub const ENROL_DEADLINE: Duration = Duration::from_secs(120);
@@ -84,7 +85,10 @@ pub async fn run(host_dir: &Path) -> Result<HostIdentity, BootstrapError> {
 }
 
 /// [`run`] with another limit for the enrolment.
-pub async fn run_within(host_dir: &Path, deadline: Duration) -> Result<HostIdentity, BootstrapError> {
+pub async fn run_within(
+    host_dir: &Path,
+    deadline: Duration,
+) -> Result<HostIdentity, BootstrapError> {
     let _lock = lock(host_dir)?;
     let files = IdentityFiles::of(host_dir);
     let path = host_dir.join(USER_DATA);
@@ -94,13 +98,16 @@ pub async fn run_within(host_dir: &Path, deadline: Duration) -> Result<HostIdent
         Err(source) => return Err(BootstrapError::UserData { path, source }),
     };
     // An expired identity is replaced when a new token came; without one the agent may still try to renew it.
-    let found = files.load()?.map(|(identity, _)| identity);
+    let found = files.load()?;
     let has_token = told.as_ref().is_some_and(|told| told.token.is_some());
     if let Some(identity) = found.filter(|identity| identity.not_after > now() || !has_token) {
         return finish(host_dir, identity, told.as_ref());
     }
     let Some(told) = told else {
-        return Err(BootstrapError::UserData { path, source: UserDataError::Missing });
+        return Err(BootstrapError::UserData {
+            path,
+            source: UserDataError::Missing,
+        });
     };
     if !has_token {
         return Err(BootstrapError::TokenSpent(path));
@@ -108,7 +115,10 @@ pub async fn run_within(host_dir: &Path, deadline: Duration) -> Result<HostIdent
     let key = files.key_or_new()?;
     info!(component = "bootstrap", host_id = %told.host, cluster_id = %told.cluster, "enrolling");
     let grant = enrol::enrol(&told, &key, Attestation::Local, deadline).await?;
-    let identity = HostIdentity { user_data: identity::without_token(&told), not_after: grant.not_after };
+    let identity = HostIdentity {
+        user_data: identity::without_token(&told),
+        not_after: grant.not_after,
+    };
     files.write(&identity, &grant.certificate_chain)?;
     info!(component = "bootstrap", host_id = %told.host, not_after = grant.not_after.0, "enrolled");
     finish(host_dir, identity, Some(&told))
@@ -129,7 +139,8 @@ fn finish(
     if told.token.is_some() {
         let path = host_dir.join(USER_DATA);
         let contents = identity::to_json(&identity::without_token(told));
-        keys::write_secret(&path, &contents).map_err(|source| BootstrapError::Directory { path, source })?;
+        keys::write_secret(&path, &contents)
+            .map_err(|source| BootstrapError::Directory { path, source })?;
     }
     Ok(identity)
 }
@@ -137,12 +148,20 @@ fn finish(
 /// Two bootstraps at once would make two keys, and the second would look like a thief.
 fn lock(host_dir: &Path) -> Result<File, BootstrapError> {
     let path = host_dir.join("bootstrap.lock");
-    let failed = |source| BootstrapError::Directory { path: path.clone(), source };
+    let failed = |source| BootstrapError::Directory {
+        path: path.clone(),
+        source,
+    };
     if !fs::metadata(host_dir).map_err(failed)?.is_dir() {
         return Err(failed(io::ErrorKind::NotADirectory.into()));
     }
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(BootstrapError::Busy(host_dir.to_owned())),
@@ -151,5 +170,10 @@ fn lock(host_dir: &Path) -> Result<File, BootstrapError> {
 }
 
 fn now() -> UnixSeconds {
-    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+    UnixSeconds(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs(),
+    )
 }

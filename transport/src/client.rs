@@ -12,12 +12,19 @@ use std::time::Duration;
 /// A connection that is not there after this long is not coming.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long an unused connection is kept. Shorter than our listeners keep it, so that a request never meets a
+/// connection that is just being closed.
+const POOL_IDLE: Duration = Duration::from_secs(15);
+
 /// Longest silence while an answer is read; event streams say something every 15 s.
 pub const READ_DEADLINE: Duration = Duration::from_secs(60);
 
 /// TLS 1.3, the pinned authority, our certificate when we have one, no resumption (it would skip the check of a
 /// client certificate that has been withdrawn since).
-pub fn client_config(ca_pem: &str, identity: Option<&TlsIdentity>) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(
+    ca_pem: &str,
+    identity: Option<&TlsIdentity>,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Rejected)?
@@ -26,7 +33,9 @@ pub fn client_config(ca_pem: &str, identity: Option<&TlsIdentity>) -> Result<Arc
         None => builder.with_no_client_auth(),
         Some(identity) => {
             let (chain, key) = tls::identity(identity)?;
-            builder.with_client_auth_cert(chain, key).map_err(TlsError::Rejected)?
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(TlsError::Rejected)?
         }
     };
     config.resumption = Resumption::disabled();
@@ -35,7 +44,10 @@ pub fn client_config(ca_pem: &str, identity: Option<&TlsIdentity>) -> Result<Arc
 }
 
 /// An HTTP client with the same trust: HTTPS only, no proxy, no redirects.
-pub fn http_client(ca_pem: &str, identity: Option<&TlsIdentity>) -> Result<reqwest::Client, TlsError> {
+pub fn http_client(
+    ca_pem: &str,
+    identity: Option<&TlsIdentity>,
+) -> Result<reqwest::Client, TlsError> {
     let config = client_config(ca_pem, identity)?;
     reqwest::Client::builder()
         .tls_backend_preconfigured(Arc::unwrap_or_clone(config))
@@ -44,6 +56,7 @@ pub fn http_client(ca_pem: &str, identity: Option<&TlsIdentity>) -> Result<reqwe
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_DEADLINE)
         .read_timeout(READ_DEADLINE)
+        .pool_idle_timeout(POOL_IDLE)
         .build()
         .map_err(TlsError::HttpClient)
 }

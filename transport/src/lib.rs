@@ -10,7 +10,6 @@ pub mod blob_grant;
 pub mod certificate;
 pub mod client;
 pub mod enrol;
-pub mod identity;
 pub mod keys;
 pub mod name;
 pub mod server;

@@ -58,6 +58,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// Longest wait for a request's whole head, from the connection's start or the last answer on.
     pub header: Duration,
+    /// Longest time in which the other end takes nothing of what it is sent.
+    pub write: Duration,
     /// Most connections at once, upgraded ones included.
     pub connections: usize,
     /// How long connections may take to end when the listener stops.
@@ -69,6 +71,7 @@ impl Default for Limits {
         Self {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(30),
+            write: Duration::from_secs(60),
             connections: 4096,
             drain: Duration::from_secs(5),
         }
@@ -92,15 +95,18 @@ pub fn server_config(
     let builder = match clients {
         ClientCertificates::Ignored => builder.with_no_client_auth(),
         ClientCertificates::Optional { ca_pem } => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(tls::roots(&ca_pem)?, tls::provider())
-                .allow_unauthenticated()
-                .build()
-                .map_err(TlsError::Verifier)?;
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(tls::roots(&ca_pem)?, tls::provider())
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(TlsError::Verifier)?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let (chain, key) = tls::identity(identity)?;
-    let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Rejected)?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(TlsError::Rejected)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -155,15 +161,30 @@ pub async fn serve_tapped(
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
             if !full {
-                warn!(connections = limits.connections, "the listener is full; new connections are closed at once");
+                warn!(
+                    connections = limits.connections,
+                    "the listener is full; new connections are closed at once"
+                );
             }
             full = true;
             continue;
         };
         full = false;
-        let ending = Ending { slot, forced: forced.clone() };
+        let ending = Ending {
+            slot,
+            forced: forced.clone(),
+        };
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
-        let served = connection(stream, remote, acceptor, router.clone(), limits, shutdown.clone(), ending, tap.clone());
+        let served = connection(
+            stream,
+            remote,
+            acceptor,
+            router.clone(),
+            limits,
+            shutdown.clone(),
+            ending,
+            tap.clone(),
+        );
         connections.spawn(served);
     }
     drop(listener);
@@ -171,7 +192,12 @@ pub async fn serve_tapped(
     Ok(())
 }
 
-async fn drain(mut connections: JoinSet<()>, slots: Arc<Semaphore>, forced: CancellationToken, limits: Limits) {
+async fn drain(
+    mut connections: JoinSet<()>,
+    slots: Arc<Semaphore>,
+    forced: CancellationToken,
+    limits: Limits,
+) {
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     let gone = async {
         while connections.join_next().await.is_some() {}
@@ -183,11 +209,18 @@ async fn drain(mut connections: JoinSet<()>, slots: Arc<Semaphore>, forced: Canc
         forced.cancel();
         connections.shutdown().await;
         // A cut connection closes as soon as its handler looks at it; a handler that never looks must not hold us.
-        let _ = timeout(limits.drain.min(Duration::from_secs(1)), slots.acquire_many(all)).await;
+        let _ = timeout(
+            limits.drain.min(Duration::from_secs(1)),
+            slots.acquire_many(all),
+        )
+        .await;
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name the same things twice")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call site; a struct would only name the same things twice"
+)]
 async fn connection(
     stream: TcpStream,
     remote: SocketAddr,
@@ -221,12 +254,15 @@ async fn connection(
             return;
         }
     };
-    let peer = Peer { remote, certificate: certificate.map(Arc::new) };
+    let peer = Peer {
+        remote,
+        certificate: certificate.map(Arc::new),
+    };
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         router.clone().oneshot(request)
     });
-    let stream = Connection::new(stream, ending, tap);
+    let stream = Connection::new(stream, ending, limits.write, tap);
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
