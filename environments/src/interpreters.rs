@@ -43,8 +43,25 @@ pub fn discover() -> Vec<Found> {
 }
 
 /// The interpreter of exactly this implementation and version, or the words of all that there are.
+///
+/// Those whose path speaks of the version are asked first, so that usually one or two programs are started.
 pub fn find(implementation: &str, version: &str) -> Result<PathBuf, Vec<String>> {
-    choose(&discover(), implementation, version)
+    let (likely, others): (Vec<_>, Vec<_>) = candidates(&folders())
+        .into_iter()
+        .partition(|path| speaks_of(path, version));
+    let mut found = discover_in(&likely);
+    choose(&found, implementation, version).or_else(|_| {
+        found.extend(discover_in(&others));
+        choose(&found, implementation, version)
+    })
+}
+
+/// Whether a path, followed to its file, holds `3.11.2` or ends in `python3.11`.
+fn speaks_of(path: &Path, version: &str) -> bool {
+    let real = path.canonicalize().unwrap_or_default();
+    let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
+    real.to_string_lossy().contains(version)
+        || real.to_string_lossy().ends_with(&format!("python{minor}"))
 }
 
 fn choose(found: &[Found], implementation: &str, version: &str) -> Result<PathBuf, Vec<String>> {
