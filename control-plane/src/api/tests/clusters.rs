@@ -1,0 +1,214 @@
+//! Making, seeing, scaling and stopping clusters; admitting clients.
+
+use super::*;
+use crate::model::{ClusterRecord, Wish};
+use aws_lc_rs::signature::Ed25519KeyPair;
+use towline_protocol::envelope::{self, Envelope};
+use towline_protocol::ids::Spki;
+use towline_protocol::roster::{Admission, MemberRole};
+use towline_protocol::time::UnixSeconds;
+
+const CLUSTERS: &str = "/api/v1/clusters";
+
+fn keyed(key: &str, body: &Value) -> Request<Body> {
+    let mut request = request(Method::POST, CLUSTERS, ADA, Some(body));
+    request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_cluster_is_made_shown_scaled_and_stopped() {
+    let ground = Ground::with_environment().await;
+    let (status, made) = ground.post(CLUSTERS, &body()).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    assert_eq!((&made["name"], &made["state"], &made["owner"]), (&json!("first"), &json!("starting"), &json!("ada")));
+    let id = made["id"].as_str().unwrap().to_owned();
+    assert_eq!(made["logs"]["directory"], format!("/logs/{id}"));
+    assert_eq!(ground.get(&format!("{CLUSTERS}/first")).await.1["id"], id);
+    assert_eq!(ground.get(CLUSTERS).await.1.as_array().unwrap().len(), 1);
+    let (status, scaled) = ground.post(&format!("{CLUSTERS}/{id}/scale"), &json!({"n_workers": 5})).await;
+    assert_eq!((status, &scaled["n_workers"]), (StatusCode::OK, &json!(5)));
+    let (status, _) = ground.delete(&format!("{CLUSTERS}/{id}")).await;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    let (status, _) = ground.delete(&format!("{CLUSTERS}/{id}")).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "saying it again changes nothing");
+    let record = ground.store.cluster(&id.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((record.wish, record.terms.idle_after), (Wish::End, Some(600)));
+    assert!(ground.nudges.0.lock().unwrap().len() >= 3, "the fleet hears of each");
+}
+
+#[tokio::test]
+async fn the_same_request_makes_one_cluster() {
+    let ground = Ground::with_environment().await;
+    let mut nameless = body();
+    nameless.as_object_mut().unwrap().remove("name");
+    let (status, first) = read(ground.send(keyed("k1", &nameless)).await).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let (status, again) = read(ground.send(keyed("k1", &nameless)).await).await;
+    assert_eq!((status, &again["id"]), (StatusCode::OK, &first["id"]));
+    // The order of fields is no difference; a value is.
+    let turned: serde_json::Map<_, _> = nameless.as_object().unwrap().clone().into_iter().rev().collect();
+    let (status, _) = read(ground.send(keyed("k1", &Value::Object(turned))).await).await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, problem) = read(ground.send(keyed("k1", &body_with("/n_workers", json!(3)))).await).await;
+    assert_eq!((status.as_u16(), problem["code"].as_str()), (422, Some("idempotency_key_reused")));
+    let (_, problem) = read(ground.send(keyed("two words", &body())).await).await;
+    assert_eq!(problem["code"], "field_invalid");
+    assert_eq!(ground.store.clusters(None, true).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_replay_is_answered_even_when_its_environment_is_gone() {
+    let ground = Ground::with_environment().await;
+    read(ground.send(keyed("k1", &body())).await).await;
+    ground.put_environment(false).await;
+    let (status, _) = read(ground.send(keyed("k1", &body())).await).await;
+    assert_eq!(status, StatusCode::OK);
+    let (_, problem) = read(ground.send(keyed("k2", &body_with("/name", json!("second")))).await).await;
+    assert_eq!(problem["code"], "environment_incomplete");
+}
+
+#[tokio::test]
+async fn a_taken_name_is_named_with_its_remedy() {
+    let ground = Ground::with_environment().await;
+    ground.post(CLUSTERS, &body()).await;
+    let (status, problem) = ground.post(CLUSTERS, &body()).await;
+    assert_eq!((status, problem["code"].as_str()), (StatusCode::CONFLICT, Some("cluster_name_taken")));
+    assert!(problem["remedy"].as_str().unwrap().contains("towline cluster stop first"), "{problem}");
+}
+
+#[tokio::test]
+async fn absent_terms_are_the_servers_and_null_idle_is_never() {
+    let ground = Ground::with_environment().await;
+    let mut request = body();
+    for key in ["name", "idle_after", "no_client_after", "max_lifetime", "tags"] {
+        request.as_object_mut().unwrap().remove(key);
+    }
+    let (_, made) = ground.post(CLUSTERS, &request).await;
+    assert!(made["name"].as_str().unwrap().starts_with("ada-"), "{made}");
+    let store = &ground.store;
+    let terms = |made: Value| async move {
+        let id: ClusterId = made["id"].as_str().unwrap().parse().unwrap();
+        store.cluster(&id).await.unwrap().unwrap().terms
+    };
+    let absent = terms(made).await;
+    assert_eq!((absent.idle_after, absent.no_client_after, absent.max_lifetime), (Some(1200), 120, 86_400));
+    request.as_object_mut().unwrap().insert("idle_after".to_owned(), Value::Null);
+    let (_, made) = ground.post(CLUSTERS, &request).await;
+    assert_eq!(terms(made).await.idle_after, None);
+}
+
+#[tokio::test]
+async fn hosts_are_shown_by_cluster_and_by_id() {
+    let ground = Ground::new().await;
+    let cluster = records::cluster("first");
+    ground.store.insert_cluster(cluster.clone(), None).await.unwrap();
+    let host = records::host(&cluster, 1);
+    ground.store.insert_host(host.clone()).await.unwrap();
+    for path in ["/api/v1/hosts".to_owned(), "/api/v1/hosts?cluster=first".to_owned()] {
+        let (_, hosts) = ground.get(&path).await;
+        assert_eq!(hosts[0]["id"], host.id.as_str(), "{path}");
+        assert_eq!(hosts[0]["current"]["waiting_for"], "created");
+    }
+    assert_eq!(ground.get(&format!("/api/v1/hosts/{}", host.id)).await.1["role"], "worker");
+}
+
+#[tokio::test]
+async fn the_caller_learns_who_they_are_and_what_there_is() {
+    let ground = Ground::new().await;
+    let (status, me) = ground.get("/api/v1/whoami").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!((&me["person"], &me["role"], &me["backends"]), (&json!("ada"), &json!("admin"), &json!(["local"])));
+    assert!(me["target"]["platform"].as_str().unwrap().contains("linux"), "{me}");
+}
+
+/// A cluster with an owner key that signs, and a client's key.
+struct Owned {
+    ground: Ground,
+    owner: Ed25519KeyPair,
+    cluster: ClusterRecord,
+    client: Spki,
+}
+
+impl Owned {
+    async fn new(settings: &str) -> Self {
+        let ground = Ground::with_settings(settings).await;
+        let owner = keys::ed25519_from_pem(&keys::ed25519_generate_pem().unwrap().0).unwrap();
+        let cluster = ClusterRecord { owner: envelope::verifying_key(&owner), ..records::cluster("first") };
+        ground.store.insert_cluster(cluster.clone(), None).await.unwrap();
+        Self { ground, owner, cluster, client: keys::KeyPair::generate().unwrap().spki() }
+    }
+
+    fn admission(&self) -> Admission {
+        Admission {
+            v: 0,
+            cluster: self.cluster.id.clone(),
+            spki: self.client.clone(),
+            role: MemberRole::Client,
+            not_after: UnixSeconds(NOW_MS / 1000 + 60),
+        }
+    }
+
+    fn signed(&self, admission: &Admission) -> Envelope {
+        envelope::sign(admission, &self.owner)
+    }
+
+    async fn admit(&self, client: &str, admission: Envelope) -> (StatusCode, Value) {
+        let body = json!({"client": client, "spki": self.client, "admission": admission});
+        self.ground.post("/api/v1/clusters/first/admissions", &body).await
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_admitted_by_the_owners_signature() {
+    let owned = Owned::new("").await;
+    let (status, view) = owned.admit("client-one", owned.signed(&owned.admission())).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{view}");
+    assert_eq!(view["clients"][0]["key"], owned.client.key_id().as_str());
+    assert_eq!(owned.ground.nudges.0.lock().unwrap().len(), 1);
+    let (status, _) = owned.admit("client-one", owned.signed(&owned.admission())).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "the same again is harmless");
+    assert_eq!(owned.ground.store.members_of(&owned.cluster.id).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn refuses_admissions_that_the_owner_did_not_give() {
+    let owned = Owned::new("").await;
+    let stranger = keys::ed25519_from_pem(&keys::ed25519_generate_pem().unwrap().0).unwrap();
+    let good = owned.admission();
+    let mut cases = vec![("another's signature", envelope::sign(&good, &stranger))];
+    let other_key = records::spki(7);
+    let other_cluster = records::cluster("other").id;
+    for (what, admission) in [
+        ("another cluster", Admission { cluster: other_cluster, ..good.clone() }),
+        ("another key", Admission { spki: other_key, ..good.clone() }),
+        ("another role", Admission { role: MemberRole::Worker, ..good.clone() }),
+        ("expired", Admission { not_after: UnixSeconds(NOW_MS / 1000), ..good.clone() }),
+    ] {
+        cases.push((what, owned.signed(&admission)));
+    }
+    let mut bent = owned.signed(&good);
+    bent.payload.replace_range(0..1, "f");
+    cases.push(("bent bytes", bent));
+    for (what, admission) in cases {
+        let (_, problem) = owned.admit("client-one", admission).await;
+        assert_eq!(problem["code"], "admission_invalid", "{what}: {problem}");
+    }
+    for name in ["one", "client-", "client-A", "client-../x"] {
+        let (_, problem) = owned.admit(name, owned.signed(&good)).await;
+        assert_eq!(problem["code"], "field_invalid", "{name}");
+    }
+    assert!(owned.ground.store.members_of(&owned.cluster.id).await.unwrap().is_empty());
+    assert!(owned.ground.nudges.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_clients_name_stays_with_its_key_and_clients_are_counted() {
+    let mut owned = Owned::new("[limits]\nclients_per_cluster = 1").await;
+    owned.admit("client-one", owned.signed(&owned.admission())).await;
+    owned.client = keys::KeyPair::generate().unwrap().spki();
+    let (_, problem) = owned.admit("client-one", owned.signed(&owned.admission())).await;
+    assert_eq!(problem["code"], "client_name_taken");
+    let (_, problem) = owned.admit("client-two", owned.signed(&owned.admission())).await;
+    assert_eq!(problem["code"], "field_invalid");
+}
