@@ -138,58 +138,96 @@ pub async fn serve_tapped(
     shutdown: CancellationToken,
     tap: Option<Tap>,
 ) -> io::Result<()> {
-    let slots = Arc::new(Semaphore::new(limits.connections));
-    let forced = CancellationToken::new();
+    let mut door = Door {
+        listener,
+        slots: Arc::new(Semaphore::new(limits.connections)),
+        forced: CancellationToken::new(),
+        complained: false,
+    };
     let mut connections = JoinSet::new();
-    let mut full = false;
     loop {
-        let accepted = tokio::select! {
+        let visitor = tokio::select! {
             // Cancel-safe: a token is only looked at.
             () = shutdown.cancelled() => break,
             // Cancel-safe: join_next loses no result. Keeps ended connections from piling up.
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             // Cancel-safe: an unaccepted connection stays in the backlog.
-            accepted = listener.accept() => accepted,
+            visitor = door.next() => visitor,
         };
-        let (stream, remote) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                debug!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
-            if !full {
-                warn!(
-                    connections = limits.connections,
-                    "the listener is full; new connections are closed at once"
-                );
-            }
-            full = true;
-            continue;
-        };
-        full = false;
-        let ending = Ending {
-            slot,
-            forced: forced.clone(),
-        };
-        let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
-        let served = connection(
-            stream,
-            remote,
-            acceptor,
-            router.clone(),
+        let host = Host {
+            acceptor: TlsAcceptor::from(Arc::clone(&tls.borrow())),
+            router: router.clone(),
             limits,
-            shutdown.clone(),
-            ending,
-            tap.clone(),
-        );
-        connections.spawn(served);
+            shutdown: shutdown.clone(),
+            tap: tap.clone(),
+        };
+        connections.spawn(host.receive(visitor));
     }
+    let Door {
+        listener,
+        slots,
+        forced,
+        ..
+    } = door;
     drop(listener);
     drain(connections, slots, forced, limits).await;
     Ok(())
+}
+
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
+    forced: CancellationToken,
+    /// Whether the trouble we are in was told already.
+    complained: bool,
+}
+
+/// A connection that came in.
+struct Visitor {
+    stream: TcpStream,
+    remote: SocketAddr,
+    ending: Ending,
+}
+
+impl Door {
+    /// The next connection that there is room for. Cancel-safe: only the accept and the pause after a failure wait.
+    async fn next(&mut self) -> Visitor {
+        loop {
+            let (stream, remote) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Mostly this process has run out of descriptors.
+                    if self.first_trouble() {
+                        warn!(%error, "connections cannot be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else {
+                if self.first_trouble() {
+                    warn!("the listener is full; new connections are closed at once");
+                }
+                continue;
+            };
+            self.complained = false;
+            let ending = Ending {
+                slot,
+                forced: self.forced.clone(),
+            };
+            return Visitor {
+                stream,
+                remote,
+                ending,
+            };
+        }
+    }
+
+    /// Told once per trouble, not once per connection: a flood of connections must not become a flood of lines.
+    fn first_trouble(&mut self) -> bool {
+        !std::mem::replace(&mut self.complained, true)
+    }
 }
 
 async fn drain(
@@ -217,86 +255,85 @@ async fn drain(
     }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call site; a struct would only name the same things twice"
-)]
-async fn connection(
-    stream: TcpStream,
-    remote: SocketAddr,
+/// What one connection is served with.
+struct Host {
     acceptor: TlsAcceptor,
     router: Router,
     limits: Limits,
     shutdown: CancellationToken,
-    ending: Ending,
     tap: Option<Tap>,
-) {
-    let stream = tokio::select! {
-        // Cancel-safe: the whole connection is dropped.
-        () = shutdown.cancelled() => return,
-        // Cancel-safe: as above.
-        accepted = timeout(limits.handshake, accept(stream, acceptor)) => match accepted {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                debug!(%remote, %error, "a TLS handshake failed");
-                return;
-            }
-            Err(_) => {
-                debug!(%remote, "a TLS handshake took too long");
-                return;
-            }
-        },
-    };
-    let certificate = match peer_certificate(&stream) {
-        Ok(certificate) => certificate,
-        Err(error) => {
-            debug!(%remote, %error, "a verified certificate could not be read");
-            return;
+}
+
+impl Host {
+    /// Serve one connection to its end.
+    async fn receive(self, visitor: Visitor) {
+        let Visitor {
+            stream,
+            remote,
+            ending,
+        } = visitor;
+        let greeted = tokio::select! {
+            // Cancel-safe: the whole connection is dropped.
+            () = self.shutdown.cancelled() => return,
+            // Cancel-safe: as above.
+            greeted = timeout(self.limits.handshake, accept(stream, self.acceptor.clone())) => greeted,
+        };
+        let (stream, certificate) = match greeted {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(error)) => return debug!(%remote, %error, "a TLS handshake failed"),
+            Err(_) => return debug!(%remote, "a TLS handshake took too long"),
+        };
+        let peer = Peer {
+            remote,
+            certificate,
+        };
+        let stream = Connection::new(stream, ending, self.limits.write, self.tap.clone());
+        if let Err(error) = self.serve(stream, peer).await {
+            debug!(%remote, %error, "a connection broke");
         }
-    };
-    let peer = Peer {
-        remote,
-        certificate: certificate.map(Arc::new),
-    };
-    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        router.clone().oneshot(request)
-    });
-    let stream = Connection::new(stream, ending, limits.write, tap);
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::pin!(served);
-    let ended = tokio::select! {
-        // Cancel-safe: the future is pinned outside and polled on below.
-        ended = &mut served => ended,
-        // Cancel-safe: a token is only looked at.
-        () = shutdown.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    }
+
+    async fn serve(
+        self,
+        stream: Connection<TlsStream<TcpStream>>,
+        peer: Peer,
+    ) -> hyper::Result<()> {
+        let router = self.router;
+        let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            router.clone().oneshot(request)
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        tokio::pin!(served);
+        tokio::select! {
+            // Cancel-safe: the future is pinned outside and polled on below.
+            ended = &mut served => ended,
+            // Cancel-safe: a token is only looked at.
+            () = self.shutdown.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
         }
-    };
-    if let Err(error) = ended {
-        debug!(%remote, %error, "a connection broke");
     }
 }
 
-async fn accept(stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {
+async fn accept(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+) -> io::Result<(TlsStream<TcpStream>, Option<Arc<PeerCertificate>>)> {
     // Frames are small and answers wait for them.
     stream.set_nodelay(true)?;
-    acceptor.accept(stream).await
-}
-
-fn peer_certificate(
-    stream: &TlsStream<TcpStream>,
-) -> Result<Option<PeerCertificate>, crate::certificate::CertificateError> {
+    let stream = acceptor.accept(stream).await?;
     let (_, session) = stream.get_ref();
-    session
-        .peer_certificates()
-        .and_then(|chain| chain.first())
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    let certificate = leaf
         .map(|leaf| PeerCertificate::from_der(leaf))
         .transpose()
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok((stream, certificate.map(Arc::new)))
 }
