@@ -4,6 +4,8 @@
 //! End: no new requests, connections closed, fleet and tasks joined, store closed. Driven by the CLI and by tests.
 
 mod assembly;
+#[cfg(test)]
+mod tests;
 
 use crate::files::DataDirectory;
 use crate::identity::IdentityError;
