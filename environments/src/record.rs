@@ -138,13 +138,14 @@ pub fn is_bytecode(path: &str) -> bool {
 }
 
 /// Notes of the installer on this machine, with its paths, and the RECORD, which is written anew.
-const INSTALLER_NOTES: [&str; 7] = [
+const INSTALLER_NOTES: [&str; 8] = [
     "INSTALLER",
     "RECORD",
     "RECORD.jws",
     "RECORD.p7s",
     "REQUESTED",
     "direct_url.json",
+    "uv_build.json",
     "uv_cache.json",
 ];
 
