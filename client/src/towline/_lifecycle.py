@@ -171,6 +171,11 @@ class Lifecycle(DaskCluster):
         return self._attempt.watch.view if self._attempt.watch is not None else None
 
     @property
+    def dashboard_link(self) -> str:
+        """Empty: the scheduler's dashboard is not reachable through Towline yet, and must not be without TLS."""
+        return ""
+
+    @property
     def cluster_id(self) -> str | None:
         """The cluster's id, once it has one."""
         return self._view.id if self._view is not None else None

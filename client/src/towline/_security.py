@@ -66,7 +66,7 @@ class ClusterSecurity(Security):
         `tls://host:port`; whoever answers there must be the scheduler.
     """
 
-    __slots__ = ("cluster", "endpoints", "refusal")
+    # No `__slots__` here: `Security` takes its own for the list of its parameters.
 
     def __init__(
         self,

@@ -11,22 +11,18 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from towline._api import ControlPlane
 from towline._binary import Binary
 from towline._errors import ClusterError
 from towline._options import Options
-from towline._preparation import ClientKey, admit, client_key, new_keys, prepare
+from towline._preparation import ClientKey, Keys, admit, client_key, new_keys, prepare
 from towline._progress import Reporter
 from towline._security import ClusterSecurity
 from towline._version import __version__
 from towline._views import ClusterView
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 __all__ = ["Attempt", "Watch", "waiting_for"]
 
@@ -107,6 +103,8 @@ class Attempt:
         self.key: ClientKey | None = None
         self._binary = binary
         self._reporter = reporter
+        self._making: asyncio.Task[Keys] | None = None
+        self._keys: Keys | None = None
         self._creating: asyncio.Task[ClusterView] | None = None
         self._security_files: list[Path] = []
 
@@ -128,7 +126,8 @@ class Attempt:
                     "Choose one of these with `backend=`.",
                 )
             step.done(f"{identity.person} in workspace {identity.workspace}")
-        environment, keys = await _both(prepare(self._binary, self._reporter), new_keys(self._binary))
+        keys = await self._new_keys()
+        environment = await prepare(self._binary, self._reporter)
         with self._reporter.step("create", "asking for the cluster") as step:
             body = options.body(owner_key=keys.owner_key, environment=environment.spec)
             self._creating = asyncio.ensure_future(self.plane.create(body, uuid.uuid4().hex))
@@ -139,6 +138,12 @@ class Attempt:
             await self.plane.admit(view.id, self.key.request())
             step.done(f"cluster {view.name} ({view.id})")
         return await self._hosts()
+
+    async def _new_keys(self) -> Keys:
+        self._making = asyncio.ensure_future(new_keys(self._binary))
+        # Shielded, as is creating: whoever gives up now must still learn which folder to remove.
+        self._keys = await asyncio.shield(self._making)
+        return self._keys
 
     async def join(self, name: str) -> ClusterSecurity:
         """Join an existing cluster with a fresh client key."""
@@ -196,7 +201,11 @@ class Attempt:
         )
 
     async def find_id(self) -> str | None:
-        """The cluster's id, if one was or is just being made."""
+        """The cluster's id, if one was or is just being made; what is just being made is waited for."""
+        if self._making is not None and self._keys is None:
+            await asyncio.wait({self._making}, timeout=_LAST_ANSWER_SECONDS)
+            if self._making.done() and not self._making.cancelled() and self._making.exception() is None:
+                self._keys = self._making.result()
         if self.watch is not None:
             return self.watch.view.id
         if self._creating is None:
@@ -213,11 +222,12 @@ class Attempt:
         for file in self._security_files:
             with contextlib.suppress(OSError):
                 file.unlink()
+        # Only folders of the very name are removed. Keys of a cluster that has ended open nothing any more, and those
+        # that were never admitted never did.
         if ended and self.watch is not None and self.key is not None:
-            folder = self.key.key_file.parent
-            # The keys of a cluster that has ended open nothing any more. Only a folder of its very name is removed.
-            if folder.name == self.watch.view.id:
-                shutil.rmtree(folder, ignore_errors=True)
+            _remove(self.key.key_file.parent, self.watch.view.id)
+        if self.key is None and self._keys is not None:
+            _remove(self._keys.client.key_file.parent, self._keys.handle)
 
 
 def waiting_for(view: ClusterView | None) -> str:
@@ -235,16 +245,9 @@ def waiting_for(view: ClusterView | None) -> str:
     return ", ".join(waits[:3]) + more
 
 
-async def _both(first: Awaitable[A], second: Awaitable[B]) -> tuple[A, B]:
-    """Run two at once; when one fails the other is cancelled and awaited before the error goes on."""
-    one, other = asyncio.ensure_future(first), asyncio.ensure_future(second)
-    try:
-        return await asyncio.gather(one, other)
-    except BaseException:
-        one.cancel()
-        other.cancel()
-        await asyncio.gather(one, other, return_exceptions=True)
-        raise
+def _remove(folder: Path, name: str) -> None:
+    if folder.name == name:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(file: Path, text: str) -> Path:

@@ -1,0 +1,582 @@
+"""The parts of the Python package by themselves: arguments, profiles, events, certificates, progress, the binary."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import ssl
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import towline
+from client_fakes import TOKEN, Authority, Workbench, member_uri, plain_server, random_id
+from towline import ClusterError, _events, _options, _progress, _security, _starting
+from towline._api import ControlPlane, pause
+from towline._binary import Binary, locate
+from towline._logs import read, streams
+from towline._profile import load
+from towline._views import ClusterView
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    bench = Workbench(tmp_path, monkeypatch)
+    yield bench
+    bench.close()
+
+
+def view(**changes) -> ClusterView:
+    fields = {"id": random_id("cl-"), "name": "n", "workspace": "ws-aaaaaaaaaaaaaaaa", "state": "starting"}
+    return ClusterView.parse({**fields, **changes})
+
+
+# -- the package -------------------------------------------------------------------------------------------------------
+
+
+def test_versions_are_one():
+    project = (Path(towline.__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'version = "{towline.__version__}"' in project
+    assert set(towline.__all__) == {"Cluster", "ClusterError", "__version__"}
+    assert (Path(towline.__file__).parent / "py.typed").exists()
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("n_worker", "did you mean `n_workers`"),
+        ("idle_timout", "did you mean `idle_timeout`"),
+        ("nthreads", "called `worker_threads` here"),
+        ("cluster_timeout", "called `max_lifetime` here"),
+        ("worker_vm_types", "not supported yet"),
+        ("zzz", "there are: asynchronous, backend"),
+    ],
+)
+def test_an_unknown_argument_names_the_nearest(given, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        towline.Cluster(**{given: 1})
+    if given in ("n_worker", "zzz"):
+        with pytest.raises(TypeError, match="has no argument"):
+            towline.Cluster.from_name("x", **{given: 1})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_workers": -1},
+        {"n_workers": True},
+        {"n_workers": "2"},
+        {"n_workers": 10**9},
+        {"name": "Upper"},
+        {"name": "-x"},
+        {"name": "a" * 64},
+        {"name": ""},
+        {"backend": ""},
+        {"worker_processes": 0},
+        {"worker_threads": 0},
+        {"worker_memory": "many"},
+        {"worker_memory": 1},
+        {"worker_nanny": 1},
+        {"worker_resources": {"GPU": 0}},
+        {"worker_resources": ["GPU"]},
+        {"idle_timeout": "soon"},
+        {"idle_timeout": 0},
+        {"idle_timeout": True},
+        {"no_client_timeout": None},
+        {"max_lifetime": "8 days"},
+        {"max_lifetime": float("nan")},
+        {"tags": {"a": 1}},
+        {"tags": "a"},
+    ],
+)
+def test_a_wrong_value_names_its_argument(wrong):
+    (name,) = wrong
+    with pytest.raises(ClusterError) as caught:
+        _options.Options.parse(**{"n_workers": 1, **wrong})
+    assert caught.value.code == "argument_invalid"
+    assert f"`{name}" in caught.value.message
+    assert caught.value.remedy
+
+
+def test_defaults_are_those_of_the_design():
+    options = _options.Options.parse(n_workers=2, cores=8)
+    assert (options.threads, options.processes, options.memory_limit, options.nanny) == (4, 1, None, True)
+    assert (options.idle_after, options.no_client_after, options.max_lifetime) == (1200, 120, 86400)
+    assert _options.Options.parse(n_workers=0, cores=8).threads == 8
+    assert _options.Options.parse(n_workers=100, cores=2).threads == 1
+    assert _options.Options.parse(n_workers=1, idle_timeout=None).idle_after is None
+
+
+def test_durations_in_every_form_are_whole_seconds():
+    for value in (90, 90.0, 89.2, "90s", "1.5 minutes", timedelta(seconds=90)):
+        assert _options.seconds("x", value) == 90
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "waits"),
+    [(True, 5, 5), (False, 5, 0), (3, 5, 3), (0.3, 5, 2), (0.3, 1, 1), (1.0, 4, 4), (0.3, 0, 0)],
+)
+def test_waits_for_the_share_that_was_asked_for(asked, workers, waits):
+    assert _options.wanted_workers(asked, workers) == waits
+
+
+def test_waiting_for_more_than_there_will_be_is_refused():
+    for wrong in (6, -1, 1.5, "all"):
+        with pytest.raises(ClusterError):
+            _options.wanted_workers(wrong, 5)
+
+
+# -- profiles ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_profile_hides_its_token(bench):
+    profile = load()
+    assert profile.token == TOKEN
+    assert TOKEN not in repr(profile)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "sentence"),
+    [
+        (None, "profile_missing", "does not exist"),
+        ("default = ", "profile_invalid", "not valid TOML"),
+        ('default = "x"\n', "profile_missing", "no profile 'x'"),
+        ("[profile.a]\n", "profile_invalid", "`url` is missing"),
+        ('[profile.a]\nurl = "http://x"\ntoken = "t"\n', "profile_invalid", "https://"),
+        ('[profile.a]\nurl = "https://u:p@x"\ntoken = "t"\n', "profile_invalid", "without a user"),
+        ('[profile.a]\nurl = "https://x"\n', "profile_invalid", "`token` is missing"),
+        ('[profile.a]\nurl = "https://x"\ntoken = "a\\nb"\n', "profile_invalid", "not a token"),
+        ('[profile.a]\nurl = "https://x"\ntoken = "t"\nca_file = "/nowhere"\n', "profile_invalid", "/nowhere"),
+        ('[profile.a]\nurl = "https://x"\ntoken = "t"\nport = 1\n', "profile_invalid", "'port'"),
+        ("profile = 3\n", "profile_invalid", "must be a table"),
+    ],
+)
+def test_a_bad_profile_names_file_and_fault(tmp_path, text, code, sentence):
+    file = tmp_path / "profiles.toml"
+    if text is not None:
+        file.write_text(text)
+        file.chmod(0o600)
+    with pytest.raises(ClusterError) as caught:
+        load(environ={"TOWLINE_CONFIG": str(file)})
+    assert caught.value.code == code
+    assert sentence in caught.value.message
+    assert str(file) in caught.value.message
+
+
+def test_a_profile_that_others_may_read_is_refused(bench):
+    bench.profiles.chmod(0o644)
+    with pytest.raises(ClusterError) as caught:
+        load()
+    assert caught.value.code == "profile_open"
+    assert TOKEN not in str(caught.value)
+
+
+# -- the control plane -------------------------------------------------------------------------------------------------
+
+
+def call(work):
+    async def run():
+        plane = ControlPlane(load())
+        try:
+            return await work(plane)
+        finally:
+            plane.close()
+
+    return asyncio.run(run())
+
+
+def test_another_authority_is_not_trusted(bench, tmp_path):
+    other = tmp_path / "other.pem"
+    other.write_text(Authority("somebody else").pem)
+    bench.write_profile(ca_file=str(other))
+    begun = time.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        call(lambda plane: plane.whoami())
+    assert caught.value.code == "control_plane_untrusted"
+    assert str(other) in caught.value.message
+    assert time.monotonic() - begun < 5
+    assert bench.plane.calls == []
+
+
+def test_the_systems_authorities_do_not_know_the_control_plane(bench):
+    bench.write_profile(ca_file=None)
+    with pytest.raises(ClusterError) as caught:
+        call(lambda plane: plane.whoami())
+    assert caught.value.code == "control_plane_untrusted"
+
+
+def test_a_wrong_token_is_told(bench):
+    bench.write_profile(token="tl_wrong")
+    with pytest.raises(ClusterError) as caught:
+        call(lambda plane: plane.whoami())
+    assert caught.value.code == "unauthorised"
+    assert "tl_wrong" not in str(caught.value)
+
+
+def test_nobody_there_is_told_within_the_limit(bench):
+    bench.plane.go_away()
+    begun = time.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        call(lambda plane: plane.whoami(seconds=1))
+    assert caught.value.code == "control_plane_unreachable"
+    assert bench.plane.url in caught.value.message
+    assert "who we are" in caught.value.message
+    assert time.monotonic() - begun < 3
+
+
+def test_something_else_at_the_address_is_told(bench):
+    server = plain_server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    bench.write_profile(url=f"https://127.0.0.1:{server.server_address[1]}")
+    with pytest.raises(ClusterError) as caught:
+        call(lambda plane: plane.whoami(seconds=1))
+    server.shutdown()
+    server.server_close()
+    assert caught.value.code in ("control_plane_unreachable", "control_plane_untrusted")
+
+
+def test_a_name_cannot_change_the_path(bench):
+    with pytest.raises(ClusterError) as caught:
+        call(lambda plane: plane.cluster("../whoami?x=#"))
+    assert caught.value.code in ("cluster_not_found", "not_found")
+    assert bench.plane.calls == [("GET", "/api/v1/clusters/..%2Fwhoami%3Fx%3D%23")]
+
+
+def test_refusals_before_a_host_starts(bench):
+    def code() -> str:
+        with pytest.raises(ClusterError) as caught:
+            towline.Cluster(n_workers=1, progress="none")
+        assert bench.key_folders() == []
+        return caught.value.code
+
+    bench.binary_knobs(refusal={"code": "distributed_missing", "message": "no distributed", "remedy": "Install it."})
+    assert code() == "distributed_missing"
+    bench.binary_knobs(crash=True)
+    assert code() == "binary_failed"
+    bench.binary_knobs(noise=True)
+    assert code() == "binary_unusable"
+    bench.binary_knobs(version="9.9.9")
+    assert code() == "version_mismatch"
+    bench.binary_knobs()
+    bench.plane.knobs.version = "9.9.9"
+    assert code() == "version_mismatch"
+    bench.plane.knobs.version = towline.__version__
+    taken = {"code": "cluster_name_taken", "detail": "the name x is taken", "remedy": "Choose another."}
+    bench.plane.knobs.problems["/clusters"] = (409, taken)
+    assert code() == "cluster_name_taken"
+    assert bench.plane.clusters == {}
+    with pytest.raises(ClusterError) as caught:
+        towline.Cluster(n_workers=1, backend="moon", progress="none")
+    assert caught.value.code == "backend_missing"
+    assert "local" in caught.value.message
+
+
+def test_adaptive_is_refused_with_a_sentence(bench):
+    async def use() -> None:
+        cluster = towline.Cluster(n_workers=1, asynchronous=True, progress="none")
+        with pytest.raises(ClusterError, match="not supported yet"):
+            cluster.adapt(minimum=1)
+        await cluster.close()
+
+    asyncio.run(use())
+
+
+def test_retries_wait_longer_and_never_too_long():
+    assert pause(0, 0.0) == pytest.approx(0.05)
+    assert pause(0, 1.0) < pause(3, 1.0) < pause(10, 1.0) == pause(10_000, 1.0) <= 5.05
+
+
+# -- the event stream --------------------------------------------------------------------------------------------------
+
+
+def test_events_are_whole_however_they_are_cut():
+    text = b': hello\n\nevent: cluster\r\ndata: {"a":\r\ndata: 1}\r\n\r\nid: 7\ndata: x\n\nevent: cluster\n\ndata:y\n\n'
+    wanted = [("cluster", b'{"a":\n1}'), ("message", b"x"), ("message", b"y")]
+    for size in range(1, len(text)):
+        parser = _events.EventParser()
+        found = [event for at in range(0, len(text), size) for event in parser.feed(text[at : at + size])]
+        assert found == wanted, size
+
+
+def test_an_endless_event_is_refused():
+    parser = _events.EventParser(limit=1000)
+    with pytest.raises(_events.Disconnected):
+        for _ in range(100):
+            list(parser.feed(b"data: " + b"x" * 100 + b"\n"))
+
+
+def test_a_stream_that_is_silent_counts_as_lost(bench, monkeypatch):
+    bench.plane.knobs.stuck_at = "created"
+    monkeypatch.setattr(_events, "_SILENCE_SECONDS", 0.3)
+
+    async def watch(plane):
+        made = await plane.create(
+            {
+                **_options.Options(n_workers=1).body(
+                    owner_key="k", environment={"digest": "", "interpreter": {}, "kind": "wheels"}
+                )
+            },
+            "key",
+        )
+        with pytest.raises(ClusterError) as caught:
+            async for _ in plane.follow(made.id, patience=lambda: 0.0):
+                pass
+        return caught.value
+
+    error = call(watch)
+    assert error.code == "control_plane_unreachable"
+    assert "silent" in error.message
+
+
+# -- views -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", [None, [], "x", {}, {"id": 1}, {"id": "a", "name": "b", "workspace": "c", "state": "d", "hosts": {}}]
+)
+def test_an_answer_that_is_no_cluster_is_refused(value):
+    with pytest.raises(ClusterError) as caught:
+        ClusterView.parse(value)
+    assert caught.value.code == "answer_invalid"
+
+
+def test_a_failure_names_the_host_when_the_cluster_has_no_reason():
+    reason = {"code": "disk_full", "message": "the disk is full", "remedy": "Free some."}
+    lost = view(state="failed", hosts=[{"id": "ho-x", "role": "worker", "state": "failed", "reason": reason}])
+    assert lost.failure().code == "disk_full"
+    assert "worker host ho-x" in lost.failure().message
+    assert view(state="stopped").failure().code == "cluster_stopped"
+
+
+def test_what_is_waited_for_is_said_in_short():
+    host = {"role": "worker", "state": "starting", "current": {"waiting_for": "synced", "late": True}}
+    many = view(hosts=[{**host, "id": f"ho-{number}"} for number in range(9)])
+    assert _starting.waiting_for(many).endswith("worker host ho-2 (synced, late) and 6 more")
+    assert _starting.waiting_for(None) == "the control plane"
+
+
+# -- certificates ------------------------------------------------------------------------------------------------------
+
+
+def certificate(*uris: str) -> dict:
+    return {"subjectAltName": tuple(("URI", uri) for uri in uris)}
+
+
+def test_only_a_name_of_our_form_is_a_member():
+    cluster = random_id("cl-")
+    good = member_uri(cluster, "ho-abc", "scheduler")
+    member = _security.member_of(certificate(good))
+    assert (member.cluster, member.host, member.role) == (cluster, "ho-abc", "scheduler")
+    for bad in (
+        certificate(),
+        certificate(good, good),
+        certificate(good + "/role/scheduler"),
+        certificate(good.replace("scheduler", "owner")),
+        certificate(good + "\n"),
+        certificate("https" + good),
+        {"subjectAltName": (("DNS", good),)},
+        {},
+        None,
+    ):
+        assert _security.member_of(bad) is None
+
+
+def test_the_role_is_checked_by_where_we_dial(tmp_path):
+    cluster = random_id("cl-")
+    authority = Authority("c")
+    crt, key = authority.identity(tmp_path, "client", member_uri(cluster, "client-a", "client"))
+    ca = tmp_path / "ca"
+    ca.write_text(authority.pem)
+    security = _security.ClusterSecurity(
+        cluster, ca_file=ca, certificate_file=crt, key_file=key, scheduler_addresses=["tls://127.0.0.1:8786"]
+    )
+    assert security.require_encryption
+    assert isinstance(security.get_connection_args("client")["ssl_context"], ssl.SSLContext)
+    assert "tls_client_key=Local" in repr(security)
+
+    def check(role: str, peer: tuple[str, int] | None, of: str = cluster) -> str:
+        try:
+            security.check(certificate(member_uri(of, "ho-x", role)), peer)
+        except ClusterError as error:
+            return error.code
+        return "fine"
+
+    here, there = ("127.0.0.1", 8786), ("127.0.0.1", 9000)
+    assert check("scheduler", here) == check("scheduler", None) == check("worker", there) == "fine"
+    assert check("worker", here) == check("client", here) == check("worker", None) == "scheduler_not_genuine"
+    assert check("client", there) == "member_not_genuine"
+    assert check("scheduler", here, random_id("cl-")) == "scheduler_not_genuine"
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tls://127.0.0.1", "127.0.0.1:8786", "tls://:1"])
+def test_only_tls_addresses_are_dialled(address):
+    with pytest.raises(ClusterError, match="tls://host:port"):
+        _security._endpoints([address])
+
+
+def test_written_certificates_are_ours_alone(tmp_path):
+    file = _starting._write(tmp_path / "x.crt", "one")
+    _starting._write(tmp_path / "x.crt", "two")
+    assert file.read_text() == "two"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["x.crt"]
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_phase_is_told_from_start_to_end():
+    events = []
+    reporter = _progress.choose(events.append, quiet=True)
+    with reporter.step("solve", "choosing") as step:
+        step.progress("still choosing", 1, 2)
+        step.done("chosen")
+    with pytest.raises(ClusterError), reporter.step("upload", "sending"):
+        raise ClusterError("disk_full", "no room", "")
+    told = [(event["phase"], event["state"], event["message"]) for event in events]
+    assert told == [
+        ("solve", "started", "choosing"),
+        ("solve", "progress", "still choosing"),
+        ("solve", "done", "chosen"),
+        ("upload", "started", "sending"),
+        ("upload", "failed", "no room"),
+    ]
+    assert events[-1]["code"] == "disk_full"
+    assert all(isinstance(event["seconds"], float) for event in events if event["state"] in ("done", "failed"))
+
+
+def test_json_lines_are_json_and_plain_lines_are_few():
+    for kind in ("json", "plain", "rich"):
+        stream = io.StringIO()
+        reporter = _progress.choose(kind, quiet=False, stream=stream)
+        host = {"id": "ho-x", "role": "worker", "state": "starting", "phases": [{"phase": "created", "millis": 3}]}
+        with reporter.step("hosts", "starting hosts"):
+            reporter.cluster(view(hosts=[host]), None)
+            reporter.cluster(view(hosts=[{**host, "current": {"waiting_for": "booted", "late": True}}]), None)
+        reporter.rest()
+        text = stream.getvalue()
+        if kind == "json":
+            lines = [json.loads(line) for line in text.splitlines()]
+            assert [line["event"] for line in lines] == [
+                "phase", "cluster", "host", "cluster", "host", "phase"]  # fmt: skip
+            assert lines[2]["millis"] == 3
+            assert lines[4]["late"]
+        elif kind == "plain":
+            assert len(text.splitlines()) == 2
+            assert "late" in text
+        else:
+            assert "starting hosts" in text
+
+
+def test_a_display_that_fails_does_not_stop_a_start(caplog):
+    def broken(event):
+        raise OSError("no terminal")
+
+    reporter = _progress.choose(broken, quiet=False)
+    with reporter.step("a", "b"):
+        reporter.emit("note", message="x")
+    assert caplog.text.count("is switched off") == 1
+
+
+def test_an_unknown_display_is_refused():
+    with pytest.raises(ClusterError, match="`progress` takes"):
+        _progress.choose("loud", quiet=False)
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+
+def test_log_streams_are_found_in_either_folder(tmp_path):
+    name = random_id("cl-")
+    for folder in (tmp_path, tmp_path / name):
+        folder.mkdir(exist_ok=True)
+        (folder / "scheduler.log").write_text("from " + folder.name + "\n")
+        (folder / "worker-ho-x.log").write_text("w\n")
+    cluster = view(id=name, logs={"kind": "file", "directory": str(tmp_path)})
+    logs = read(cluster, ["said"], {"ho-x": "tls://a:1"}, True, True, True)
+    assert dict(logs) == {"Cluster": "said", "Scheduler": f"from {name}", "tls://a:1": "w"}
+    assert read(cluster, [], {}, False, False, ["ho-x"]) == {"ho-x": "w"}
+    assert streams(view(logs={"kind": "file", "directory": str(tmp_path / "none")})) == {}
+    assert read(view(), [], {}, True, True, True) is None
+
+
+def test_of_a_huge_log_the_end_is_shown(tmp_path):
+    (tmp_path / "scheduler.log").write_text("".join(f"line {number}\n" for number in range(200_000)))
+    text = read(view(logs={"kind": "file", "directory": str(tmp_path)}), [], {}, False, True, False)["Scheduler"]
+    assert len(text) <= 1024 * 1024
+    assert text.startswith("line ")
+    assert text.endswith("line 199999")
+
+
+# -- the binary --------------------------------------------------------------------------------------------------------
+
+
+def test_the_binary_is_found_in_three_places(tmp_path):
+    def program(folder: str) -> Path:
+        file = tmp_path / folder / "towline"
+        file.parent.mkdir()
+        file.write_text("#!/bin/sh\n")
+        file.chmod(0o755)
+        return file
+
+    named, beside, path = program("named"), program("beside"), program("path")
+    python = str(beside.parent / "python")
+    environ = {"TOWLINE_BINARY": str(named), "PATH": str(path.parent)}
+    assert locate(environ, python) == named
+    del environ["TOWLINE_BINARY"]
+    assert locate(environ, python) == beside
+    beside.unlink()
+    assert locate(environ, python) == path
+    path.chmod(0o644)
+    with pytest.raises(ClusterError) as caught:
+        locate(environ, python)
+    assert caught.value.code == "binary_missing"
+    with pytest.raises(ClusterError, match="not a program"):
+        locate({"TOWLINE_BINARY": str(path)})
+
+
+def test_a_binary_that_hangs_is_ended_in_time(bench):
+    bench.binary_knobs(hang=True)
+    binary = Binary(locate())
+    scan = json.dumps({"v": 0, "distributions": [1], "interpreter": {"version": "x"}}).encode()
+    begun = time.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        work = binary.lines(("env", "prepare", "--json-lines"), print, stdin=scan, what="the environment", seconds=1)
+        asyncio.run(work)
+    assert caught.value.code == "binary_timeout"
+    assert "the environment" in caught.value.message
+    assert time.monotonic() - begun < 10
+
+
+def test_the_profile_reaches_the_binary_by_name_only(bench, tmp_path):
+    file = tmp_path / "echo"
+    file.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        "print(json.dumps({'profile': os.environ.get('TOWLINE_PROFILE'), 'words': sys.argv[1:]}))\n"
+    )
+    file.chmod(0o755)
+    answer = asyncio.run(Binary(file, "work").json("a", "b", what="x", seconds=20))
+    assert answer == {"profile": "work", "words": ["a", "b"]}
+    file.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('x' * 100_000)\n")
+    with pytest.raises(ClusterError) as caught:
+        asyncio.run(Binary(file).json("a", what="x", seconds=20))
+    assert len(str(caught.value)) < 6000
+
+
+def test_a_scan_reaches_the_binary_and_sees_edits(bench, tmp_path, monkeypatch):
+    """The scan is taken anew for every cluster."""
+    from towline._preparation import _scan
+
+    first = {record["name"] for record in _scan()["distributions"]}
+    folder = tmp_path / "site" / "fresh_thing-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: fresh-thing\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(folder.parent))
+    assert {record["name"] for record in _scan()["distributions"]} - first == {"fresh-thing"}
