@@ -115,10 +115,19 @@ impl Fleet {
         }
     }
 
+    /// A cluster whose backend is not here cannot live. True: it was brought to its end just now.
+    pub(super) async fn end_without_backend(&self, cluster: &ClusterRecord) -> Result<bool, StoreError> {
+        let ending = cluster.state.is_terminal() || cluster.state == ClusterState::Stopping;
+        if ending || self.parts.backends.named(&cluster.backend).is_some() {
+            return Ok(false);
+        }
+        end_cluster(&self.parts.store, cluster, Some(reasons::no_backend(&cluster.backend))).await
+    }
+
     async fn choose_address(&mut self, cluster: &ClusterRecord, avoid: Option<u16>) -> Result<bool, StoreError> {
         let store = self.parts.store.clone();
         let Some(backend) = self.parts.backends.named(&cluster.backend).cloned() else {
-            return end_cluster(&store, cluster, Some(reasons::no_backend(&cluster.backend))).await;
+            return Ok(false);
         };
         let live = store.clusters(None, false).await?;
         let mut taken: BTreeSet<u16> =

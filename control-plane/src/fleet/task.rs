@@ -193,6 +193,9 @@ impl Fleet {
             let Some(cluster) = self.parts.store.cluster(id).await? else {
                 return Ok(());
             };
+            if self.end_without_backend(&cluster).await? {
+                continue;
+            }
             let hosts = self.parts.store.hosts_of(id).await?;
             let observed = self.observed(&cluster, hosts);
             let actions = reconcile(&Wanted::of(&cluster), &observed, &self.parts.settings, clock::unix_ms());
@@ -213,6 +216,7 @@ impl Fleet {
         let window = u64::try_from(self.parts.settings.hosts.restart_window.as_millis()).unwrap_or(u64::MAX);
         let now = Instant::now();
         self.calls.cooling.retain(|_, until| *until > now);
+        let here = self.parts.backends.named(&cluster.backend).is_some();
         let seen = self.seen.by_backend.get(cluster.backend.as_str()).and_then(Option::as_ref);
         let hosts = hosts.into_iter().map(|record| {
             let id = &record.id;
@@ -221,6 +225,8 @@ impl Fleet {
                 Some(seen) if !busy && !self.calls.unsure.contains(id) => {
                     seen.get(id).copied().unwrap_or(Presence::Absent)
                 }
+                // A backend that is not here made nothing that we know of.
+                None if !here && record.backend.is_none() => Presence::Absent,
                 _ => Presence::Unknown,
             };
             let ending_since_ms = match record.state {

@@ -6,9 +6,11 @@ use crate::model::{
 };
 use crate::settings::Settings;
 use crate::signer::content::AssignmentPolicy;
-use std::path::PathBuf;
+use crate::store::{Store, WorkspaceRecord};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use towline_protocol::assignment::{EnvironmentKind, EnvironmentSpec, Interpreter, RoleKind, SchedulerAddress};
+use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, VerifyingKey, WorkspaceId};
 
 /// When test clusters are made, Unix milliseconds.
@@ -68,6 +70,14 @@ pub fn cluster(n: u8) -> ClusterRecord {
     }
 }
 
+/// An empty store in `directory` that knows the test clusters' workspace.
+pub async fn store(directory: &Path) -> Store {
+    let store = Store::open(&directory.join("towline.db")).await.expect("store");
+    let workspace = WorkspaceRecord { id: WorkspaceId::from_random([1; 10]), name: "test".to_owned(), created_at_ms: 0 };
+    store.put_workspace(workspace).await.expect("workspace");
+    store
+}
+
 /// A host of cluster 1 that was just asked for.
 pub fn host(n: u8, role: RoleKind) -> HostRecord {
     let mut record = HostRecord {
@@ -87,4 +97,9 @@ pub fn host(n: u8, role: RoleKind) -> HostRecord {
     };
     super::observed::reach(&mut record, StartPhase::Requested, 0);
     record
+}
+
+/// An envelope that nobody opens.
+pub fn envelope() -> Envelope {
+    Envelope { payload_type: String::new(), payload: String::new(), signatures: Vec::new() }
 }

@@ -8,6 +8,8 @@ mod connection;
 pub mod facts;
 mod hub;
 pub mod outstanding;
+#[cfg(test)]
+mod tests;
 
 use crate::authority::{HostAuthority, may_speak};
 use crate::environments::Blobs;

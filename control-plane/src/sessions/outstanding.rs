@@ -4,13 +4,14 @@
 use crate::model::{ClusterRecord, HostRecord};
 use crate::signer::Signer;
 use towline_protocol::assignment::RoleKind;
+use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{KeyId, Position};
 use towline_protocol::message::{CertificatePurpose, FromControlPlane};
 
 /// What was sent in this session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
-    delegation: bool,
+    delegation: Option<Envelope>,
     assignment: Option<Position>,
     roster: Option<u64>,
     certificate: Option<KeyId>,
@@ -24,9 +25,10 @@ pub fn outstanding(
     sent: &mut Sent,
 ) -> Vec<FromControlPlane> {
     let mut messages = Vec::new();
-    if !sent.delegation {
-        messages.push(FromControlPlane::Delegation { envelope: signer.delegation() });
-        sent.delegation = true;
+    let delegation = signer.delegation();
+    if sent.delegation.as_ref() != Some(&delegation) {
+        messages.push(FromControlPlane::Delegation { envelope: delegation.clone() });
+        sent.delegation = Some(delegation);
     }
     if let Some(assignment) = host.assignment.as_ref().filter(|new| sent.assignment != Some(new.position)) {
         // Bytes of a signing key of the past would be refused, and the host holds them already.
@@ -95,10 +97,9 @@ mod tests {
         host.dask.certificate = Some("leaf".to_owned());
         assert_eq!(outstanding(&cluster, &host, &signer, &mut sent), [], "no certificate without its issuer");
         cluster.cluster_ca = Some("ca\n".to_owned());
-        let [FromControlPlane::Certificate { chain, .. }] =
-            outstanding(&cluster, &host, &signer, &mut sent).try_into().expect("one message")
-        else {
-            panic!("not a certificate");
+        let messages = outstanding(&cluster, &host, &signer, &mut sent);
+        let [FromControlPlane::Certificate { chain, .. }] = messages.as_slice() else {
+            panic!("not one certificate: {messages:?}");
         };
         assert_eq!(chain, "leaf\nca\n");
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use towline_protocol::WIRE_VERSION;
 use towline_protocol::assignment::Assignment;
 use towline_protocol::envelope::{self, Document, Envelope};
-use towline_protocol::ids::{ClusterId, Digest, Epoch, Generation, HostId, KeyId, Position, WorkspaceId};
+use towline_protocol::ids::{ClusterId, Digest, Epoch, Generation, HostId, KeyId, Position, VerifyingKey, WorkspaceId};
 use towline_protocol::lease::Lease;
 use towline_protocol::roster::{Member, Roster};
 use towline_protocol::strict;
@@ -70,6 +70,11 @@ impl Signer {
     /// The term of this run.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The public half of the signing key.
+    pub fn verifying_key(&self) -> VerifyingKey {
+        envelope::verifying_key(&self.key)
     }
 
     /// The delegation to show to agents.
