@@ -358,8 +358,8 @@ def test_a_failure_names_the_host_when_the_cluster_has_no_reason():
 def test_what_is_waited_for_is_said_in_short():
     host = {"role": "worker", "state": "starting", "current": {"waiting_for": "synced", "late": True}}
     many = view(hosts=[{**host, "id": f"ho-{number}"} for number in range(9)])
-    assert _starting.waiting_for(many).endswith("worker host ho-2 (synced, late) and 6 more")
-    assert _starting.waiting_for(None) == "the control plane"
+    assert _starting.waiting_for(many, "").endswith("worker host ho-2 (synced, late) and 6 more")
+    assert _starting.waiting_for(None, "packing local code") == "packing local code"
 
 
 # -- certificates ------------------------------------------------------------------------------------------------------

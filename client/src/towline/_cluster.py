@@ -56,7 +56,7 @@ class Cluster(Lifecycle):
     wait_for_workers : bool, int or float, default 0.3
         How many workers to wait for: all, none, a number, or a share of `n_workers`.
     timeout : number, str or timedelta, default "20 minutes"
-        Limit for the hosts to start and for each later wait for workers.
+        Limit for the whole start and for each later wait for workers.
     shutdown_on_close : bool, default True
         End the cluster when this object is closed or the interpreter ends.
     profile : str, optional

@@ -131,7 +131,8 @@ class Lifecycle(DaskCluster):
         except (asyncio.TimeoutError, TimeoutError):
             raise ClusterError(
                 "start_timeout",
-                f"the cluster was not ready in {limit:.0f} s; it waits for {waiting_for(self._view)}",
+                f"the cluster was not ready in {limit:.0f} s; it waits for "
+                f"{waiting_for(self._view, self._reporter.doing)}",
                 "`towline cluster show` says more; `timeout=` sets the limit.",
             ) from None
 

@@ -62,6 +62,8 @@ class Reporter:
         self._lock = threading.Lock()
         self._broken = False
         self._hosts: dict[str, tuple[int, str, bool]] = {}
+        #: What the newest phase says it does, for the message of a limit that passes.
+        self.doing = "the start"
 
     def emit(self, event: str, **fields: Any) -> None:
         """Show one event; fields that are None are left out."""
@@ -128,6 +130,7 @@ class Step:
         self._over = False
         self.phase = phase
         self.message = message
+        reporter.doing = message
         reporter.emit("phase", phase=phase, state="started", message=message)
 
     @property

@@ -230,10 +230,10 @@ class Attempt:
             _remove(self._keys.client.key_file.parent, self._keys.handle)
 
 
-def waiting_for(view: ClusterView | None) -> str:
-    """What a start is waiting for, in words."""
+def waiting_for(view: ClusterView | None, doing: str) -> str:
+    """What a start is waiting for, in words; before there is a cluster that is what is being done."""
     if view is None:
-        return "the control plane"
+        return doing
     waits = [
         f"{host.role} host {host.id} ({host.waiting_for or host.state}{', late' if host.late else ''})"
         for host in view.hosts
