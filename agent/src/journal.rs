@@ -283,3 +283,144 @@ fn decode(bytes: &[u8]) -> Decoded {
         Err(_) => Decoded::Newer(FORMAT + 1),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use towline_protocol::ids::{ClusterId, HostId, VerifyingKey, WorkspaceId};
+    use towline_protocol::time::UnixSeconds;
+    use towline_protocol::trust::Identity;
+
+    fn fresh() -> State {
+        let me = Identity {
+            host: HostId::from_random([1; 10]),
+            workspace: WorkspaceId::from_random([2; 10]),
+            cluster: ClusterId::from_random([3; 10]),
+        };
+        State::new(Trust::new(VerifyingKey::from_bytes([4; 32]), me, UnixSeconds(5)))
+    }
+
+    fn started(starts: u64) -> State {
+        State { starts, ..fresh() }
+    }
+
+    fn open(directory: &Path) -> Result<Journal, JournalError> {
+        Journal::open(directory, fresh)
+    }
+
+    #[test]
+    fn keeps_what_was_committed_last() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut journal = open(directory.path()).expect("fresh");
+        for starts in 1..=5 {
+            journal.commit(started(starts)).expect("committed");
+            assert_eq!(open(directory.path()).expect("again").state().starts, starts);
+        }
+    }
+
+    #[test]
+    fn a_write_torn_at_any_byte_leaves_the_generation_before() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut journal = open(directory.path()).expect("fresh");
+        journal.commit(started(1)).expect("committed");
+        journal.commit(started(2)).expect("committed");
+        let newest = slot(directory.path(), 0);
+        let whole = fs::read(&newest).expect("readable");
+        for length in 0..whole.len() {
+            fs::write(&newest, &whole[..length]).expect("torn");
+            let mut journal = open(directory.path()).expect("recovers");
+            assert_eq!(journal.state().starts, 1, "torn at {length}");
+            if length % 97 == 0 {
+                journal.commit(started(9)).expect("goes on");
+                assert_eq!(open(directory.path()).expect("again").state().starts, 9);
+                journal = open(directory.path()).expect("again");
+                drop(journal);
+                // Back to where we were for the next length.
+                fs::remove_file(slot(directory.path(), 0)).expect("removed");
+                fs::remove_file(slot(directory.path(), 1)).expect("removed");
+                let mut journal = open(directory.path()).expect("fresh");
+                journal.commit(started(1)).expect("committed");
+                journal.commit(started(2)).expect("committed");
+            }
+        }
+    }
+
+    #[test]
+    fn a_torn_first_write_is_a_fresh_host() {
+        let directory = tempfile::tempdir().expect("a directory");
+        open(directory.path()).expect("fresh").commit(started(1)).expect("committed");
+        let first = slot(directory.path(), 1);
+        let whole = fs::read(&first).expect("readable");
+        for length in [0, 1, whole.len() / 2, whole.len() - 1] {
+            fs::write(&first, &whole[..length]).expect("torn");
+            assert_eq!(open(directory.path()).expect("fresh").state().starts, 0);
+        }
+    }
+
+    #[test]
+    fn refuses_two_damaged_generations_instead_of_forgetting() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut journal = open(directory.path()).expect("fresh");
+        journal.commit(started(1)).expect("committed");
+        journal.commit(started(2)).expect("committed");
+        for number in 0..2 {
+            fs::write(slot(directory.path(), number), b"towline-journal 0 1 x").expect("damaged");
+        }
+        assert!(matches!(open(directory.path()), Err(JournalError::Damaged { .. })));
+    }
+
+    #[test]
+    fn refuses_a_newer_format_and_newer_fields() {
+        let directory = tempfile::tempdir().expect("a directory");
+        open(directory.path()).expect("fresh").commit(started(1)).expect("committed");
+        let file = slot(directory.path(), 1);
+        let text = String::from_utf8(fs::read(&file).expect("readable")).expect("text");
+        fs::write(&file, text.replacen("towline-journal 0 ", "towline-journal 7 ", 1)).expect("written");
+        assert!(matches!(open(directory.path()), Err(JournalError::Newer { found: 7, .. })));
+
+        let body = text.split_once('\n').expect("a header").1.replacen("{", "{\"new\":1,", 1);
+        let mut summed = 1u64.to_be_bytes().to_vec();
+        summed.extend_from_slice(body.as_bytes());
+        let newer = format!("towline-journal 0 1 {} {}\n{body}", Digest::of(&summed), body.len());
+        fs::write(&file, newer).expect("written");
+        assert!(matches!(open(directory.path()), Err(JournalError::Newer { .. })));
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_state_in_force() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut journal = open(directory.path()).expect("fresh");
+        journal.commit(started(1)).expect("committed");
+        fs::create_dir(slot(directory.path(), 0)).expect("in the way");
+        assert!(journal.commit(started(2)).is_err());
+        assert_eq!(journal.state().starts, 1);
+    }
+
+    #[test]
+    fn durations_go_on_within_a_boot_and_stand_still_over_a_reboot() {
+        let age = Age { boot: "a".into(), at: 100, lived: 50, silent: 7 };
+        let now = BootTime(Duration::from_secs(110));
+        assert_eq!(age.at("a", now), (Duration::from_secs(60), Duration::from_secs(17)));
+        assert_eq!(age.at("b", now), (Duration::from_secs(50), Duration::from_secs(7)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn damage_of_any_kind_is_never_read_as_a_state(
+            offset in any::<prop::sample::Index>(), bit in 0u8..8, extra in prop::collection::vec(any::<u8>(), 0..20)
+        ) {
+            let whole = encode(3, &started(3));
+            let mut damaged = whole.clone();
+            damaged[offset.index(whole.len())] ^= 1 << bit;
+            damaged.extend_from_slice(&extra);
+            prop_assert!(!matches!(decode(&damaged), Decoded::Whole(..)));
+            if !extra.is_empty() {
+                let longer = [whole, extra].concat();
+                prop_assert!(!matches!(decode(&longer), Decoded::Whole(..)));
+            }
+        }
+    }
+}

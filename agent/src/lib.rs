@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod config;
 pub mod ending;
+pub mod environments;
 pub mod idle;
 pub mod journal;
 pub mod launch;

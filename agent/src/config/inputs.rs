@@ -101,6 +101,6 @@ mod tests {
         assert_eq!(distance("uv", ""), 2);
         assert_eq!(nearest("stor"), "store");
         assert_eq!(nearest("UV"), "uv");
-        assert_eq!(nearest("renew_after"), "renew_identity_after");
+        assert_eq!(nearest("renew_identity"), "renew_identity_after");
     }
 }

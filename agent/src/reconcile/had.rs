@@ -92,14 +92,30 @@ pub enum RunnerHad {
         /// When to try again.
         retry_at: BootTime,
     },
-    /// It was there and no longer answers, or could not be adopted.
+    /// It was there and is gone, with all that it had started.
     Gone,
     /// We speak with it.
     Held,
     /// The journal knows one from before; not looked for yet.
     Recorded,
+    /// It lives but does not answer. Nothing is started beside it.
+    Silent {
+        /// When to look for it again.
+        retry_at: BootTime,
+    },
     /// Being started.
     Starting,
+}
+
+/// How looking for a recorded runner ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// It and its children are gone.
+    Gone,
+    /// It is ours again.
+    Held,
+    /// Nobody knows; look again then.
+    Silent(BootTime),
 }
 
 /// The runner's children.
@@ -164,8 +180,8 @@ pub enum Seen {
 /// How an effect ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// [`Effect::AdoptRunner`]: whether it is ours again.
-    Adopted(bool),
+    /// [`Effect::AdoptRunner`].
+    Adopted(Adoption),
     /// The control plane answered the report that held the last word.
     FarewellHeard,
     /// [`Effect::Issue`], or when to try again.
@@ -176,8 +192,8 @@ pub enum Outcome {
     Looked(Option<Seen>, BootTime),
     /// [`Effect::OpenAuthority`], or when to try again.
     Opened(Result<(), BootTime>),
-    /// The runner is held to be gone after it did not answer for too long.
-    RunnerLost,
+    /// The runner did not answer for too long: look for it anew then.
+    RunnerSilent(BootTime),
     /// [`Effect::StartRunner`], or when to try again.
     RunnerStarted(Result<(), BootTime>),
     /// [`Effect::SignOff`]: wait for the control plane until then.
@@ -226,8 +242,15 @@ impl Had {
     /// An effect ended.
     pub fn ended(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Adopted(true) => (self.runner, self.dask) = (RunnerHad::Held, DaskHad::Unknown),
-            Outcome::Adopted(false) | Outcome::RunnerLost => self.runner = RunnerHad::Gone,
+            Outcome::Adopted(Adoption::Held) => {
+                (self.runner, self.dask) = (RunnerHad::Held, DaskHad::Unknown);
+                self.next_look = BootTime::ZERO;
+            }
+            Outcome::Adopted(Adoption::Gone) => self.runner = RunnerHad::Gone,
+            Outcome::Adopted(Adoption::Silent(at)) => self.runner = RunnerHad::Silent { retry_at: *at },
+            Outcome::RunnerSilent(at) => {
+                (self.runner, self.looking) = (RunnerHad::Silent { retry_at: *at }, false);
+            }
             Outcome::FarewellHeard => {
                 if matches!(self.farewell, Farewell::Waiting { .. }) {
                     self.farewell = Farewell::Acknowledged;

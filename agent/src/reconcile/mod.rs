@@ -10,7 +10,7 @@ pub mod rules;
 mod tests;
 
 pub use had::{
-    AuthorityHad, DaskHad, EnvironmentHad, Farewell, Had, Outcome, RosterPlace, RunnerHad, Seen, StopHad,
+    Adoption, AuthorityHad, DaskHad, EnvironmentHad, Farewell, Had, Outcome, RosterPlace, RunnerHad, Seen, StopHad,
 };
 
 use towline_protocol::assignment::{Assignment, Lifecycle, RoleKind};
@@ -88,7 +88,7 @@ pub enum Effect {
     SignOff(EndReason),
     /// Start a runner.
     StartRunner,
-    /// Stop Dask, then the runner.
+    /// Stop Dask, then the runner; one that does not answer is killed, and Dask with it.
     Stop,
     /// Make this environment present.
     Sync(Digest),
@@ -125,7 +125,7 @@ pub fn next_timeout(wanted: &Wanted, had: &Had) -> Option<BootTime> {
         if let AuthorityHad::Failed { retry_at } = had.authority {
             times.push(retry_at);
         }
-        if let RunnerHad::Failed { retry_at } = had.runner {
+        if let RunnerHad::Failed { retry_at } | RunnerHad::Silent { retry_at } = had.runner {
             times.push(retry_at);
         }
         if had.runner == RunnerHad::Held && !had.looking {
@@ -177,6 +177,7 @@ fn runner_step(order: &Order, wanted: &Wanted, had: &Had, now: BootTime) -> Opti
         RunnerHad::Failed { retry_at } if wants_dask(order) && *retry_at <= now => Some(Effect::StartRunner),
         RunnerHad::Held if !wanted.runner_recorded => Some(Effect::JournalRunner),
         RunnerHad::Recorded => Some(Effect::AdoptRunner),
+        RunnerHad::Silent { retry_at } if *retry_at <= now => Some(Effect::AdoptRunner),
         // Gone before anything was launched: nothing can run twice, so another may be started.
         RunnerHad::Gone if wanted.launch_begun.is_none() => Some(Effect::JournalForgetRunner),
         RunnerHad::Absent
@@ -184,6 +185,7 @@ fn runner_step(order: &Order, wanted: &Wanted, had: &Had, now: BootTime) -> Opti
         | RunnerHad::Failed { .. }
         | RunnerHad::Gone
         | RunnerHad::Held
+        | RunnerHad::Silent { .. }
         | RunnerHad::Starting => None,
     }
 }
@@ -235,7 +237,7 @@ fn end(wanted: &Wanted, had: &Had, reason: EndReason, now: BootTime) -> Vec<Effe
         (RunnerHad::Recorded, _) => vec![Effect::AdoptRunner],
         (RunnerHad::Adopting | RunnerHad::Starting, _) => Vec::new(),
         (RunnerHad::Held, StopHad::No) if had.dask == DaskHad::Launching => Vec::new(),
-        (RunnerHad::Held, StopHad::No) => vec![Effect::Stop],
+        (RunnerHad::Held | RunnerHad::Silent { .. }, StopHad::No) => vec![Effect::Stop],
         (_, StopHad::Stopping) => Vec::new(),
         (RunnerHad::Absent | RunnerHad::Failed { .. } | RunnerHad::Gone, StopHad::No) | (_, StopHad::Stopped) => {
             vec![Effect::SignOff(reason)]

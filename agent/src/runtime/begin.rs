@@ -9,7 +9,7 @@ use super::parties::{AdoptFailure, StepError};
 use super::work::Done;
 use crate::ending::Evidence;
 use crate::launch::{RunnerSpec, RunnerStatus};
-use crate::reconcile::{Effect, Outcome, RosterPlace, Seen as Look};
+use crate::reconcile::{Adoption, Effect, Outcome, RosterPlace, Seen as Look};
 use crate::runner::facts::{boot_time, unix_time};
 use std::time::Duration;
 use towline_protocol::assignment::{Assignment, RoleKind};
@@ -66,7 +66,7 @@ impl Owner {
                 let evidence = self.evidence(*reason);
                 self.work.sign_off(self.host.clone(), evidence);
             }
-            Effect::Stop => self.work.stop(),
+            Effect::Stop => self.work.stop(self.parties.runners.clone(), self.memory.state().runner.clone()),
             Effect::Sync(_) => self.begin_sync(),
             Effect::Exit => {}
         }
@@ -206,22 +206,34 @@ impl Owner {
                 self.seen.failures.remove(&Step::Runner);
                 let event = Event { code: EventCode::Adopted, at: unix_time(), numbers: Vec::new() };
                 self.talk.send(towline_protocol::message::FromAgent::Event(event), now);
-                Outcome::Adopted(true)
+                Outcome::Adopted(Adoption::Held)
+            }
+            Err(AdoptFailure::Unknown(story)) => {
+                tracing::error!(component = "runtime", error = %story, "the recorded runner is silent");
+                self.runner_silent();
+                Outcome::Adopted(Adoption::Silent(self.retry_at(now)))
             }
             Err(failure) => {
-                tracing::error!(component = "runtime", ?failure, "the recorded runner is not there");
+                tracing::error!(component = "runtime", ?failure, "the recorded runner is gone");
                 if failure == AdoptFailure::AgentLost {
                     self.seen.forced_end = Some(EndReason::AgentLost);
                 }
                 self.runner_gone(now);
-                Outcome::Adopted(false)
+                Outcome::Adopted(Adoption::Gone)
             }
         }
+    }
+
+    fn runner_silent(&mut self) {
+        self.work.runner = None;
+        let failure = Failure { kind: FailureKind::AdoptionFailed, subject: None, retryable: true };
+        self.seen.failures.insert(Step::Runner, failure);
     }
 
     /// With a launch begun, a lost runner means a lost part of the cluster; before one it is replaced.
     fn runner_gone(&mut self, now: BootTime) {
         self.work.runner = None;
+        self.seen.failures.remove(&Step::Runner);
         self.seen.processes.clear();
         if self.memory.state().launch.is_some() {
             let failure = Failure { kind: FailureKind::AdoptionFailed, subject: None, retryable: false };
@@ -265,8 +277,9 @@ impl Owner {
                 if self.seen.silent_looks < SILENT_LOOKS {
                     return Outcome::Looked(None, now.plus(LOOK_RUNNING));
                 }
-                self.runner_gone(now);
-                return Outcome::RunnerLost;
+                self.seen.silent_looks = 0;
+                self.runner_silent();
+                return Outcome::RunnerSilent(now);
             }
         };
         self.seen.silent_looks = 0;

@@ -9,6 +9,7 @@ use crate::launch::{
     self, AdoptError, LaunchError, LaunchPlan, RunnerEnd, RunnerError, RunnerHandle, RunnerProgram, RunnerRecord,
     RunnerSpec, RunnerStatus, StopReport,
 };
+use crate::runner::{facts, leftovers, socket};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;
@@ -65,6 +66,8 @@ pub trait Runners: Send + Sync + 'static {
     fn start(&self, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, StepError>>;
     /// Find a recorded one again.
     fn adopt(&self, record: RunnerRecord, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, AdoptFailure>>;
+    /// Kill a recorded one that does not answer, and all that it started.
+    fn kill(&self, record: RunnerRecord) -> BoxFuture<'_, Result<StopReport, StepError>>;
 }
 
 /// One runner that we speak with.
@@ -108,9 +111,14 @@ impl std::fmt::Debug for Parties {
     }
 }
 
+/// Between two looks at a process that was killed.
+const KILL_POLL: Duration = Duration::from_millis(10);
+
 /// Runners as processes of this machine.
 #[derive(Clone, Debug)]
 pub struct ProcessRunners {
+    /// The host they are for.
+    pub host_dir: PathBuf,
     /// The program that is a runner.
     pub program: RunnerProgram,
 }
@@ -136,11 +144,36 @@ impl Runners for ProcessRunners {
             match launch::adopt(&record, &spec).await {
                 Ok(handle) => Ok(Arc::new(handle) as Arc<dyn Runner>),
                 Err(AdoptError::Ended { reason: RunnerEnd::AgentLost, .. }) => Err(AdoptFailure::AgentLost),
-                Err(error @ (AdoptError::Ended { .. } | AdoptError::OtherBoot)) => {
+                Err(error @ (AdoptError::Ended { .. } | AdoptError::Gone { .. } | AdoptError::OtherBoot)) => {
                     Err(AdoptFailure::Gone(story(&error)))
                 }
                 Err(error) => Err(AdoptFailure::Unknown(story(&error))),
             }
+        }
+        .boxed()
+    }
+
+    fn kill(&self, record: RunnerRecord) -> BoxFuture<'_, Result<StopReport, StepError>> {
+        async move {
+            let run_dir = socket::run_dir(&self.host_dir);
+            let failed = |error: std::io::Error| {
+                StepError::new(FailureKind::AdoptionFailed, false, format!("the runner cannot be killed: {error}"))
+            };
+            let mut processes = 0;
+            if record.is_alive().map_err(failed)?
+                && let Some(pid) = facts::pid(record.pid)
+            {
+                // Gone since we looked is as good.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                processes += 1;
+            }
+            while record.is_alive().map_err(failed)? {
+                tokio::time::sleep(KILL_POLL).await;
+            }
+            let left = tokio::task::spawn_blocking(move || leftovers::kill_all(&run_dir));
+            processes += left.await.expect("killing does not panic").map_err(failed)?;
+            let killed = u32::try_from(processes).unwrap_or(u32::MAX);
+            Ok(StopReport { stopped: killed, killed })
         }
         .boxed()
     }
@@ -178,7 +211,7 @@ impl Parties {
     pub fn real(host: &Host, program: RunnerProgram) -> Result<Self, super::RuntimeError> {
         let environments = super::store::open(host)?;
         Ok(Self {
-            runners: Arc::new(ProcessRunners { program }),
+            runners: Arc::new(ProcessRunners { host_dir: host.directory.clone(), program }),
             environments,
             terminator: Arc::new(towline_cloud::local::LocalHost::new(&host.directory)),
         })

@@ -32,6 +32,9 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(15);
 /// Making keys, signing and writing small files.
 const FILES_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How much longer than the grace a stop may take: the runner's own end.
+const STOP_MARGIN: Duration = Duration::from_secs(3);
+
 /// How long Dask processes may take to end before they are killed. Below the ten seconds after which a backend
 /// escalates.
 pub const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -197,18 +200,22 @@ impl Work {
         });
     }
 
-    /// Stop Dask and the runner.
-    pub fn stop(&mut self) {
+    /// Stop Dask and the runner. A runner that does not answer is killed, and the kernel kills Dask with it.
+    pub fn stop(&mut self, runners: Arc<dyn Runners>, record: Option<RunnerRecord>) {
         let runner = self.runner.clone();
         self.tasks.spawn(async move {
             let late = || StepError::new(FailureKind::AdoptionFailed, false, "the runner did not stop in time");
-            let stopped = async {
-                match runner {
-                    Some(runner) => runner.stop(STOP_GRACE).await,
-                    None => Ok(StopReport::default()),
-                }
+            let asked = match runner {
+                Some(runner) => within(STOP_GRACE + STOP_MARGIN, runner.stop(STOP_GRACE), late).await,
+                None => Err(StepError::new(FailureKind::AdoptionFailed, false, "the runner does not answer")),
             };
-            Done::Stopped(within(STOP_GRACE + LOOK_DEADLINE, stopped, late).await)
+            Done::Stopped(match (asked, record) {
+                (Err(error), Some(record)) => {
+                    tracing::warn!(component = "ending", %error, "the runner is killed");
+                    within(LOOK_DEADLINE, runners.kill(record), late).await
+                }
+                (asked, _) => asked,
+            })
         });
     }
 

@@ -1,0 +1,13 @@
+//! The agent against a strict control plane of protocol parts, over real TLS on loopback.
+//!
+//! Runner and environment store are fakes behind the runtime's traits, except in `binary`, which starts the real
+//! program and kills it.
+
+mod binary;
+mod control_plane;
+mod deadlines;
+mod fakes;
+mod host;
+mod life;
+mod refusal;
+mod restart;
