@@ -60,7 +60,7 @@ pub async fn adopt(record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHan
         // Another runner may have followed; what it runs is not ours to end.
         return match RunnerHandle::hello(&spec.host_dir).await {
             Ok(_) => Err(AdoptError::OtherRunner),
-            Err(_) => Err(last_word(record, spec)?),
+            Err(_) => Err(last_word(record, spec).await?),
         };
     }
     let deadline = Instant::now() + SILENCE_DEADLINE;
@@ -68,7 +68,7 @@ pub async fn adopt(record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHan
         match RunnerHandle::hello(&spec.host_dir).await {
             Ok(answer) => break answer,
             // One that is about to end has closed its socket already.
-            Err(_) if !record.is_alive()? => return Err(last_word(record, spec)?),
+            Err(_) if !record.is_alive()? => return Err(last_word(record, spec).await?),
             Err(error) if Instant::now() >= deadline => return Err(error.into()),
             Err(_) => sleep(SILENCE_POLL).await,
         }
@@ -79,22 +79,29 @@ pub async fn adopt(record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHan
     Ok(RunnerHandle::hold(found, spec))
 }
 
-fn last_word(record: &RunnerRecord, spec: &RunnerSpec) -> Result<AdoptError, std::io::Error> {
-    let lines = exits::read(&socket::run_dir(&spec.host_dir))?;
-    let end = lines.into_iter().rev().find_map(|line| match line {
-        ExitLine::Ended {
-            runner,
-            reason,
-            report,
-            ..
-        } if runner == *record => Some((reason, report)),
-        _ => None,
-    });
-    Ok(match end {
-        Some((reason, report)) => AdoptError::Ended { reason, report },
-        None => AdoptError::Gone {
-            pid: record.pid,
-            killed: leftovers::kill_all(&socket::run_dir(&spec.host_dir))?,
-        },
+/// What a dead runner wrote down last; without a last word, end whatever it left.
+async fn last_word(record: &RunnerRecord, spec: &RunnerSpec) -> Result<AdoptError, std::io::Error> {
+    let run_dir = socket::run_dir(&spec.host_dir);
+    let end = exits::read(&run_dir)?
+        .into_iter()
+        .rev()
+        .find_map(|line| match line {
+            ExitLine::Ended {
+                runner,
+                reason,
+                report,
+                ..
+            } if runner == *record => Some((reason, report)),
+            _ => None,
+        });
+    if let Some((reason, report)) = end {
+        return Ok(AdoptError::Ended { reason, report });
+    }
+    // It looks at every process and waits between rounds.
+    let killing = tokio::task::spawn_blocking(move || leftovers::kill_all(&run_dir));
+    let killed = killing.await.map_err(std::io::Error::other)??;
+    Ok(AdoptError::Gone {
+        pid: record.pid,
+        killed,
     })
 }

@@ -121,7 +121,8 @@ impl TestCluster {
             host_dir: self.directory.path().join(id.as_str()),
             cluster: self.id.clone(),
             host: id.clone(),
-            agent_lost: Duration::from_secs(1800),
+            // What a failed test leaves ends itself soon.
+            agent_lost: Duration::from_secs(60),
             position: Position {
                 epoch: Epoch(1),
                 generation: Generation(1),
