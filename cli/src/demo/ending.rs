@@ -36,6 +36,29 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// One sentence about it.
+    fn words(&self) -> String {
+        let gone = if self.left.is_empty() {
+            "nothing is left running"
+        } else {
+            "some processes are still there"
+        };
+        match &self.cluster {
+            None => gone.to_owned(),
+            Some(cluster) => {
+                let signed = cluster
+                    .hosts
+                    .iter()
+                    .filter(|host| host.sign_off.is_some())
+                    .count();
+                format!(
+                    "{signed} of {} hosts signed off; {gone}",
+                    cluster.hosts.len()
+                )
+            }
+        }
+    }
+
     /// Why a demo whose work went well has still failed.
     pub fn failure(&self) -> Option<Failure> {
         if let Some(process) = self.left.first() {
@@ -58,7 +81,7 @@ impl Ended {
             cluster
                 .hosts
                 .iter()
-                .filter(|host| host.sign_off.is_none())
+                .filter(|host| host.reports > 0 && host.sign_off.is_none())
                 .count()
         });
         match silent {
@@ -110,21 +133,7 @@ pub async fn end(
         ending::signal_all(&stubborn, Signal::KILL);
         ended.left = ending::wait_gone(data_dir, Instant::now() + GRACE).await;
     }
-    let signed = ended.cluster.as_ref().map_or(0, |cluster| {
-        cluster
-            .hosts
-            .iter()
-            .filter(|host| host.sign_off.is_some())
-            .count()
-    });
-    let hosts = ended
-        .cluster
-        .as_ref()
-        .map_or(0, |cluster| cluster.hosts.len());
-    display.end(
-        "ending",
-        &format!("{signed} of {hosts} hosts signed off; nothing is left running"),
-    );
+    display.end("ending", &ended.words());
     ended
 }
 
@@ -158,7 +167,7 @@ mod tests {
     fn host(sign_off: bool) -> serde_json::Value {
         serde_json::json!({
             "id": "ho-a", "role": "worker", "state": "ended", "reason": null, "current": null, "verdict": null,
-            "last_seen_at_ms": null, "sign_off": sign_off.then(|| serde_json::json!({"reason": "assigned"})),
+            "last_seen_at_ms": null, "reports": 1, "sign_off": sign_off.then(|| serde_json::json!({"reason": "assigned"})),
         })
     }
 

@@ -150,6 +150,8 @@ pub struct Story {
     pub cluster: Option<(String, String)>,
     /// What was computed.
     pub result: Option<Value>,
+    /// When, since the demo began.
+    pub result_after: Option<Duration>,
     /// Where each part of the data was read.
     pub partitions: Vec<Value>,
     /// The log streams and their numbers of lines.
@@ -278,6 +280,7 @@ impl Story {
             }
             Event::Result { value } => {
                 self.result = Some(Value::Object(value));
+                self.result_after = Some(now);
                 None
             }
             Event::Error {

@@ -17,6 +17,7 @@ use crate::api::views::Cluster;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::host::arguments::DemoArguments;
+use crate::host::ending::Leftover;
 use crate::host::lock::Lock;
 use crate::host::{server as host_server, stop};
 use crate::output::Output;
@@ -57,44 +58,50 @@ pub async fn run(arguments: DemoArguments, output: Output) -> Outcome<Exit> {
             Err(error) => Err(Failure::new(Exit::Failed, "signals", "Cannot listen for signals", "try again").because(error)),
         },
     };
-    let seconds = display.elapsed().as_secs_f64();
     if outcome.is_err() {
         display.fail_open();
     }
     if arguments.keep && outcome.is_ok() {
-        let cluster = last_seen(&running, &display).await;
-        display.rest();
-        let report = Report {
-            story: &display.story,
-            cluster: cluster.as_ref(),
-            data_dir: &data_dir,
-            seconds,
-            left: &[],
-        };
-        report.print(output);
-        output.value(&report.json(None));
-        kept(&running, cluster.as_ref(), &data_dir, output);
-        if let Some(server) = running.server.take() {
-            server.detach();
-        }
-        return Ok(Exit::Ok);
+        return Ok(keep(running, &data_dir, &mut display, output).await);
     }
     let ended = ending::end(&mut running, &data_dir, &mut display, outcome.is_err()).await;
     display.rest();
-    let left: Vec<String> = ended
-        .left
-        .iter()
-        .map(|process| format!("{} {}", process.pid, process.program))
-        .collect();
+    let describe = |process: &Leftover| format!("{} {}", process.pid, process.program);
+    let left: Vec<String> = ended.left.iter().map(describe).collect();
+    let failure = outcome.err().or_else(|| ended.failure());
     let report = Report {
         story: &display.story,
         cluster: ended.cluster.as_ref(),
         data_dir: &data_dir,
-        seconds,
+        seconds: display.elapsed().as_secs_f64(),
         left: &left,
     };
-    let failure = outcome.err().or_else(|| ended.failure());
     finish(&report, failure, output)
+}
+
+/// Leave server and cluster running, and say how to use and stop them.
+async fn keep(
+    mut running: Running,
+    data_dir: &Path,
+    display: &mut Display,
+    output: Output,
+) -> Exit {
+    let cluster = last_seen(&running, display).await;
+    display.rest();
+    let report = Report {
+        story: &display.story,
+        cluster: cluster.as_ref(),
+        data_dir,
+        seconds: display.elapsed().as_secs_f64(),
+        left: &[],
+    };
+    report.print(output);
+    output.value(&report.json(None));
+    kept(&running, cluster.as_ref(), data_dir, output);
+    if let Some(server) = running.server.take() {
+        server.detach();
+    }
+    Exit::Ok
 }
 
 /// Say how it went, in the order: result, then what is wrong.

@@ -99,23 +99,22 @@ async fn find() -> Outcome<Found> {
     ))
 }
 
-/// What an interpreter says of itself.
+/// What an interpreter says of itself; its own path, not that of a shim that chose it.
 async fn interpreter(path: &Path) -> Option<Found> {
-    let text = ask(
-        path,
-        &[
-            "-I",
-            "-c",
-            "import sys; print('%d.%d.%d' % sys.version_info[:3])",
-        ],
-    )
-    .await?;
-    let mut parts = text.split('.').map(str::parse::<u32>);
+    const QUESTION: &str = "import sys; print('%d.%d.%d' % sys.version_info[:3], sys.executable)";
+    let text = ask(path, &["-I", "-c", QUESTION]).await?;
+    let (full, executable) = text.split_once(' ')?;
+    let mut parts = full.split('.').map(str::parse::<u32>);
     let version = (parts.next()?.ok()?, parts.next()?.ok()?);
+    let path = if executable.is_empty() {
+        path.to_owned()
+    } else {
+        PathBuf::from(executable)
+    };
     Some(Found {
-        path: path.to_owned(),
+        path,
         version,
-        full: text,
+        full: full.to_owned(),
     })
 }
 

@@ -20,7 +20,7 @@ pub struct Report<'a> {
     pub cluster: Option<&'a Cluster>,
     /// The data directory.
     pub data_dir: &'a Path,
-    /// Seconds from the start to the result.
+    /// Seconds from the start to the end of everything.
     pub seconds: f64,
     /// What is still there although it should be gone.
     pub left: &'a [String],
@@ -39,7 +39,12 @@ impl Report<'_> {
                 let hosts = self.readers().len();
                 output.line(&format!("{total} flights were read on {hosts} worker hosts, each from its own environment."));
             }
-            output.line(&format!("From start to result: {:.1} s.", self.seconds));
+            if let Some(after) = self.story.result_after {
+                output.line(&format!(
+                    "From start to result: {:.1} s.",
+                    after.as_secs_f64()
+                ));
+            }
         }
         let Some(cluster) = self.cluster else { return };
         output.line("");
@@ -88,6 +93,7 @@ impl Report<'_> {
             "ok": failure.is_none() && self.left.is_empty(),
             "error": failure.map(Failure::json),
             "seconds": self.seconds,
+            "seconds_to_result": self.story.result_after.map(|after| after.as_secs_f64()),
             "phases": self.story.phases,
             "result": self.story.result,
             "partitions": self.story.partitions,

@@ -74,7 +74,8 @@ impl Server {
         let log = data_dir.join("logs/server.log");
         let open = || -> std::io::Result<File> {
             crate::files::private_directory(&data_dir.join("logs"))?;
-            File::options().create(true).append(true).open(&log)
+            // The log of this run only: a demo keeps no history.
+            File::create(&log)
         };
         let log_file = open().map_err(|error| failed(data_dir).because(error))?;
         let program = std::env::current_exe().map_err(|error| failed(data_dir).because(error))?;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use towline_blob_store::Settings;
@@ -103,6 +103,8 @@ fn failed(listen: SocketAddr) -> Failure {
 pub struct BlobProcess {
     data_dir: PathBuf,
     child: Child,
+    /// Open for as long as it is to run. Kept apart: waiting for a child closes the pipe that is still in it.
+    pipe: Option<ChildStdin>,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -110,10 +112,12 @@ pub struct BlobProcess {
 impl BlobProcess {
     /// Start it and wait until it listens.
     pub async fn start(data_dir: &Path, listen: SocketAddr) -> Outcome<Self> {
-        let (child, address) = spawn(data_dir, listen).await?;
+        let (mut child, address) = spawn(data_dir, listen).await?;
+        let pipe = child.stdin.take();
         Ok(Self {
             data_dir: data_dir.to_owned(),
             child,
+            pipe,
             address,
         })
     }
@@ -127,7 +131,10 @@ impl BlobProcess {
             tracing::warn!(attempt, status = ?status.ok(), "the blob store ended; starting it again");
             tokio::time::sleep(Duration::from_millis(200) * attempt).await;
             match spawn(&self.data_dir, self.address).await {
-                Ok((child, _)) => self.child = child,
+                Ok((mut child, _)) => {
+                    self.pipe = child.stdin.take();
+                    self.child = child;
+                }
                 Err(failure) => return failure,
             }
         }
@@ -137,7 +144,7 @@ impl BlobProcess {
 
     /// Close its standard input, wait, then kill.
     pub async fn stop(mut self) {
-        drop(self.child.stdin.take());
+        drop(self.pipe.take());
         if tokio::time::timeout(END_LIMIT, self.child.wait())
             .await
             .is_err()
