@@ -227,10 +227,7 @@ pub(crate) fn delegation_for_run(
         return Err(broken());
     }
     if now >= delegation.not_after {
-        return Err(IdentityError::DelegationExpired {
-            not_after: delegation.not_after,
-            root_key: files.root_key(),
-        });
+        return Err(IdentityError::DelegationExpired { not_after: delegation.not_after, root_key: files.root_key() });
     }
     Ok((signed, delegation))
 }
@@ -300,10 +297,7 @@ mod tests {
         let error = delegation_for_run(&files, workspaces(), NOW).expect_err("another key");
         assert!(matches!(error, IdentityError::DelegationBroken { .. }));
         std::fs::write(files.delegation(), "{}").expect("written");
-        assert!(matches!(
-            delegation_for_run(&files, workspaces(), NOW),
-            Err(IdentityError::DelegationBroken { .. })
-        ));
+        assert!(matches!(delegation_for_run(&files, workspaces(), NOW), Err(IdentityError::DelegationBroken { .. })));
     }
 
     #[test]

@@ -265,7 +265,8 @@ mod tests {
         let store = Store::open(&files.database()).await.expect("opens");
         let person = store.person_by_token(&Digest::of(made.token.as_bytes())).await.expect("reads").expect("known");
         assert_eq!((person.person.as_str(), person.role, person.workspace), ("ada", Role::Admin, made.workspace));
-        let left: Vec<_> = std::fs::read_dir(&options.data_dir).expect("readable").flatten().map(|e| e.file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(&options.data_dir).expect("readable").flatten().map(|e| e.file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
     }
 

@@ -2,20 +2,20 @@
 //! It never holds users' data and no key that opens a cluster's traffic.
 
 pub mod api;
+pub mod authority;
+pub mod backends;
 pub mod clock;
+pub mod enrolment;
 pub mod environments;
 pub mod files;
+pub mod fleet;
 mod identity;
 pub mod init;
 pub mod model;
 pub mod run;
-pub mod authority;
-pub mod backends;
-pub mod enrolment;
-pub mod fleet;
 pub mod sessions;
-pub mod signer;
 pub mod settings;
+pub mod signer;
 pub mod store;
 mod tasks;
 

@@ -3,7 +3,7 @@
 use super::ApiState;
 use super::extract::{Body, Caller};
 use super::problem::{Code, Problem, ProblemBody};
-use crate::model::{ClusterRecord, ClusterState, ClusterView, Terms, WorkerShape, Wish};
+use crate::model::{ClusterRecord, ClusterState, ClusterView, Terms, Wish, WorkerShape};
 use crate::settings::{Limits, Rules};
 use crate::store::{Idempotency, Inserted};
 use axum::Json;
@@ -120,7 +120,8 @@ fn key_reused() -> Problem {
 
 fn idempotency(headers: &HeaderMap, request: &CreateCluster) -> Result<Option<Idempotency>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| (1..=200).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
+    let key =
+        value.to_str().ok().filter(|key| (1..=200).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
     let key = key.ok_or_else(|| Problem::field("Idempotency-Key", "must be 1 to 200 visible ASCII characters"))?;
     // Hashed after reading, so that another order of fields or spacing is still the same request.
     let meaning = serde_json::to_vec(request).expect("a request holds only text, numbers and lists");
@@ -240,7 +241,10 @@ fn terms(request: &CreateCluster, rules: &Rules) -> Result<Terms, Problem> {
     }
     Ok(Terms {
         idle_after: idle_after.map(|seconds| bounded("idle_after", seconds)).transpose()?,
-        no_client_after: bounded("no_client_after", request.no_client_after.unwrap_or(rules.no_client_after.as_secs()))?,
+        no_client_after: bounded(
+            "no_client_after",
+            request.no_client_after.unwrap_or(rules.no_client_after.as_secs()),
+        )?,
         max_lifetime: bounded("max_lifetime", request.max_lifetime.unwrap_or(rules.max_lifetime.as_secs()))?,
         tags: request.tags.clone(),
     })
@@ -249,7 +253,9 @@ fn terms(request: &CreateCluster, rules: &Rules) -> Result<Terms, Problem> {
 async fn check_environment(state: &ApiState, caller: &Caller, spec: &EnvironmentSpec) -> Result<(), Problem> {
     let known = state.store().environment(&caller.workspace, &spec.digest).await?;
     match known {
-        None => Err(Problem::new(Code::EnvironmentUnknown, format!("the workspace has no environment {}", spec.digest))),
+        None => {
+            Err(Problem::new(Code::EnvironmentUnknown, format!("the workspace has no environment {}", spec.digest)))
+        }
         Some(known) if !known.complete => {
             let detail = format!("environment {} is announced but not completely uploaded", spec.digest);
             Err(Problem::new(Code::EnvironmentIncomplete, detail))

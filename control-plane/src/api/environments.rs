@@ -83,12 +83,13 @@ pub async fn announce(
 ) -> Result<Json<Missing>, Problem> {
     let known = state.store().environment(&caller.workspace, &announcement.digest).await?;
     let limit = state.settings().limits.blob_bytes;
-    let record = check(announcement, &caller.workspace, known.as_ref(), limit, state.now_ms()).map_err(|error| {
-        match &error {
-            AnnounceError::Field { .. } => Problem::new(Code::FieldInvalid, error.to_string()),
-            AnnounceError::Differs(_) => Problem::new(Code::EnvironmentDiffers, error.to_string()),
-        }
-    })?;
+    let record =
+        check(announcement, &caller.workspace, known.as_ref(), limit, state.now_ms()).map_err(
+            |error| match &error {
+                AnnounceError::Field { .. } => Problem::new(Code::FieldInvalid, error.to_string()),
+                AnnounceError::Differs(_) => Problem::new(Code::EnvironmentDiffers, error.to_string()),
+            },
+        )?;
     if known.is_none() {
         state.store().put_environment(record.clone()).await?;
     }

@@ -12,9 +12,9 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use std::convert::Infallible;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::OwnedSemaphorePermit;
 use towline_protocol::ids::ClusterId;
 
 /// A comment is sent when nothing else was for this long.
@@ -49,7 +49,8 @@ pub async fn events(
         let event = Event::default().event("cluster").json_data(&view).ok()?;
         Some((Ok::<_, Infallible>(event), watch))
     });
-    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")).into_response();
+    let mut response =
+        Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")).into_response();
     // Proxies that buffer would turn events into silence.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -181,7 +181,9 @@ pub fn router(parts: ApiParts) -> Router {
     router
         .route("/openapi.json", axum::routing::get(move || async move { json_text(description.to_string()) }))
         .fallback(|| async { Problem::new(Code::NotFound, "no resource has this address") })
-        .method_not_allowed_fallback(|| async { Problem::new(Code::MethodNotAllowed, "this resource has other methods") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(Code::MethodNotAllowed, "this resource has other methods")
+        })
         .layer(axum::middleware::from_fn(observe::observe))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(ApiState::new(parts))

@@ -1,8 +1,8 @@
 //! Who the caller is, and what this server offers.
 
+use super::ApiState;
 use super::extract::Caller;
 use super::problem::{Problem, ProblemBody};
-use super::ApiState;
 use crate::environments::target::Target;
 use crate::store::Role;
 use axum::Json;

@@ -127,7 +127,10 @@ mod tests {
         }
     }
 
-    fn checked(announcement: Announcement, known: Option<&EnvironmentRecord>) -> Result<EnvironmentRecord, AnnounceError> {
+    fn checked(
+        announcement: Announcement,
+        known: Option<&EnvironmentRecord>,
+    ) -> Result<EnvironmentRecord, AnnounceError> {
         check(announcement, &WorkspaceId::from_random([1; 10]), known, 1000, 7)
     }
 

@@ -6,6 +6,7 @@
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -25,6 +26,9 @@ pub struct Target {
 /// Longest run of a program that is asked for its version.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// Interpreters that are asked at once.
+const AT_ONCE: usize = 8;
+
 /// Prints `implementation-version`; needs nothing but the interpreter itself.
 const PROGRAM: &str = "import sys; v = sys.version_info; print('%s-%d.%d.%d%s' % (sys.implementation.name, v[0], v[1], v[2], \
      '' if v[3] == 'final' else {'alpha': 'a', 'beta': 'b', 'candidate': 'rc'}[v[3]] + str(v[4])))";
@@ -41,22 +45,25 @@ impl Targets {
     pub async fn local(&self) -> Target {
         let platform = self.platform.get_or_init(platform).await.clone();
         let mut interpreters = BTreeSet::new();
-        for path in candidates() {
-            interpreters.extend(self.version(&path).await);
+        // Each path once, however many names lead to it.
+        let paths: BTreeSet<_> = candidates().iter().filter_map(|path| std::fs::canonicalize(path).ok()).collect();
+        let paths: Vec<_> = paths.into_iter().filter(|path| is_program(path)).collect();
+        for chunk in paths.chunks(AT_ONCE) {
+            let answers = futures_util::future::join_all(chunk.iter().map(|path| self.version(path))).await;
+            interpreters.extend(answers.into_iter().flatten());
         }
         Target { platform, interpreters: interpreters.into_iter().collect() }
     }
 
     async fn version(&self, path: &Path) -> Option<String> {
-        let path = std::fs::canonicalize(path).ok()?;
-        let changed = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).ok()?;
-        if let Some((then, answer)) = self.answers.lock().ok()?.get(&path)
+        let changed = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+        if let Some((then, answer)) = self.answers.lock().ok()?.get(path)
             && *then == changed
         {
             return answer.clone();
         }
-        let answer = ask(Command::new(&path).args(["-I", "-S", "-c", PROGRAM])).await.filter(|text| is_version(text));
-        self.answers.lock().ok()?.insert(path, (changed, answer.clone()));
+        let answer = ask(Command::new(path).args(["-I", "-S", "-c", PROGRAM])).await.filter(|text| is_version(text));
+        self.answers.lock().ok()?.insert(path.to_owned(), (changed, answer.clone()));
         answer
     }
 }
@@ -90,10 +97,12 @@ fn glibc(answer: &str) -> Option<(u32, u32)> {
 
 /// Python programs on PATH, in the system's folder, and where pyenv and uv put theirs.
 fn candidates() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
+    let mut folders: Vec<PathBuf> =
+        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
     folders.extend(["/usr/bin", "/usr/local/bin"].map(PathBuf::from));
     let home = std::env::var_os("HOME").map(PathBuf::from);
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".local/share")));
+    let data =
+        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".local/share")));
     let mut installed = Vec::new();
     installed.extend(home.map(|home| home.join(".pyenv/versions")));
     installed.extend(data.map(|data| data.join("uv/python")));
@@ -120,6 +129,12 @@ fn is_python(path: &Path) -> bool {
     fits && std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
+/// A program of the machine, not a script: wrappers such as pyenv's shims are slow and answer by the working directory.
+fn is_program(path: &Path) -> bool {
+    let mut head = [0; 4];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok_and(|()| head == *b"\x7fELF")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +157,15 @@ mod tests {
         let mut names: Vec<_> = entries(folder.path()).into_iter().filter(|path| is_python(path)).collect();
         names.sort();
         assert_eq!(names, [folder.path().join("python3"), folder.path().join("python3.11")]);
+    }
+
+    #[test]
+    fn wrappers_are_not_interpreters_of_this_machine() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("python3");
+        std::fs::write(&path, "#!/bin/sh\necho cpython-3.99.1\n").expect("written");
+        assert!(!is_program(&path));
+        assert!(is_program(&std::env::current_exe().expect("this test")));
     }
 
     #[tokio::test]

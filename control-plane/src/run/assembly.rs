@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Epoch, WorkspaceId};
@@ -127,6 +128,29 @@ impl Ground {
     }
 }
 
+/// The two listeners, bound.
+struct Bound {
+    people: TcpListener,
+    agents: TcpListener,
+    place: Ready,
+}
+
+impl Bound {
+    async fn new(ground: &Ground, options: &RunOptions) -> Result<Self, RunError> {
+        let (people, people_address) = bind("people", options.people).await?;
+        let (agents, agents_address) = bind("agents", options.agents).await?;
+        let place = Ready {
+            pid: std::process::id(),
+            people_url: url(people_address),
+            agents_url: url(agents_address),
+            blobs_url: options.blobs_url.clone(),
+            ca_sha256: ground.authority.certificate_sha256(),
+            ca_file: ground.files.ca_certificate(),
+        };
+        Ok(Self { people, agents, place })
+    }
+}
+
 /// Start everything. Nothing is left running when this fails: whatever can fail comes before the first task.
 pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<(Running, Ready), RunError> {
     let ground = Ground::read(files).await?;
@@ -134,17 +158,9 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
     let hub = SessionHub::new();
     let renewer = ground.renewer(signer.clone(), hub.clone());
     let (agents_tls, people_tls) = renewer.listeners(ground.now)?;
-    let (people, people_address) = bind("people", options.people).await?;
-    let (agents, agents_address) = bind("agents", options.agents).await?;
-    let place = Ready {
-        pid: std::process::id(),
-        people_url: url(people_address),
-        agents_url: url(agents_address),
-        blobs_url: options.blobs_url.clone(),
-        ca_sha256: ground.authority.certificate_sha256(),
-        ca_file: files.ca_certificate(),
-    };
-    let home = ground.home(place.agents_url.clone())?;
+    let tls = ListenerTls { agents: watch::Sender::new(agents_tls), people: watch::Sender::new(people_tls) };
+    let bound = Bound::new(&ground, &options).await?;
+    let home = ground.home(bound.place.agents_url.clone())?;
     let blobs = ground.blobs(options.blobs_url)?;
     let uv = uv().await;
 
@@ -162,16 +178,7 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
         wake,
     };
     let (fleet, fleet_joined) = fleet::spawn(parts, back_stop.clone());
-    let people_router = api::router(ApiParts {
-        store: ground.store.clone(),
-        settings: ground.settings.clone(),
-        blobs: blobs.clone(),
-        fleet: Arc::new(fleet.clone()),
-        backends: backends.all().map(|backend| backend.name().to_owned()).collect(),
-        logs_directory: files.logs().display().to_string(),
-        clock: clock::unix_ms,
-        shutdown: front_stop.clone(),
-    });
+    let people_router = people_router(&ground, &blobs, &fleet, &backends, &front_stop);
     let agents_router = agents_router(SessionParts {
         store: ground.store.clone(),
         signer,
@@ -183,35 +190,59 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
         shutdown: front_stop.clone(),
     });
 
-    let tls = ListenerTls { agents: watch::Sender::new(agents_tls), people: watch::Sender::new(people_tls) };
     let mut front = Parts::new();
-    let listener = |who, listener, tls, router| {
-        listen(who, listener, tls, router, front_stop.clone(), options.tap.clone())
-    };
-    front.spawn(listener("people", people, tls.people.subscribe(), people_router));
-    front.spawn(listener("agents", agents, tls.agents.subscribe(), agents_router));
+    let listener =
+        |who, listener, tls, router| listen(who, listener, tls, router, front_stop.clone(), options.tap.clone());
+    front.spawn(listener("people", bound.people, tls.people.subscribe(), people_router));
+    front.spawn(listener("agents", bound.agents, tls.agents.subscribe(), agents_router));
+    let back = back(&ground, fleet_joined, renewer, tls, &back_stop);
+    let backends = Box::pin(async move { local.join().await });
+    Ok((
+        Running { epoch: ground.epoch, front_stop, front, back_stop, back, store: ground.store, backends },
+        bound.place,
+    ))
+}
+
+/// Fleet and background tasks.
+fn back(ground: &Ground, fleet: JoinHandle<()>, renewer: Renewer, tls: ListenerTls, stop: &CancellationToken) -> Parts {
     let mut back = Parts::new();
-    back.spawn(async move { ("fleet", fleet_joined.await.map_err(RunError::Panicked)) });
-    let (now, delegated_until, stop) = (ground.now, ground.delegation.1.not_after, back_stop.clone());
+    back.spawn(async move { ("fleet", fleet.await.map_err(RunError::Panicked)) });
+    let (now, delegated_until) = (ground.now, ground.delegation.1.not_after);
+    let renewal_stop = stop.clone();
     back.spawn(async move {
-        renewer.run(tls, now, delegated_until, stop).await;
+        renewer.run(tls, now, delegated_until, renewal_stop).await;
         ("renewal", Ok(()))
     });
-    let (store, logs, stop) = (ground.store.clone(), files.logs(), back_stop.clone());
+    let (store, logs, stop) = (ground.store.clone(), ground.files.logs(), stop.clone());
     back.spawn(async move {
         housekeeping::run(store, logs, stop).await;
         ("housekeeping", Ok(()))
     });
-    let backends = Box::pin(async move { local.join().await });
-    Ok((Running { epoch: ground.epoch, front_stop, front, back_stop, back, store: ground.store, backends }, place))
+    back
+}
+
+fn people_router(
+    ground: &Ground,
+    blobs: &Arc<Blobs>,
+    fleet: &FleetHandle,
+    backends: &Backends,
+    stop: &CancellationToken,
+) -> Router {
+    api::router(ApiParts {
+        store: ground.store.clone(),
+        settings: ground.settings.clone(),
+        blobs: blobs.clone(),
+        fleet: Arc::new(fleet.clone()),
+        backends: backends.all().map(|backend| backend.name().to_owned()).collect(),
+        logs_directory: ground.files.logs().display().to_string(),
+        clock: clock::unix_ms,
+        shutdown: stop.clone(),
+    })
 }
 
 fn agents_router(parts: SessionParts) -> Router {
-    let enrolment = EnrolmentParts {
-        store: parts.store.clone(),
-        authority: parts.authority.clone(),
-        fleet: parts.fleet.clone(),
-    };
+    let enrolment =
+        EnrolmentParts { store: parts.store.clone(), authority: parts.authority.clone(), fleet: parts.fleet.clone() };
     sessions::router(parts).merge(enrolment::router(enrolment))
 }
 

@@ -155,15 +155,18 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     towline_transport::install_crypto_provider();
-    let files = DataDirectory::new(std::path::absolute(&options.data_dir).map_err(|source| RunError::File {
-        path: options.data_dir.clone(),
-        source,
-    })?);
+    let files = DataDirectory::new(
+        std::path::absolute(&options.data_dir)
+            .map_err(|source| RunError::File { path: options.data_dir.clone(), source })?,
+    );
     let _lock = lock(&files)?;
     let (running, place) = assembly::start(&files, options).await?;
     write_run_file(&files.run(), &place)?;
     tracing::info!(
-        component = "server", people = place.people_url, agents = place.agents_url, epoch = running.epoch.0,
+        component = "server",
+        people = place.people_url,
+        agents = place.agents_url,
+        epoch = running.epoch.0,
         "server runs"
     );
     // Whoever asked may be gone; the server runs all the same.

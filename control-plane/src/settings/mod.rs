@@ -233,8 +233,8 @@ impl Settings {
     pub fn load(server_directory: &Path) -> Result<Self, SettingsError> {
         let mut merged = Fragment::default();
         for path in files(server_directory)? {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| SettingsError::Read { path: path.clone(), source })?;
+            let text =
+                std::fs::read_to_string(&path).map_err(|source| SettingsError::Read { path: path.clone(), source })?;
             let fragment =
                 Fragment::parse(&text).map_err(|source| SettingsError::Parse { path, source: Box::new(source) })?;
             merged = merged.overlaid(fragment);

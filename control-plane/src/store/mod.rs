@@ -122,11 +122,8 @@ impl Store {
         let pool = || SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
         let writer = pool().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
         migrator().run(&writer).await.map_err(StoreError::Migrate)?;
-        let readers = pool()
-            .max_connections(READERS)
-            .connect_with(options.pragma("query_only", "true"))
-            .await
-            .map_err(open)?;
+        let readers =
+            pool().max_connections(READERS).connect_with(options.pragma("query_only", "true")).await.map_err(open)?;
         Ok(Self { writer, readers, changes: broadcast::Sender::new(CHANGES_CAPACITY) })
     }
 

@@ -84,7 +84,8 @@ mod tests {
         let logs = directory.path().join("logs");
         let now_ms = 1_800_000_000_000;
         let mut folders = Vec::new();
-        for (name, ended_at_ms) in [("old", Some(before(now_ms, KEEP_LOGS) - 1)), ("new", Some(now_ms)), ("live", None)] {
+        for (name, ended_at_ms) in [("old", Some(before(now_ms, KEEP_LOGS) - 1)), ("new", Some(now_ms)), ("live", None)]
+        {
             let cluster = records::cluster(name);
             store.insert_cluster(cluster.clone(), None).await.expect("inserted");
             if ended_at_ms.is_some() {

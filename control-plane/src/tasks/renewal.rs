@@ -116,7 +116,8 @@ impl Renewer {
             }
             // The root key is offline: only its holder can help, and has to be told in time.
             Ok((_, delegation)) => tracing::warn!(
-                component = "renewal", not_after = delegation.not_after.0,
+                component = "renewal",
+                not_after = delegation.not_after.0,
                 "the delegation ends soon and the root key is not here; put it back for a while"
             ),
             Err(error) => {

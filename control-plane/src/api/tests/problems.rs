@@ -55,9 +55,8 @@ fn reading() -> Vec<Case> {
 }
 
 fn creating() -> Vec<Case> {
-    let wrong = |pointer: &str, value: Value| {
-        case("field_invalid", Method::POST, CLUSTERS, Some(&body_with(pointer, value)))
-    };
+    let wrong =
+        |pointer: &str, value: Value| case("field_invalid", Method::POST, CLUSTERS, Some(&body_with(pointer, value)));
     let text = body().to_string();
     vec![
         raw("unsupported_media_type", CLUSTERS, "text/plain", text.clone()),
@@ -155,10 +154,9 @@ async fn members_change_their_own_clusters_only() {
     ground.store.insert_cluster(cluster.clone(), None).await.unwrap();
     let path = format!("/api/v1/clusters/{}", cluster.id);
     let scale = json!({"n_workers": 9});
-    for request in [
-        request(Method::DELETE, &path, BOB, None),
-        request(Method::POST, &format!("{path}/scale"), BOB, Some(&scale)),
-    ] {
+    for request in
+        [request(Method::DELETE, &path, BOB, None), request(Method::POST, &format!("{path}/scale"), BOB, Some(&scale))]
+    {
         let (status, problem) = read(ground.send(request).await).await;
         assert_eq!((status, problem["code"].as_str()), (StatusCode::FORBIDDEN, Some("forbidden")));
     }

@@ -70,9 +70,8 @@ async fn a_name_is_taken_while_its_cluster_lives() {
     assert_eq!(store.insert_cluster(second.clone(), None).await.unwrap(), Inserted::New);
     // By name the live one, by id each.
     let store_ref = &store;
-    let found = |word: String| async move {
-        store_ref.find_cluster(&workspace(), &word).await.unwrap().map(|found| found.id)
-    };
+    let found =
+        |word: String| async move { store_ref.find_cluster(&workspace(), &word).await.unwrap().map(|found| found.id) };
     assert_eq!(found("a".to_owned()).await, Some(second.id.clone()));
     assert_eq!(found(first.id.to_string()).await, Some(first.id.clone()));
     assert_eq!(found("c".to_owned()).await, None);
@@ -106,7 +105,10 @@ async fn parallel_requests_with_one_key_make_one_cluster() {
     }
     let answers = tasks.join_all().await;
     assert_eq!(answers.iter().filter(|answer| **answer == Inserted::New).count(), 1);
-    let ids: BTreeSet<_> = answers.iter().filter_map(|answer| if let Inserted::Existing(record) = answer { Some(&record.id) } else { None }).collect();
+    let ids: BTreeSet<_> = answers
+        .iter()
+        .filter_map(|answer| if let Inserted::Existing(record) = answer { Some(&record.id) } else { None })
+        .collect();
     assert_eq!((answers.len(), ids.len()), (50, 1));
 }
 

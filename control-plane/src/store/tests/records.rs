@@ -1,7 +1,7 @@
 //! Records for tests, complete and valid, from small numbers.
 
 use crate::model::{
-    ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, MemberRecord, Terms, WorkerShape, Wish,
+    ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, MemberRecord, Terms, Wish, WorkerShape,
 };
 use crate::store::{Store, WorkspaceRecord};
 use std::collections::BTreeMap;
@@ -45,7 +45,11 @@ pub(crate) fn cluster(name: &str) -> ClusterRecord {
         backend: "local".to_owned(),
         environment: EnvironmentSpec {
             digest: Digest::of(b"lock"),
-            interpreter: Interpreter { implementation: "cpython".to_owned(), version: "3.11.2".to_owned(), sha256: None },
+            interpreter: Interpreter {
+                implementation: "cpython".to_owned(),
+                version: "3.11.2".to_owned(),
+                sha256: None,
+            },
             kind: EnvironmentKind::Wheels,
         },
         worker: WorkerShape { processes: 1, threads: 2, memory_limit: None, nanny: true, resources: Vec::new() },
