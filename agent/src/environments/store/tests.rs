@@ -1,6 +1,7 @@
 //! The store against a real HTTP server in this process and a stand-in for `uv`; the last tests use the real `uv`.
 
 use super::*;
+use crate::environments::{BlobSource, GrantsRefused};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -11,8 +12,12 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use towline_environments::lock::LockedInterpreter;
+use towline_environments::lock::{Lock, WheelSource};
+use towline_environments::uv as tool;
 use towline_environments::wheel::{Content, Contents};
+use towline_protocol::assignment::EnvironmentSpec;
 use towline_protocol::assignment::{EnvironmentKind, Interpreter};
+use towline_protocol::message::BlobGrant;
 use towline_protocol::report::FailureKind;
 use towline_protocol::time::UnixSeconds;
 
