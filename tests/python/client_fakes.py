@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import copy
 import datetime
 import http.server
 import ipaddress
 import json
 import os
+import random
 import socket
 import ssl
 import stat
@@ -129,9 +131,12 @@ def random_id(prefix: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port below those that the system hands out by itself, so that nobody gets it in the meantime."""
+    while True:
+        port = random.randrange(11_000, 19_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

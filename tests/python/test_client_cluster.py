@@ -93,6 +93,12 @@ def test_scales_up_and_down(bench):
                 cluster.scale(wrong)
 
 
+def test_a_worker_that_left_twice_does_not_freeze_the_picture(bench):
+    with quick(wait_for_workers=True) as cluster:
+        cluster._update_worker_status("remove", "tls://127.0.0.1:1")
+        assert len(cluster.observed) == 1
+
+
 def test_works_in_a_running_loop(bench):
     async def use() -> int:
         async with quick(asynchronous=True, wait_for_workers=True) as cluster:
@@ -128,7 +134,12 @@ def test_joins_by_name_and_leaves_it_running(bench):
         with Client(joined) as client:
             assert client.submit(sum, range(4)).result(timeout=30) == 6
         assert joined.name == "shared"
+        cluster.scale(2)
+        wait_until(lambda: len(joined.observed) == len(cluster.observed) == 2)
         joined.close()
+        # Dask tells only one subscriber of workers: it must still be the creator.
+        cluster.scale(1)
+        wait_until(lambda: len(cluster.observed) == 1)
         assert joined.status == Status.closed
         assert bench.plane.only["state"] == "running"
         # Only the files of the client that left are gone.
@@ -250,6 +261,7 @@ def test_a_script_that_just_ends_ends_its_cluster(bench):
     assert done.stdout.strip() == "3"
     assert "towline: hosts: the scheduler is there" in done.stderr
     wait_until(lambda: bench.plane.only["state"] == "stopped")
+    assert bench.key_folders() == []
 
 
 @pytest.mark.parametrize("moment", ["create", "hosts"])

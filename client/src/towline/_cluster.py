@@ -130,6 +130,7 @@ class Cluster(Lifecycle):
         self._set_up(
             lambda attempt: attempt.create(options),
             name=name,
+            joined=False,
             workers=wanted_workers(wait_for_workers, n_workers),
             timeout=timeout,
             shutdown_on_close=shutdown_on_close,
@@ -171,6 +172,7 @@ class Cluster(Lifecycle):
         cluster._set_up(
             lambda attempt: attempt.join(name),
             name=name,
+            joined=True,
             workers=wait_for_workers,
             timeout=timeout,
             shutdown_on_close=shutdown_on_close,

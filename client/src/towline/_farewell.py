@@ -72,6 +72,10 @@ def _delete(cluster: Lifecycle, name: str) -> None:
             f"{parts.path}/api/v1/clusters/{quote(name, safe='')}",
             headers={"Authorization": f"Bearer {plane.profile.token}"},
         )
-        connection.getresponse().read()
+        answer = connection.getresponse()
+        answer.read()
+        if 200 <= answer.status < 300:
+            # Its end is the control plane's to see through; nobody needs the keys for that.
+            cluster._attempt.forget(ended=True)
     finally:
         connection.close()

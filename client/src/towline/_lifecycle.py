@@ -8,6 +8,7 @@ in `_starting.py`; what people call is in `_cluster.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import time
@@ -15,8 +16,10 @@ import warnings
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
+from distributed.comm.core import connect
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
+from distributed.objects import SchedulerInfo
 from distributed.utils import NoOpAwaitable
 
 from towline import _farewell
@@ -49,6 +52,7 @@ class Lifecycle(DaskCluster):
         way: Callable[[Attempt], Awaitable[ClusterSecurity]],
         *,
         name: str | None,
+        joined: bool,
         workers: int,
         timeout: Duration,
         shutdown_on_close: bool,
@@ -64,12 +68,14 @@ class Lifecycle(DaskCluster):
         self.shutdown_on_close = shutdown_on_close
         self.security: ClusterSecurity | None = None
         self._way = way
+        self._joined = joined
         self._first_workers = workers
         self._reporter = reporter
         self._attempt = Attempt(ControlPlane(chosen), binary, reporter)
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._guarding: asyncio.Task[None] | None = None
+        self._observing: asyncio.Task[None] | None = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
         _farewell.expect(self)
         if asynchronous:
@@ -138,20 +144,21 @@ class Lifecycle(DaskCluster):
 
     async def _connect(self, view: ClusterView) -> None:
         assert self.security is not None
+        arguments = self.security.get_connection_args("client")
         trouble: BaseException | None = None
         with self._reporter.step("connect", "connecting to the scheduler"):
             for address in view.addresses:
-                self.scheduler_comm = rpc(address, connection_args=self.security.get_connection_args("client"))
                 try:
-                    await super()._start()
-                    # The handshake has checked it already; here the connection that is really used is asked.
-                    comm = self._watch_worker_status_comm
-                    self.security.check(comm.extra_info.get("peercert") if comm else None, None)
+                    # The handshake checks the role already, where the sockets are Python's own; here it is asked
+                    # whatever they are, and before a word is said.
+                    comm = await connect(address, **arguments)
+                    self.security.check(comm.extra_info.get("peercert"), None)
+                    await comm.close()
+                    self.scheduler_comm = rpc(address, connection_args=arguments)
+                    await (self._observe(self.scheduler_comm) if self._joined else super()._start())
                     return
                 except (OSError, asyncio.TimeoutError) as error:
                     trouble = error
-                    await self.scheduler_comm.close_rpc()
-                    self.scheduler_comm = None
             if self.security.refusal is not None:
                 raise self.security.refusal
             raise ClusterError(
@@ -159,6 +166,23 @@ class Lifecycle(DaskCluster):
                 f"the scheduler does not answer at {', '.join(view.addresses)}: {trouble}",
                 "Check the network between here and there; `towline logs` shows what the scheduler said.",
             ) from trouble
+
+    async def _observe(self, scheduler: Any) -> None:
+        """Follow the workers by asking, as a second object of one cluster.
+
+        A Dask scheduler tells of workers to one subscriber only: the newest. That place is the creator's.
+        """
+        self.scheduler_info = SchedulerInfo(await scheduler.identity())
+        self._cluster_info.update(await scheduler.get_metadata(keys=["cluster-manager-info"], default={}))
+        self._observing = asyncio.ensure_future(self._ask_for_workers(scheduler))
+        self.status = Status.running
+
+    async def _ask_for_workers(self, scheduler: Any) -> None:
+        while True:
+            # A thousand workers are a megabyte: the more there are, the more seldom.
+            await asyncio.sleep(1.0 + len(self.scheduler_info["workers"]) / 100)
+            with contextlib.suppress(OSError):
+                self.scheduler_info = SchedulerInfo(await scheduler.identity())
 
     async def _guard(self) -> None:
         """Notice a cluster that ends without having been asked to by this object, and say why."""
@@ -180,6 +204,13 @@ class Lifecycle(DaskCluster):
     def cluster_id(self) -> str | None:
         """The cluster's id, once it has one."""
         return self._view.id if self._view is not None else None
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        # Waiting for workers takes a fresh picture, in which a worker may be gone already: Dask's own `del` would then
+        # raise, and the picture would never change again.
+        if op == "remove" and msg not in self.scheduler_info["workers"]:
+            return
+        super()._update_worker_status(op, msg)
 
     async def _wait_for_workers(self, n_workers: int = 0, timeout: float | None = None) -> None:
         """Wait for workers, but not for those of a cluster that has failed."""
@@ -248,7 +279,7 @@ class Lifecycle(DaskCluster):
             return
         self.status = Status.closing
         until = time.monotonic() + limit
-        for task in (self._starting, self._guarding):
+        for task in (self._starting, self._guarding, self._observing):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
