@@ -213,24 +213,7 @@ fn add_root(
         return Err(compiled(distribution, &found.display().to_string()));
     }
     let kept = kept_files(distribution, &root.path, warnings)?;
-    let ignored: Vec<&PathBuf> = every
-        .iter()
-        .filter(|path| path.extension().is_some_and(|e| e == "py") && !kept.contains(*path))
-        .collect();
-    if let Some(first) = ignored.first() {
-        warnings.push(Warning {
-            code: "ignored_code",
-            message: format!(
-                "{}: {} Python file(s) that git ignores do not ship, e.g. {}",
-                distribution.name,
-                ignored.len(),
-                first.display()
-            ),
-            remedy:
-                "if it is needed there, add a line `!NAME` to a file `.towlineignore` beside it"
-                    .to_owned(),
-        });
-    }
+    warnings.extend(ignored_code(distribution, &every, &kept));
     for path in kept {
         let inside = path
             .strip_prefix(&root.path)
@@ -252,6 +235,31 @@ fn add_root(
             .or_insert(Content::File(path));
     }
     Ok(())
+}
+
+/// A warning about code that `import` finds here and will not find there.
+fn ignored_code(
+    distribution: &Distribution,
+    every: &[PathBuf],
+    kept: &BTreeSet<PathBuf>,
+) -> Option<Warning> {
+    let is_code = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "py");
+    let ignored: Vec<&PathBuf> = every
+        .iter()
+        .filter(is_code)
+        .filter(|path| !kept.contains(*path))
+        .collect();
+    ignored.first().map(|first| Warning {
+        code: "ignored_code",
+        message: format!(
+            "{}: {} Python file(s) that git ignores do not ship, e.g. {}",
+            distribution.name,
+            ignored.len(),
+            first.display()
+        ),
+        remedy: "if it is needed there, add a line `!NAME` to a file `.towlineignore` beside it"
+            .to_owned(),
+    })
 }
 
 /// Extension modules, by the endings that `import` knows.

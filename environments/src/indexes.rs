@@ -250,59 +250,7 @@ mod tests {
         Indexes::from_settings(&variables, netrc, pip, uv)
     }
 
-    #[test]
-    fn hosts_with_credentials_are_private() {
-        let cases = [
-            indexes(
-                &[("UV_INDEX_URL", "https://me:pw@corp.example/simple")],
-                "",
-                "",
-                "",
-            ),
-            indexes(
-                &[(
-                    "UV_INDEX",
-                    "a=https://token@corp.example/simple b=https://b.example",
-                )],
-                "",
-                "",
-                "",
-            ),
-            indexes(
-                &[("PIP_EXTRA_INDEX_URL", "https://me:pw@corp.example/simple")],
-                "",
-                "",
-                "",
-            ),
-            indexes(&[], "machine corp.example login me password pw", "", ""),
-            indexes(
-                &[],
-                "",
-                "[global]\nextra-index-url =\n  https://b.example\n  https://x:y@corp.example/s\n",
-                "",
-            ),
-            indexes(
-                &[],
-                "",
-                "",
-                "[[index]]\nurl = \"https://x:y@corp.example/s\"\n",
-            ),
-            indexes(
-                &[
-                    ("UV_INDEX_CORP_A_PASSWORD", "x"),
-                    ("UV_INDEX", "corp-a=https://corp.example/s"),
-                ],
-                "",
-                "",
-                "",
-            ),
-            indexes(
-                &[("UV_INDEX_CORP_USERNAME", "x")],
-                "",
-                "",
-                "[[index]]\nname = \"corp\"\nurl = \"https://corp.example/s\"\n",
-            ),
-        ];
+    fn assert_private(cases: &[Indexes]) {
         let (private, public) = (
             "https://corp.example/f/a.whl",
             "https://files.example/a.whl",
@@ -317,6 +265,47 @@ mod tests {
                 "{number}"
             );
         }
+    }
+
+    #[test]
+    fn hosts_with_credentials_in_an_address_are_private() {
+        let ini =
+            "[global]\nextra-index-url =\n  https://b.example\n  https://x:y@corp.example/s\n";
+        let index = "https://me:pw@corp.example/simple";
+        assert_private(&[
+            indexes(&[("UV_INDEX_URL", index)], "", "", ""),
+            indexes(
+                &[(
+                    "UV_INDEX",
+                    "a=https://token@corp.example/simple b=https://b.example",
+                )],
+                "",
+                "",
+                "",
+            ),
+            indexes(&[("PIP_EXTRA_INDEX_URL", index)], "", "", ""),
+            indexes(&[], "", ini, ""),
+            indexes(
+                &[],
+                "",
+                "",
+                "[[index]]\nurl = \"https://x:y@corp.example/s\"\n",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn hosts_with_credentials_elsewhere_are_private() {
+        let named = "[[index]]\nname = \"corp\"\nurl = \"https://corp.example/s\"\n";
+        let own = [
+            ("UV_INDEX_CORP_A_PASSWORD", "x"),
+            ("UV_INDEX", "corp-a=https://corp.example/s"),
+        ];
+        assert_private(&[
+            indexes(&[], "machine corp.example login me password pw", "", ""),
+            indexes(&own, "", "", ""),
+            indexes(&[("UV_INDEX_CORP_USERNAME", "x")], "", "", named),
+        ]);
     }
 
     #[test]

@@ -228,6 +228,7 @@ fn pack_all(
     }
 }
 
+/// Put the lock together and keep it beside the wheels, for the upload.
 fn finish(
     scan: &Scan,
     plan: &Plan<'_>,
@@ -235,24 +236,14 @@ fn finish(
     packed: Vec<(String, String, Packed)>,
     tools: &Tools,
 ) -> Result<Prepared, PrepareError> {
-    let mut wheels: Vec<LockedWheel> = answer
-        .into_iter()
-        .map(|(name, found)| LockedWheel {
-            name,
-            version: found.version,
-            file: found.file,
-            sha256: found.sha256,
-            size: found.size,
-            source: WheelSource::Index(found.url),
-        })
-        .collect();
+    let mut wheels: Vec<LockedWheel> = answer.into_iter().map(indexed).collect();
     let (mut blobs, mut warnings) = (Vec::new(), Vec::new());
     for (name, version, one) in packed {
-        let (sha256, size) = (one.digest.clone(), Some(one.size));
+        let (file, sha256, size) = (one.file, one.digest.clone(), Some(one.size));
         wheels.push(LockedWheel {
             name,
             version,
-            file: one.file,
+            file,
             sha256,
             size,
             source: WheelSource::Blob,
@@ -264,21 +255,32 @@ fn finish(
         });
         warnings.extend(one.warnings);
     }
-    let interpreter = LockedInterpreter {
-        implementation: scan.interpreter.implementation.clone(),
-        version: scan.interpreter.version.clone(),
+    let implementation = scan.interpreter.implementation.clone();
+    let version = scan.interpreter.version.clone();
+    let interpreter = Interpreter {
+        implementation: implementation.clone(),
+        version: version.clone(),
+        sha256: None,
     };
-    let lock = Lock::new(interpreter.clone(), &plan.target, wheels)?;
+    let lock = Lock::new(
+        LockedInterpreter {
+            implementation,
+            version,
+        },
+        &plan.target,
+        wheels,
+    )?;
     let lock_bytes = lock.to_bytes();
     let digest = Digest::of(&lock_bytes);
     let path = tools
         .cache_dir
         .join("locks")
         .join(format!("{digest}.lock.json"));
-    cache::write(&path, &lock_bytes).map_err(|source| PrepareError::Cache {
+    let unwritable = |source| PrepareError::Cache {
         path: path.clone(),
         source,
-    })?;
+    };
+    cache::write(&path, &lock_bytes).map_err(unwritable)?;
     blobs.push(PreparedBlob {
         digest: digest.clone(),
         size: lock_bytes.len() as u64,
@@ -287,11 +289,6 @@ fn finish(
     blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
     blobs.dedup_by(|a, b| a.digest == b.digest);
     warnings.sort_by(|a, b| a.message.cmp(&b.message));
-    let interpreter = Interpreter {
-        implementation: interpreter.implementation,
-        version: interpreter.version,
-        sha256: None,
-    };
     let spec = EnvironmentSpec {
         digest,
         interpreter,
@@ -304,4 +301,15 @@ fn finish(
         blobs,
         warnings,
     })
+}
+
+fn indexed((name, found): (String, solve::IndexWheel)) -> LockedWheel {
+    LockedWheel {
+        name,
+        version: found.version,
+        file: found.file,
+        sha256: found.sha256,
+        size: found.size,
+        source: WheelSource::Index(found.url),
+    }
 }
