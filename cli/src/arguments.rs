@@ -143,6 +143,9 @@ pub enum EnvironmentCommand {
         /// Its digest, or the beginning of it
         digest: String,
     },
+    /// Print where the environment tool `uv` is, fetching the pinned one when there is none
+    #[command(hide = true)]
+    Uv,
     /// Solve and upload the environment whose scan is on standard input
     #[command(hide = true)]
     Prepare {

@@ -32,8 +32,16 @@ pub async fn run(
         EnvironmentCommand::Scan { python, dry_run } => scan(python, dry_run, output).await,
         EnvironmentCommand::List => list(&api(profile)?, output).await,
         EnvironmentCommand::Show { digest } => show(&api(profile)?, &digest, output).await,
+        EnvironmentCommand::Uv => uv(output).await,
         EnvironmentCommand::Prepare { .. } => Ok(prepare_lines(profile).await),
     }
+}
+
+async fn uv(output: Output) -> Outcome<Exit> {
+    let path = environment::uv(&paths::cache()?).await?;
+    output.value(&json!({ "uv": path }));
+    output.line(&path.display().to_string());
+    Ok(Exit::Ok)
 }
 
 async fn scan(python: PathBuf, dry_run: bool, output: Output) -> Outcome<Exit> {

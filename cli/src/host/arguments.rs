@@ -74,6 +74,32 @@ pub struct ServerRunArguments {
     /// End every cluster and stop when standard input closes
     #[arg(long)]
     pub until_stdin_closes: bool,
+    /// Copy every byte received to this file; in debug builds only, for the test that no data arrives
+    #[cfg(debug_assertions)]
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub tap: Option<PathBuf>,
+    /// Start this instead of the agent; in debug builds only, for tests that enrol by themselves
+    #[cfg(debug_assertions)]
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    pub agent_program: Option<PathBuf>,
+}
+
+impl ServerRunArguments {
+    /// Where the bytes received are copied to; nowhere in a release.
+    pub fn tap(&self) -> Option<PathBuf> {
+        #[cfg(debug_assertions)]
+        return self.tap.clone();
+        #[cfg(not(debug_assertions))]
+        None
+    }
+
+    /// What is started as the agent instead of this program; nothing else in a release.
+    pub fn agent_program(&self) -> Option<PathBuf> {
+        #[cfg(debug_assertions)]
+        return self.agent_program.clone();
+        #[cfg(not(debug_assertions))]
+        None
+    }
 }
 
 /// `towline agent`

@@ -122,6 +122,11 @@ impl BlobProcess {
         })
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Watch it and start it again at the same address when it dies. Returns when it cannot be kept alive; end by
     /// dropping the future, then [`BlobProcess::stop`].
     pub async fn watch(&mut self) -> Failure {

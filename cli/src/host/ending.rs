@@ -57,22 +57,36 @@ struct Seen<'a> {
 }
 
 /// Whether a process runs from the data directory: its program lies there, or it is this binary at work on it. A
-/// person's own shell or editor inside the directory is neither.
+/// person's own shell or editor inside the directory is neither, nor is a command that a person has just typed.
 fn belongs(seen: &Seen<'_>, data_dir: &Path, own_exe: &Path) -> bool {
     let inside = |text: &str| Path::new(text).starts_with(data_dir);
-    let program_inside = seen.arguments.first().is_some_and(|first| inside(first));
-    let ours = seen.exe.is_some_and(|exe| exe == own_exe);
+    if seen.arguments.first().is_some_and(|first| inside(first)) {
+        return true;
+    }
+    let ours = seen.exe.is_some_and(|exe| exe == own_exe) && serves(seen.arguments);
     let about = seen
         .arguments
         .iter()
         .skip(1)
         .any(|argument| inside(argument));
-    program_inside
-        || (ours
-            && (about
-                || seen
-                    .directory
-                    .is_some_and(|path| path.starts_with(data_dir))))
+    ours && (about
+        || seen
+            .directory
+            .is_some_and(|path| path.starts_with(data_dir)))
+}
+
+/// Whether these are the arguments of a long-running part: an agent, a runner, a server, a blob store.
+fn serves(arguments: &[String]) -> bool {
+    let mut words = arguments
+        .iter()
+        .skip(1)
+        .map(String::as_str)
+        .filter(|word| !word.starts_with('-'));
+    match words.next() {
+        Some("agent") => true,
+        Some("server") => matches!(words.next(), Some("blobs" | "run")),
+        _ => false,
+    }
 }
 
 /// Every process of this user that runs from the data directory, but not this one.
@@ -198,6 +212,17 @@ mod tests {
         let other = strings(&["towline", "agent", "--host-dir", "/d/demo2/hosts/ho-a"]);
         assert!(!belongs(&seen(&other, "/usr/bin/towline", "/"), data, own));
         assert!(!belongs(&seen(&[], "/usr/bin/python3", "/"), data, own));
+        let typed = strings(&["towline", "demo", "--data-dir", "/d/demo"]);
+        assert!(!belongs(&seen(&typed, "/usr/bin/towline", "/"), data, own));
+        let server = strings(&[
+            "towline",
+            "--json",
+            "server",
+            "run",
+            "--data-dir",
+            "/d/demo",
+        ]);
+        assert!(belongs(&seen(&server, "/usr/bin/towline", "/"), data, own));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::host::lock::Lock;
 use crate::output::Output;
 use crate::paths;
 use crate::profiles::{Profile, Profiles};
+use rustix::process::Signal;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +26,8 @@ use towline_control_plane::{InitOptions, Ready, RunOptions};
 
 /// How long `--until-stdin-closes` gives the hosts to end by themselves.
 const HOSTS_LIMIT: Duration = Duration::from_secs(6);
+/// Between SIGTERM and SIGKILL for what else runs from the directory.
+const GRACE: Duration = Duration::from_millis(1500);
 /// How long the control plane may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// The profile that `run` writes for this machine's user.
@@ -160,8 +163,17 @@ async fn serve(arguments: ServerRunArguments, output: Output) -> Outcome<Exit> {
         people: arguments.people,
         agents: arguments.agents,
         blobs_url: format!("https://{}", blobs.address),
-        agent_program: std::env::current_exe().map_err(|error| failed().because(error))?,
-        tap: None,
+        agent_program: match arguments.agent_program() {
+            Some(program) => program,
+            None => std::env::current_exe().map_err(|error| failed().because(error))?,
+        },
+        tap: match arguments.tap() {
+            Some(file) => Some(
+                towline_control_plane::run::tap_to_file(&file)
+                    .map_err(|error| failed().because(error))?,
+            ),
+            None => None,
+        },
     };
     let shutdown = CancellationToken::new();
     let (sender, ready) = oneshot::channel();
@@ -205,10 +217,11 @@ async fn hold(
         return std::future::pending().await;
     };
     let profile = announce(data_dir, &ready, output)?;
+    let blob_process = blobs.pid();
     tokio::select! {
         // Cancel-safe: nothing is consumed but the signal itself.
         reason = stop::requested(until_stdin_closes) => match reason {
-            Ok(StopReason::StdinClosed) => end_hosts(data_dir, profile).await,
+            Ok(StopReason::StdinClosed) => end_everything(data_dir, profile, blob_process).await,
             Ok(StopReason::Signal) => tracing::info!("stopping; hosts go on without a control plane until their rules end them"),
             Err(error) => return Err(failed().because(error)),
         },
@@ -218,8 +231,8 @@ async fn hold(
     Ok(())
 }
 
-/// Whoever started us is gone: nobody will end these hosts if not we.
-async fn end_hosts(data_dir: &Path, profile: Profile) {
+/// Whoever started us is gone: nobody will end these hosts, and what else runs from the directory, if not we.
+async fn end_everything(data_dir: &Path, profile: Profile, blobs: Option<u32>) {
     let deadline = Instant::now() + HOSTS_LIMIT;
     let ended = async { ending::end_clusters(&Api::new(profile)?, deadline).await };
     match ended.await {
@@ -232,9 +245,21 @@ async fn end_hosts(data_dir: &Path, profile: Profile) {
             );
         }
         Err(failure) => {
-            tracing::warn!(error = %failure, data_dir = %data_dir.display(), "cannot end the clusters")
+            tracing::warn!(error = %failure, data_dir = %data_dir.display(), "cannot end the clusters");
         }
     }
+    let left = || {
+        ending::leftovers(data_dir)
+            .into_iter()
+            .filter(|one| Some(one.pid) != blobs)
+            .collect::<Vec<_>>()
+    };
+    ending::signal_all(&left(), Signal::TERM);
+    let grace = Instant::now() + GRACE;
+    while !left().is_empty() && Instant::now() < grace {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    ending::signal_all(&left(), Signal::KILL);
 }
 
 /// Write the local profile, and print the one line. `run.json` is the control plane's own.
