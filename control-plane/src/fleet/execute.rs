@@ -1,14 +1,15 @@
 //! Does what `reconcile` decided. Records change in transactions that look again before they write; calls of backends
 //! run beside the task, one for each host, each with a deadline.
 
+use super::changes::{
+    apply_to_cluster, apply_to_host, change_cluster, change_host, end_cluster, request_host,
+};
 use super::observed::reach;
 use super::reconcile::Action;
 use super::task::Fleet;
 use super::{clock, reasons};
 use crate::backends::{Backend, BackendError};
-use crate::model::{
-    BackendHandle, ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, Reason, StartPhase, Wish,
-};
+use crate::model::{BackendHandle, ClusterRecord, ClusterState, HostState, StartPhase};
 use crate::signer::content;
 use crate::store::{Store, StoreError, TokenRecord};
 use std::collections::BTreeSet;
@@ -16,8 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use towline_protocol::WIRE_VERSION;
-use towline_protocol::assignment::RoleKind;
-use towline_protocol::ids::{ClusterId, Digest, HostId};
+use towline_protocol::ids::{Digest, HostId};
 use towline_protocol::user_data::UserData;
 use towline_transport::keys;
 
@@ -51,87 +51,88 @@ enum Failed {
 
 impl Fleet {
     /// Do one thing. False: nothing changed, so that there is no point in looking again at once.
-    pub(super) async fn execute(&mut self, cluster: &ClusterRecord, action: Action) -> Result<bool, StoreError> {
+    pub(super) async fn execute(
+        &mut self,
+        cluster: &ClusterRecord,
+        action: Action,
+    ) -> Result<bool, StoreError> {
+        tracing::debug!(component = "fleet", cluster_id = %cluster.id, action = ?action, "acting");
         let store = self.parts.store.clone();
         let now_ms = clock::unix_ms();
-        tracing::debug!(component = "fleet", cluster_id = %cluster.id, action = ?action, "acting");
         match action {
             Action::ChooseAddress { avoid } => self.choose_address(cluster, avoid).await,
+            Action::RequestHost(role) => request_host(&store, cluster, role, now_ms).await,
             Action::CreateHost(host) => Ok(self.start_create(cluster, &host)),
             Action::DestroyHost(host) => Ok(self.start_named(Operation::Destroy, cluster, &host)),
             Action::RestartHost(host) => {
-                self.calls.restarts_ms.entry(host.clone()).or_default().push(now_ms);
+                self.calls
+                    .restarts_ms
+                    .entry(host.clone())
+                    .or_default()
+                    .push(now_ms);
                 Ok(self.start_named(Operation::Restart, cluster, &host))
             }
             Action::EndCluster(reason) => end_cluster(&store, cluster, reason).await,
-            Action::FinishCluster(state) => {
+            Action::FinishCluster(_) | Action::RunCluster | Action::NoteCluster(_) => {
                 change_cluster(&store, &cluster.id, |record| {
-                    record.state = state;
-                    record.ended_at_ms = Some(now_ms);
+                    apply_to_cluster(record, action, now_ms)
                 })
                 .await
             }
-            Action::RunCluster => {
-                change_cluster(&store, &cluster.id, |record| {
-                    if record.state == ClusterState::Starting {
-                        record.state = ClusterState::Running;
-                    }
-                })
-                .await
-            }
-            Action::NoteCluster(reason) => {
-                change_cluster(&store, &cluster.id, |record| record.reason = reason).await
-            }
-            Action::RequestHost(role) => request_host(&store, cluster, role, now_ms).await,
-            Action::EndHost(host, reason) => {
-                change_host(&store, &host, |record| leave(record, HostState::Ending, reason)).await
-            }
-            Action::FailHost(host, reason) => {
-                tracing::warn!(component = "fleet", cluster_id = %cluster.id, host_id = %host, code = %reason.code, reason = %reason.message, "host failed");
-                change_host(&store, &host, |record| leave(record, HostState::Failed, Some(reason))).await
-            }
-            Action::MarkUp(host) => {
-                change_host(&store, &host, |record| {
-                    if record.state == HostState::Starting {
-                        record.state = HostState::Up;
-                        record.reason = None;
-                    }
-                })
-                .await
-            }
-            Action::MarkEnded(host) => {
+            Action::MarkEnded(ref host) => {
+                let host = host.clone();
                 let changed = change_host(&store, &host, |record| {
-                    record.state = HostState::Ended;
-                    record.ended_at_ms = Some(now_ms);
+                    apply_to_host(record, action, now_ms)
                 })
                 .await?;
                 // Its session, if one is left, learns that it may no longer speak.
                 self.parts.sessions.poke(&host);
                 Ok(changed)
             }
-            Action::NoteHost(host, reason) => {
-                change_host(&store, &host, |record| record.reason = Some(reason)).await
+            Action::EndHost(ref host, _)
+            | Action::FailHost(ref host, _)
+            | Action::MarkUp(ref host)
+            | Action::NoteHost(ref host, _) => {
+                let host = host.clone();
+                change_host(&store, &host, |record| {
+                    apply_to_host(record, action, now_ms)
+                })
+                .await
             }
         }
     }
 
     /// A cluster whose backend is not here cannot live. True: it was brought to its end just now.
-    pub(super) async fn end_without_backend(&self, cluster: &ClusterRecord) -> Result<bool, StoreError> {
+    pub(super) async fn end_without_backend(
+        &self,
+        cluster: &ClusterRecord,
+    ) -> Result<bool, StoreError> {
         let ending = cluster.state.is_terminal() || cluster.state == ClusterState::Stopping;
         if ending || self.parts.backends.named(&cluster.backend).is_some() {
             return Ok(false);
         }
-        end_cluster(&self.parts.store, cluster, Some(reasons::no_backend(&cluster.backend))).await
+        end_cluster(
+            &self.parts.store,
+            cluster,
+            Some(reasons::no_backend(&cluster.backend)),
+        )
+        .await
     }
 
-    async fn choose_address(&mut self, cluster: &ClusterRecord, avoid: Option<u16>) -> Result<bool, StoreError> {
+    async fn choose_address(
+        &mut self,
+        cluster: &ClusterRecord,
+        avoid: Option<u16>,
+    ) -> Result<bool, StoreError> {
         let store = self.parts.store.clone();
         let Some(backend) = self.parts.backends.named(&cluster.backend).cloned() else {
             return Ok(false);
         };
         let live = store.clusters(None, false).await?;
-        let mut taken: BTreeSet<u16> =
-            live.iter().filter_map(|cluster| content::port(cluster.scheduler.as_ref()?)).collect();
+        let mut taken: BTreeSet<u16> = live
+            .iter()
+            .filter_map(|cluster| content::port(cluster.scheduler.as_ref()?))
+            .collect();
         taken.extend(avoid);
         let call = self.parts.settings.backend_call;
         let chosen = match timeout(call, backend.scheduler_address(&taken)).await {
@@ -174,7 +175,12 @@ impl Fleet {
         self.start(Operation::Create, &cluster.backend, host, Some(user_data))
     }
 
-    fn start_named(&mut self, operation: Operation, cluster: &ClusterRecord, host: &HostId) -> bool {
+    fn start_named(
+        &mut self,
+        operation: Operation,
+        cluster: &ClusterRecord,
+        host: &HostId,
+    ) -> bool {
         self.start(operation, &cluster.backend, host, None)
     }
 
@@ -193,21 +199,32 @@ impl Fleet {
             return false;
         }
         let (store, host) = (self.parts.store.clone(), host.clone());
-        let (limit, life) = (self.parts.settings.backend_call, self.parts.settings.token_life);
+        let (limit, life) = (
+            self.parts.settings.backend_call,
+            self.parts.settings.token_life,
+        );
         self.calls.running.spawn(async move {
             let work = call(operation, &store, backend, &host, user_data, life);
             let result = match timeout(limit, work).await {
                 Ok(result) => result,
                 Err(_) => Err(BackendError::Deadline(limit.as_secs()).into()),
             };
-            Done { operation, host, result }
+            Done {
+                operation,
+                host,
+                result,
+            }
         });
         true
     }
 
     /// Take in the end of a call.
     pub(super) async fn finish(&mut self, done: Done) {
-        let Done { operation, host, result } = done;
+        let Done {
+            operation,
+            host,
+            result,
+        } = done;
         self.calls.busy.remove(&host);
         self.calls.unsure.insert(host.clone());
         self.observe_again();
@@ -220,7 +237,9 @@ impl Fleet {
                     .update_host(&host, |record| match (operation, made) {
                         (Operation::Create, Some(made)) => {
                             record.backend = Some(made);
-                            record.reason.take_if(|reason| reason.code == "backend_refused");
+                            record
+                                .reason
+                                .take_if(|reason| reason.code == "backend_refused");
                             reach(record, StartPhase::Created, now_ms);
                         }
                         (Operation::Restart, _) => {
@@ -233,7 +252,9 @@ impl Fleet {
                     .await
             }
             Err(error) => {
-                self.calls.cooling.insert(host.clone(), Instant::now() + self.parts.settings.tick);
+                self.calls
+                    .cooling
+                    .insert(host.clone(), Instant::now() + self.parts.settings.tick);
                 let error = crate::api::chain(&error);
                 tracing::warn!(component = "fleet", host_id = %host, operation = ?operation, error, "backend call failed; it is made again");
                 let refused = reasons::backend_refused(&host, &error);
@@ -270,7 +291,13 @@ async fn call(
             if let Some(token) = &user_data.token {
                 let hash = Digest::of(token.as_bytes());
                 let expires_at = clock::unix_now().plus(token_life);
-                store.put_token(TokenRecord { hash, host: host.clone(), expires_at }).await?;
+                store
+                    .put_token(TokenRecord {
+                        hash,
+                        host: host.clone(),
+                        expires_at,
+                    })
+                    .await?;
             }
             Ok(Some(backend.create(user_data).await?))
         }
@@ -278,90 +305,4 @@ async fn call(
         (Operation::Destroy, _) => Ok(backend.destroy(host).await.map(|()| None)?),
         (Operation::Restart, _) => Ok(backend.restart(host).await.map(|()| None)?),
     }
-}
-
-async fn end_cluster(store: &Store, cluster: &ClusterRecord, reason: Option<Reason>) -> Result<bool, StoreError> {
-    let code = reason.as_ref().map(|reason| reason.code.as_str());
-    tracing::info!(component = "fleet", cluster_id = %cluster.id, code, "cluster ends");
-    change_cluster(store, &cluster.id, |record| {
-        if !record.state.is_terminal() {
-            record.state = ClusterState::Stopping;
-            record.wish = Wish::End;
-            record.reason = reason;
-        }
-    })
-    .await
-}
-
-async fn request_host(
-    store: &Store,
-    cluster: &ClusterRecord,
-    role: RoleKind,
-    now_ms: u64,
-) -> Result<bool, StoreError> {
-    let mut record = HostRecord {
-        id: HostId::from_random(keys::random_id()),
-        cluster: cluster.id.clone(),
-        role,
-        state: HostState::Starting,
-        reason: None,
-        phases: Vec::new(),
-        backend: None,
-        enrolment: None,
-        assignment: None,
-        dask: DaskNode::default(),
-        said: LastSaid::default(),
-        created_at_ms: now_ms,
-        ended_at_ms: None,
-    };
-    reach(&mut record, StartPhase::Requested, now_ms);
-    tracing::info!(component = "fleet", cluster_id = %cluster.id, host_id = %record.id, role = role.as_str(), "host requested");
-    store.insert_host(record).await?;
-    Ok(true)
-}
-
-fn leave(record: &mut HostRecord, state: HostState, reason: Option<Reason>) {
-    if matches!(record.state, HostState::Starting | HostState::Up) {
-        record.state = state;
-        record.reason = reason;
-    }
-}
-
-async fn change_cluster(
-    store: &Store,
-    id: &ClusterId,
-    change: impl FnOnce(&mut ClusterRecord) + Send,
-) -> Result<bool, StoreError> {
-    let mut changed = false;
-    let record = store
-        .update_cluster(id, |record| {
-            let before = record.clone();
-            change(record);
-            changed = *record != before;
-            if record.state != before.state {
-                tracing::info!(component = "fleet", cluster_id = %id, state_from = ?before.state, state_to = ?record.state, "cluster state");
-            }
-        })
-        .await?;
-    debug_assert_eq!(record.id, *id);
-    Ok(changed)
-}
-
-async fn change_host(
-    store: &Store,
-    id: &HostId,
-    change: impl FnOnce(&mut HostRecord) + Send,
-) -> Result<bool, StoreError> {
-    let mut changed = false;
-    store
-        .update_host(id, |record| {
-            let before = record.clone();
-            change(record);
-            changed = *record != before;
-            if record.state != before.state {
-                tracing::info!(component = "fleet", cluster_id = %record.cluster, host_id = %id, state_from = ?before.state, state_to = ?record.state, "host state");
-            }
-        })
-        .await?;
-    Ok(changed)
 }

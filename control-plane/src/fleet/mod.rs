@@ -4,6 +4,7 @@
 //! and `execute` does what was decided. Must not talk to hosts: it signs into the store and pokes their sessions. Driven
 //! by changes in the store, by nudges, by backends and by a slow tick.
 
+mod changes;
 pub mod clock;
 mod execute;
 pub mod intent;
@@ -75,12 +76,22 @@ pub struct FleetHandle(Arc<Nudges>);
 impl FleetHandle {
     /// Look at this cluster soon. Never waits and is never lost: nudges of one cluster fall together.
     pub fn nudge(&self, cluster: &ClusterId) {
-        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.clone());
+        self.0
+            .pending
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(cluster.clone());
         self.0.notify.notify_one();
     }
 
     fn take(&self) -> BTreeSet<ClusterId> {
-        std::mem::take(&mut *self.0.pending.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(
+            &mut *self
+                .0
+                .pending
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     async fn nudged(&self) {

@@ -1,20 +1,23 @@
 //! What each event of a session leads to: facts written down, leases, certificates, capabilities.
 
+use super::bans::ban_all;
+use super::certificates;
 use super::facts::{HelloOddity, apply_hello, apply_report};
 use super::outstanding::{Sent, outstanding};
 use super::{Caller, Records, SessionParts, records};
 use crate::fleet::clock::{boot_now, unix_ms, unix_now};
-use crate::fleet::reasons;
-use crate::model::{ClusterRecord, HostRecord, HostState};
-use crate::signer::publish;
+use crate::model::{ClusterRecord, HostRecord};
+use crate::signer::publish::{self, Membership};
 use crate::store::StoreError;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use std::sync::Arc;
 use std::time::Duration;
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::{Digest, HostId, Spki};
-use towline_protocol::message::{CertificatePurpose, FromControlPlane, Hello, Instance, SessionRefusal};
-use towline_protocol::report::{IssuedCertificate, Report};
+use towline_protocol::message::{
+    CertificatePurpose, FromControlPlane, Hello, Instance, SessionRefusal,
+};
+use towline_protocol::report::Report;
 use towline_protocol::session::{ControlPlaneEvent, ControlPlaneSession, SessionNumber};
 use towline_protocol::time::{BootTime, UnixSeconds};
 use towline_transport::keys;
@@ -42,7 +45,9 @@ pub struct Conversation {
 impl Conversation {
     /// A connection that has said nothing yet.
     pub fn new(parts: Arc<SessionParts>, caller: Caller, number: SessionNumber) -> Self {
-        let may_only_renew = parts.authority.may_only_renew(caller.certificate.not_after, unix_now());
+        let may_only_renew = parts
+            .authority
+            .may_only_renew(caller.certificate.not_after, unix_now());
         Self {
             parts,
             caller,
@@ -67,8 +72,12 @@ impl Conversation {
         while let Some(event) = session.poll_event() {
             let done = match event {
                 ControlPlaneEvent::Hello(hello) => self.on_hello(hello).await,
-                ControlPlaneEvent::ChallengeAnswer { nonce, instance } => self.on_answer(&nonce, &instance).await,
-                ControlPlaneEvent::Renewal { spki, proof } => self.on_renewal(session, &spki, &proof).await,
+                ControlPlaneEvent::ChallengeAnswer { nonce, instance } => {
+                    self.on_answer(&nonce, &instance).await
+                }
+                ControlPlaneEvent::Renewal { spki, proof } => {
+                    self.on_renewal(session, &spki, &proof).await
+                }
                 _ if self.may_only_renew => Ok(Some(SessionRefusal::Malformed)),
                 ControlPlaneEvent::Report(report) => self.on_report(session, &report).await,
                 ControlPlaneEvent::BlobRequest(digests) => self.on_blobs(session, &digests).await,
@@ -99,14 +108,24 @@ impl Conversation {
         }
         let instance = hello.instance.clone();
         self.hello = Some(hello);
-        let banned = self.parts.hub.hello(self.number, &self.caller.host, instance, boot_now());
+        let banned = self
+            .parts
+            .hub
+            .hello(self.number, &self.caller.host, instance, boot_now());
         ban_all(&self.parts, &banned).await;
         Ok(None)
     }
 
-    async fn on_answer(&mut self, nonce: &str, instance: &Instance) -> Result<Option<SessionRefusal>, StoreError> {
+    async fn on_answer(
+        &mut self,
+        nonce: &str,
+        instance: &Instance,
+    ) -> Result<Option<SessionRefusal>, StoreError> {
         if self.challenge.take().as_deref() == Some(nonce) {
-            let banned = self.parts.hub.answer(self.number, &self.caller.host, instance);
+            let banned = self
+                .parts
+                .hub
+                .answer(self.number, &self.caller.host, instance);
             ban_all(&self.parts, &banned).await;
         }
         Ok(None)
@@ -135,8 +154,13 @@ impl Conversation {
         session.admit(self.nonce.clone());
         let mut oddity = None;
         let now_ms = unix_ms();
-        let host =
-            self.parts.store.update_host(&self.caller.host, |host| oddity = apply_hello(host, &hello, now_ms)).await?;
+        let host = self
+            .parts
+            .store
+            .update_host(&self.caller.host, |host| {
+                oddity = apply_hello(host, &hello, now_ms)
+            })
+            .await?;
         if oddity == Some(HelloOddity::OtherDaskKey) {
             tracing::error!(
                 component = "sessions", host_id = %host.id, cluster_id = %host.cluster, event = "other_dask_key",
@@ -159,12 +183,24 @@ impl Conversation {
         let Some(cluster) = self.parts.store.cluster(&host.cluster).await? else {
             return Ok(());
         };
-        let SessionParts { store, signer, policy, .. } = &*self.parts;
+        let SessionParts {
+            store,
+            signer,
+            policy,
+            ..
+        } = &*self.parts;
         publish::assignment(store, signer, policy, &cluster, host, unix_now()).await?;
         if host.role == RoleKind::Scheduler && cluster.roster.is_some() {
             let hosts = store.hosts_of(&cluster.id).await?;
             let clients = store.members_of(&cluster.id).await?;
-            publish::roster(store, signer, &cluster, &hosts, &clients, hello.roster_version, unix_now()).await?;
+            let held = hello.roster_version;
+            let membership = Membership {
+                cluster: &cluster,
+                hosts: &hosts,
+                clients: &clients,
+                held,
+            };
+            publish::roster(store, signer, membership, unix_now()).await?;
         }
         Ok(())
     }
@@ -195,72 +231,23 @@ impl Conversation {
         report: &Report,
     ) -> Result<Option<SessionRefusal>, StoreError> {
         let now_ms = unix_ms();
-        let host =
-            self.parts.store.update_host(&self.caller.host, |host| apply_report(host, report, now_ms)).await?;
+        let host = self
+            .parts
+            .store
+            .update_host(&self.caller.host, |host| apply_report(host, report, now_ms))
+            .await?;
         if host.role == RoleKind::Scheduler {
-            self.take_certificates(&host, report).await?;
+            certificates::take(&self.parts, &host, report).await?;
         }
-        let newest = host.assignment.as_ref().map(|assignment| assignment.position);
+        let newest = host
+            .assignment
+            .as_ref()
+            .map(|assignment| assignment.position);
         let lease = self.parts.signer.lease(&host.id, newest, unix_now());
         session.handle_send(FromControlPlane::Lease { envelope: lease }, boot_now());
         self.parts.fleet.nudge(&host.cluster);
         self.send_outstanding(session).await;
         Ok(None)
-    }
-
-    /// The scheduler's host tells of its cluster's CA and of the certificates that it made.
-    async fn take_certificates(&self, host: &HostRecord, report: &Report) -> Result<(), StoreError> {
-        let store = &self.parts.store;
-        let mut other_ca = false;
-        if let Some(ca) = &report.cluster_ca {
-            store
-                .update_cluster(&host.cluster, |cluster| match &cluster.cluster_ca {
-                    None => cluster.cluster_ca = Some(ca.clone()),
-                    Some(known) => other_ca = known != ca,
-                })
-                .await?;
-            if other_ca {
-                // A cluster's CA lives and dies with it; another one means that the host lost it.
-                tracing::error!(component = "sessions", host_id = %host.id, cluster_id = %host.cluster, event = "other_cluster_ca", "a cluster shows another CA than before; the first one stands");
-            }
-        }
-        for issued in &report.issued {
-            if !self.deliver(&host.cluster, issued).await? {
-                tracing::warn!(
-                    component = "sessions", host_id = %host.id, cluster_id = %host.cluster, key = %issued.key,
-                    "a certificate came for a member that is not known"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// Bring a Dask certificate to the record of its member. False: there is no such member with this key.
-    async fn deliver(
-        &self,
-        cluster: &towline_protocol::ids::ClusterId,
-        issued: &IssuedCertificate,
-    ) -> Result<bool, StoreError> {
-        let store = &self.parts.store;
-        if let Ok(id) = issued.member.parse::<HostId>() {
-            let Some(host) = store.host(&id).await?.filter(|host| host.cluster == *cluster) else {
-                return Ok(false);
-            };
-            if host.dask.spki.as_ref().map(Spki::key_id).as_ref() != Some(&issued.key) {
-                return Ok(false);
-            }
-            store.update_host(&id, |host| host.dask.certificate = Some(issued.certificate.clone())).await?;
-            self.parts.hub.poke(&id);
-            return Ok(true);
-        }
-        let members = store.members_of(cluster).await?;
-        let member = members.into_iter().find(|member| member.id == issued.member && member.spki.key_id() == issued.key);
-        let Some(mut member) = member else {
-            return Ok(false);
-        };
-        member.certificate = Some(issued.certificate.clone());
-        store.put_member(member).await?;
-        Ok(true)
     }
 
     async fn on_blobs(
@@ -271,8 +258,11 @@ impl Conversation {
         let Ok(Records { cluster, .. }) = records(&self.parts, &self.caller).await? else {
             return Ok(Some(SessionRefusal::UnknownHost));
         };
-        let grants =
-            self.parts.blobs.grants_for_host(&self.parts.store, &cluster, digests, unix_now()).await?;
+        let grants = self
+            .parts
+            .blobs
+            .grants_for_host(&self.parts.store, &cluster, digests, unix_now())
+            .await?;
         session.handle_send(FromControlPlane::BlobGrants { grants }, boot_now());
         Ok(None)
     }
@@ -284,11 +274,16 @@ impl Conversation {
         proof: &str,
     ) -> Result<Option<SessionRefusal>, StoreError> {
         let now = boot_now();
-        if self.last_renewal.is_some_and(|last| now.since(last) < RENEWAL_SPACING) {
+        if self
+            .last_renewal
+            .is_some_and(|last| now.since(last) < RENEWAL_SPACING)
+        {
             return Ok(None);
         }
         let signed = [RENEWAL_DOMAIN, self.nonce.as_bytes()].concat();
-        let fits = STANDARD.decode(proof).is_ok_and(|proof| keys::verify(spki, &signed, &proof));
+        let fits = STANDARD
+            .decode(proof)
+            .is_ok_and(|proof| keys::verify(spki, &signed, &proof));
         let Ok(Records { cluster, host }) = records(&self.parts, &self.caller).await? else {
             return Ok(Some(SessionRefusal::UnknownHost));
         };
@@ -301,7 +296,11 @@ impl Conversation {
             Some(chain) => {
                 let key = spki.key_id();
                 session.handle_send(
-                    FromControlPlane::Certificate { purpose: CertificatePurpose::Identity, key, chain },
+                    FromControlPlane::Certificate {
+                        purpose: CertificatePurpose::Identity,
+                        key,
+                        chain,
+                    },
                     now,
                 );
                 self.may_only_renew = false;
@@ -326,36 +325,16 @@ impl Conversation {
                 return Ok(None);
             }
         };
-        issued.instance = host.enrolment.as_ref().and_then(|enrolment| enrolment.instance.clone());
+        issued.instance = host
+            .enrolment
+            .as_ref()
+            .and_then(|enrolment| enrolment.instance.clone());
         let chain = issued.chain.clone();
         tracing::info!(component = "sessions", host_id = %host.id, key = %issued.key, not_after = issued.not_after.0, "identity renewed");
-        self.parts.store.update_host(&host.id, |record| record.enrolment = Some(issued)).await?;
+        self.parts
+            .store
+            .update_host(&host.id, |record| record.enrolment = Some(issued))
+            .await?;
         Ok(Some(chain))
-    }
-}
-
-async fn ban_all(parts: &SessionParts, hosts: &[HostId]) {
-    for host in hosts {
-        ban(parts, host).await;
-    }
-}
-
-/// Shut a host out: two live machines hold its identity.
-pub async fn ban(parts: &SessionParts, host: &HostId) {
-    tracing::error!(component = "sessions", host_id = %host, event = "identity_cloned", "a host was banned: two machines spoke as it");
-    let banned = parts
-        .store
-        .update_host(host, |record| {
-            if record.state != HostState::Ended {
-                record.state = HostState::Banned;
-                record.reason = Some(reasons::banned(&record.id));
-            }
-        })
-        .await;
-    match banned {
-        Ok(record) => parts.fleet.nudge(&record.cluster),
-        Err(error) => {
-            tracing::error!(component = "sessions", host_id = %host, error = crate::api::chain(&error), "a ban could not be written down");
-        }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use towline_protocol::WIRE_VERSION;
 use towline_protocol::message::{self, FromControlPlane, SessionRefusal};
-use towline_protocol::session::ControlPlaneSession;
+use towline_protocol::session::{ControlPlaneSession, SessionEnd};
 use towline_protocol::time::BootTime;
 use towline_transport::websocket::{CLOSE_DEADLINE, SEND_DEADLINE};
 
@@ -27,9 +27,12 @@ pub async fn run(mut socket: WebSocket, parts: Arc<SessionParts>, caller: Caller
     tracing::info!(component = "sessions", host_id = %host, session = number.0, "connection opened");
     let ended = Box::pin(converse(&mut socket, &parts, caller, registration)).await;
     for banned in parts.hub.closed(number, &host) {
-        super::answers::ban(&parts, &banned).await;
+        super::bans::ban(&parts, &banned).await;
     }
-    let close = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
+    let close = Message::Close(Some(CloseFrame {
+        code: close_code::NORMAL,
+        reason: "".into(),
+    }));
     // The other end may be gone already; then there is nothing to close.
     let _ = timeout(CLOSE_DEADLINE, socket.send(close)).await;
     tracing::info!(component = "sessions", host_id = %host, session = number.0, reason = %ended, "connection closed");
@@ -52,6 +55,9 @@ async fn converse(
             return reason;
         }
         if let Some(end) = session.is_over() {
+            if *end == SessionEnd::NoCommonVersion {
+                super::bans::give_up(parts, conversation.host()).await;
+            }
             return end.to_string();
         }
         let wake = wake_at(&session, parts);
@@ -87,7 +93,7 @@ async fn converse(
                 let now = boot_now();
                 session.handle_timeout(now);
                 for banned in parts.hub.tick(now) {
-                    super::answers::ban(parts, &banned).await;
+                    super::bans::ban(parts, &banned).await;
                 }
             }
             // Cancel-safe: the token stays cancelled.
@@ -99,8 +105,13 @@ async fn converse(
 /// The next moment at which something happens by itself.
 fn wake_at(session: &ControlPlaneSession, parts: &SessionParts) -> Instant {
     let now = boot_now();
-    let next: Option<BootTime> = [session.poll_timeout(), parts.hub.poll_timeout()].into_iter().flatten().min();
-    let wait = next.map_or(LONGEST_SLEEP, |at| at.since(now)).min(LONGEST_SLEEP);
+    let next: Option<BootTime> = [session.poll_timeout(), parts.hub.poll_timeout()]
+        .into_iter()
+        .flatten()
+        .min();
+    let wait = next
+        .map_or(LONGEST_SLEEP, |at| at.since(now))
+        .min(LONGEST_SLEEP);
     // One millisecond more: a timer that fires early would find nothing to do and spin.
     Instant::now() + wait + Duration::from_millis(1)
 }
@@ -111,7 +122,12 @@ async fn flush(socket: &mut WebSocket, session: &mut ControlPlaneSession) -> Res
         match timeout(SEND_DEADLINE, socket.send(Message::Text(text.into()))).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(format!("a frame did not leave within {} s", SEND_DEADLINE.as_secs())),
+            Err(_) => {
+                return Err(format!(
+                    "a frame did not leave within {} s",
+                    SEND_DEADLINE.as_secs()
+                ));
+            }
         }
     }
     Ok(())

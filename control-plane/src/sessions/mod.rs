@@ -4,6 +4,8 @@
 //! writes down what hosts say, nudges the fleet, and sends what the store holds. Driven by the `agents` listener.
 
 mod answers;
+mod bans;
+mod certificates;
 mod connection;
 pub mod facts;
 mod hub;
@@ -29,8 +31,8 @@ use tokio_util::sync::CancellationToken;
 use towline_protocol::MAX_FRAME_BYTES;
 use towline_protocol::ids::HostId;
 use towline_protocol::message::SessionRefusal;
-use towline_transport::name::HostName;
 use towline_transport::certificate::PeerCertificate;
+use towline_transport::name::HostName;
 use towline_transport::server::Peer;
 use towline_transport::websocket::SESSION_PATH;
 
@@ -63,7 +65,9 @@ pub struct SessionParts {
 
 /// The route of sessions.
 pub fn router(parts: SessionParts) -> Router {
-    Router::new().route(SESSION_PATH, get(open)).with_state(Arc::new(parts))
+    Router::new()
+        .route(SESSION_PATH, get(open))
+        .with_state(Arc::new(parts))
 }
 
 /// Who opened a session, as its certificate says.
@@ -80,8 +84,13 @@ async fn open(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     let certificate = peer.and_then(|Extension(peer)| peer.certificate);
-    let Some(caller) = certificate.and_then(|certificate| caller(certificate, parts.authority.trust_domain())) else {
-        tracing::info!(component = "sessions", "session refused: no certificate of a host");
+    let Some(caller) =
+        certificate.and_then(|certificate| caller(certificate, parts.authority.trust_domain()))
+    else {
+        tracing::info!(
+            component = "sessions",
+            "session refused: no certificate of a host"
+        );
         return unauthorised();
     };
     upgrade
@@ -98,9 +107,15 @@ fn caller(certificate: Arc<PeerCertificate>, trust_domain: &str) -> Option<Calle
     let [uri] = certificate.uris.as_slice() else {
         return None;
     };
-    let name = HostName::parse(uri).ok().filter(|name| name.trust_domain == trust_domain)?;
+    let name = HostName::parse(uri)
+        .ok()
+        .filter(|name| name.trust_domain == trust_domain)?;
     let host = name.host.parse().ok()?;
-    Some(Caller { host, name, certificate })
+    Some(Caller {
+        host,
+        name,
+        certificate,
+    })
 }
 
 fn unauthorised() -> Response {
@@ -112,7 +127,12 @@ fn unauthorised() -> Response {
         "code": "certificate_required",
         "remedy": "Enrol the host and connect with the certificate it gets",
     });
-    (StatusCode::UNAUTHORIZED, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+    (
+        StatusCode::UNAUTHORIZED,
+        [(header::CONTENT_TYPE, "application/problem+json")],
+        body.to_string(),
+    )
+        .into_response()
 }
 
 /// The records of a caller that may speak now.
@@ -122,16 +142,28 @@ struct Records {
 }
 
 /// Look the caller up: its certificate counts only for a host that is there and not shut out.
-async fn records(parts: &SessionParts, caller: &Caller) -> Result<Result<Records, SessionRefusal>, StoreError> {
-    let Some(host) = parts.store.host(&caller.host).await?.filter(|host| host.cluster == caller.name.cluster) else {
+async fn records(
+    parts: &SessionParts,
+    caller: &Caller,
+) -> Result<Result<Records, SessionRefusal>, StoreError> {
+    let Some(host) = parts
+        .store
+        .host(&caller.host)
+        .await?
+        .filter(|host| host.cluster == caller.name.cluster)
+    else {
         return Ok(Err(SessionRefusal::UnknownHost));
     };
     if host.state == HostState::Banned {
         return Ok(Err(SessionRefusal::Banned));
     }
     let cluster = parts.store.cluster(&host.cluster).await?;
-    Ok(match cluster.filter(|cluster| cluster.workspace == caller.name.workspace && may_speak(&host)) {
-        Some(cluster) => Ok(Records { cluster, host }),
-        None => Err(SessionRefusal::UnknownHost),
-    })
+    Ok(
+        match cluster
+            .filter(|cluster| cluster.workspace == caller.name.workspace && may_speak(&host))
+        {
+            Some(cluster) => Ok(Records { cluster, host }),
+            None => Err(SessionRefusal::UnknownHost),
+        },
+    )
 }

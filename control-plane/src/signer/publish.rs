@@ -54,38 +54,74 @@ fn due(
 
 /// The live scheduler host of a cluster, which its roster is for.
 pub fn scheduler_host(hosts: &[HostRecord]) -> Option<&HostRecord> {
-    hosts
-        .iter()
-        .find(|host| host.role == RoleKind::Scheduler && matches!(host.state, HostState::Starting | HostState::Up))
+    hosts.iter().find(|host| {
+        host.role == RoleKind::Scheduler
+            && matches!(host.state, HostState::Starting | HostState::Up)
+    })
 }
 
-/// Whether [`roster`] would sign.
-pub fn roster_is_due(
-    signer: &Signer,
-    cluster: &ClusterRecord,
-    hosts: &[HostRecord],
-    clients: &[MemberRecord],
-    held: Option<u64>,
-    now: UnixSeconds,
-) -> bool {
+/// When [`roster`] has something to sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RosterDue {
+    /// Nobody new came.
+    Never,
+    /// The scheduler's own key is new: it cannot start before it has a certificate.
+    Now,
+    /// Others came: they may wait a moment for company.
+    Soon,
+}
+
+/// What a roster is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Membership<'a> {
+    /// The cluster.
+    pub cluster: &'a ClusterRecord,
+    /// All its hosts.
+    pub hosts: &'a [HostRecord],
+    /// All its admitted clients.
+    pub clients: &'a [MemberRecord],
+    /// The version that the scheduler's host says it holds.
+    pub held: Option<u64>,
+}
+
+/// When a roster is to be signed.
+pub fn roster_due(signer: &Signer, membership: Membership<'_>, now: UnixSeconds) -> RosterDue {
+    let Membership {
+        cluster,
+        hosts,
+        clients,
+        held,
+    } = membership;
     let Some(address) = roster_address(cluster, hosts) else {
-        return false;
+        return RosterDue::Never;
     };
     let members = content::members(cluster, hosts, clients);
-    signer.roster(&address, &members, cluster.roster.as_ref(), held, now).is_some()
+    let Some(next) = signer.roster(&address, &members, cluster.roster.as_ref(), held, now) else {
+        return RosterDue::Never;
+    };
+    let stored = cluster.roster.as_ref();
+    let knows_scheduler =
+        stored.is_some_and(|stored| super::names(&stored.envelope, &address.audience));
+    if !knows_scheduler && super::names(&next.envelope, &address.audience) {
+        RosterDue::Now
+    } else {
+        RosterDue::Soon
+    }
 }
 
-/// Sign a cluster's next roster if that is due; `held` is the version that the scheduler's host says it holds. True
-/// when there is a new one to send.
+/// Sign a cluster's next roster if that is due. True when there is a new one to send.
 pub async fn roster(
     store: &Store,
     signer: &Signer,
-    cluster: &ClusterRecord,
-    hosts: &[HostRecord],
-    clients: &[MemberRecord],
-    held: Option<u64>,
+    membership: Membership<'_>,
     now: UnixSeconds,
 ) -> Result<bool, StoreError> {
+    let Membership {
+        cluster,
+        hosts,
+        clients,
+        held,
+    } = membership;
     let Some(address) = roster_address(cluster, hosts) else {
         return Ok(false);
     };
@@ -93,7 +129,8 @@ pub async fn roster(
     let mut signed = None;
     store
         .update_cluster(&cluster.id, |record| {
-            if let Some(new) = signer.roster(&address, &members, record.roster.as_ref(), held, now) {
+            if let Some(new) = signer.roster(&address, &members, record.roster.as_ref(), held, now)
+            {
                 signed = Some(new.version);
                 record.roster = Some(new);
             }
@@ -106,8 +143,10 @@ pub async fn roster(
 }
 
 fn roster_address(cluster: &ClusterRecord, hosts: &[HostRecord]) -> Option<RosterAddress> {
+    // Before the scheduler's host shows its key there is nobody who could make certificates.
+    let scheduler = scheduler_host(hosts).filter(|host| host.dask.spki.is_some())?;
     Some(RosterAddress {
-        audience: scheduler_host(hosts)?.id.clone(),
+        audience: scheduler.id.clone(),
         workspace: cluster.workspace.clone(),
         cluster: cluster.id.clone(),
     })
