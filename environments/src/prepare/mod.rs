@@ -237,24 +237,8 @@ fn finish(
     tools: &Tools,
 ) -> Result<Prepared, PrepareError> {
     let mut wheels: Vec<LockedWheel> = answer.into_iter().map(indexed).collect();
-    let (mut blobs, mut warnings) = (Vec::new(), Vec::new());
-    for (name, version, one) in packed {
-        let (file, sha256, size) = (one.file, one.digest.clone(), Some(one.size));
-        wheels.push(LockedWheel {
-            name,
-            version,
-            file,
-            sha256,
-            size,
-            source: WheelSource::Blob,
-        });
-        blobs.push(PreparedBlob {
-            digest: one.digest,
-            size: one.size,
-            path: one.path,
-        });
-        warnings.extend(one.warnings);
-    }
+    let (shipped, mut blobs, warnings) = shipped(packed);
+    wheels.extend(shipped);
     let implementation = scan.interpreter.implementation.clone();
     let version = scan.interpreter.version.clone();
     let interpreter = Interpreter {
@@ -288,7 +272,6 @@ fn finish(
     });
     blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
     blobs.dedup_by(|a, b| a.digest == b.digest);
-    warnings.sort_by(|a, b| a.message.cmp(&b.message));
     let spec = EnvironmentSpec {
         digest,
         interpreter,
@@ -301,6 +284,32 @@ fn finish(
         blobs,
         warnings,
     })
+}
+
+/// The packed wheels as the lock names them, the files to upload, and what a person should know of them.
+fn shipped(
+    packed: Vec<(String, String, Packed)>,
+) -> (Vec<LockedWheel>, Vec<PreparedBlob>, Vec<Warning>) {
+    let (mut wheels, mut blobs, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, version, one) in packed {
+        let (file, sha256, size) = (one.file, one.digest.clone(), Some(one.size));
+        wheels.push(LockedWheel {
+            name,
+            version,
+            file,
+            sha256,
+            size,
+            source: WheelSource::Blob,
+        });
+        blobs.push(PreparedBlob {
+            digest: one.digest,
+            size: one.size,
+            path: one.path,
+        });
+        warnings.extend(one.warnings);
+    }
+    warnings.sort_by(|a: &Warning, b| a.message.cmp(&b.message));
+    (wheels, blobs, warnings)
 }
 
 fn indexed((name, found): (String, solve::IndexWheel)) -> LockedWheel {

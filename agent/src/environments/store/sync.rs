@@ -163,6 +163,39 @@ impl EnvironmentStore {
     ) -> Result<(), SyncError> {
         let total = lock.wheels.len() as u64;
         self.reach(SyncStep::Fetch, total, progress).await;
+        let wanted = self.lacking(lock, blobs).await?;
+        let mut done = total - wanted.len() as u64;
+        progress(SyncProgress {
+            step: SyncStep::Fetch,
+            done,
+            total,
+        });
+        let downloads = wanted.into_iter().map(|(wanted, to)| async move {
+            let http = if wanted.blob {
+                blobs.http()
+            } else {
+                &self.index
+            };
+            fetch::fetch(http, &wanted, &to).await
+        });
+        let mut downloads = stream::iter(downloads).buffer_unordered(PARALLEL);
+        while downloads.try_next().await?.is_some() {
+            done += 1;
+            progress(SyncProgress {
+                step: SyncStep::Fetch,
+                done,
+                total,
+            });
+        }
+        Ok(())
+    }
+
+    /// The wheels that are not here yet: where each is read, and where it will lie.
+    async fn lacking(
+        &self,
+        lock: &Lock,
+        blobs: &dyn BlobSource,
+    ) -> Result<Vec<(Wanted, PathBuf)>, SyncError> {
         let lacking: Vec<&LockedWheel> = lock
             .wheels
             .iter()
@@ -199,30 +232,7 @@ impl EnvironmentStore {
                 self.wheel_path(wheel),
             ));
         }
-        let mut done = total - wanted.len() as u64;
-        progress(SyncProgress {
-            step: SyncStep::Fetch,
-            done,
-            total,
-        });
-        let downloads = wanted.into_iter().map(|(wanted, to)| async move {
-            let http = if wanted.blob {
-                blobs.http()
-            } else {
-                &self.index
-            };
-            fetch::fetch(http, &wanted, &to).await
-        });
-        let mut downloads = stream::iter(downloads).buffer_unordered(PARALLEL);
-        while downloads.try_next().await?.is_some() {
-            done += 1;
-            progress(SyncProgress {
-                step: SyncStep::Fetch,
-                done,
-                total,
-            });
-        }
-        Ok(())
+        Ok(wanted)
     }
 
     /// Put what was made on the disk for good, then where it belongs.

@@ -170,10 +170,7 @@ impl World {
             &format!("/blob/{}", wheels[1].sha256),
             Answer::Bytes(local.1),
         );
-        let found = interpreters::discover()
-            .into_iter()
-            .find(|found| found.implementation == "cpython");
-        let found = found.expect("a Python is here");
+        let found = an_interpreter();
         let interpreter = LockedInterpreter {
             implementation: found.implementation.clone(),
             version: found.version.clone(),
@@ -230,6 +227,19 @@ impl World {
             .lines()
             .count()
     }
+}
+
+/// One of this machine, asked for once: each answer starts every Python there is.
+fn an_interpreter() -> interpreters::Found {
+    static FOUND: std::sync::OnceLock<interpreters::Found> = std::sync::OnceLock::new();
+    let any = || {
+        interpreters::discover()
+            .into_iter()
+            .find(|found| found.implementation == "cpython")
+    };
+    FOUND
+        .get_or_init(|| any().expect("a Python is here"))
+        .clone()
 }
 
 fn wheel(folder: &Path, name: &str) -> (LockedWheel, Vec<u8>) {
@@ -297,7 +307,10 @@ async fn a_sync_makes_an_environment_that_every_store_finds() {
     assert_eq!(store.python(&world.spec.digest), None);
     let python = world.sync(&store).await.expect("syncs");
     assert_eq!(store.python(&world.spec.digest), Some(python));
-    assert_eq!(world.store().present(), [world.spec.digest.clone()]);
+    assert_eq!(
+        world.store().present(),
+        std::slice::from_ref(&world.spec.digest)
+    );
     let asked = world.server.asked().len();
     world.sync(&store).await.expect("is there");
     assert_eq!((world.builds(), world.server.asked().len()), (1, asked));
@@ -388,50 +401,48 @@ async fn an_index_that_is_down_is_told_within_seconds() {
     );
 }
 
-#[tokio::test]
-async fn an_untrusted_index_has_its_own_word() {
-    let mut world = World::new().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    let authority = towline_transport::authority::Authority::create(
-        "strange",
-        UnixSeconds(0),
-        UnixSeconds(4_000_000_000),
-    )
-    .expect("an authority");
-    let key = towline_transport::keys::KeyPair::generate().expect("a key");
-    let request = towline_transport::authority::CertificateRequest {
+/// TLS with a certificate of an authority that nobody knows.
+fn strange_identity() -> towline_transport::server::TlsIdentity {
+    use towline_transport::{authority, keys, server};
+    let far = UnixSeconds(4_000_000_000);
+    let authority =
+        authority::Authority::create("strange", UnixSeconds(0), far).expect("an authority");
+    let key = keys::KeyPair::generate().expect("a key");
+    let request = authority::CertificateRequest {
         spki: key.spki(),
         common_name: "index".to_owned(),
         uris: vec![],
         dns_names: vec!["localhost".to_owned()],
-        ip_addresses: vec!["127.0.0.1".parse().expect("an address")],
+        ip_addresses: vec![],
         server: true,
         client: false,
         not_before: UnixSeconds(0),
-        not_after: UnixSeconds(4_000_000_000),
+        not_after: far,
     };
     let chain_pem = authority.issue(&request).expect("a certificate");
-    let identity = towline_transport::server::TlsIdentity {
+    server::TlsIdentity {
         chain_pem,
         key_pem: key.to_pem().to_string(),
-    };
-    let config = towline_transport::server::server_config(
-        &identity,
-        towline_transport::server::ClientCertificates::Ignored,
-    )
-    .expect("a configuration");
+    }
+}
+
+#[tokio::test]
+async fn an_untrusted_index_has_its_own_word() {
+    use towline_transport::server::{ClientCertificates, Limits, serve, server_config};
+    let mut world = World::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let config = server_config(&strange_identity(), ClientCertificates::Ignored).expect("settings");
     let (_keep, tls) = tokio::sync::watch::channel(config);
     let stop = tokio_util::sync::CancellationToken::new();
-    let router = axum::Router::new();
-    let limits = towline_transport::server::Limits::default();
-    let serving = tokio::spawn(towline_transport::server::serve(
+    let serving = serve(
         listener,
         tls,
-        router,
-        limits,
+        axum::Router::new(),
+        Limits::default(),
         stop.clone(),
-    ));
+    );
+    let serving = tokio::spawn(serving);
     world.lock.wheels[0].source = WheelSource::Index(format!("https://localhost:{port}/x.whl"));
     world.publish();
     let error = world
@@ -597,7 +608,11 @@ async fn an_end_at_any_step_leaves_the_environment_absent_and_the_next_sync_make
             .sync(&next)
             .await
             .unwrap_or_else(|error| panic!("{step:?}: {error}"));
-        assert_eq!(next.present(), [world.spec.digest.clone()], "{step:?}");
+        assert_eq!(
+            next.present(),
+            std::slice::from_ref(&world.spec.digest),
+            "{step:?}"
+        );
     }
 }
 
