@@ -17,38 +17,9 @@ const MAX_PHASES: usize = 200;
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// A step of the start, or of the program itself.
-    Phase {
-        /// Its name.
-        phase: String,
-        /// `started`, `progress`, `done` or `failed`.
-        state: String,
-        /// A sentence about it.
-        #[serde(default)]
-        message: String,
-        /// How much is done.
-        done: Option<u64>,
-        /// How much there is to do.
-        total: Option<u64>,
-        /// How long it took.
-        seconds: Option<f64>,
-    },
+    Phase(PhaseEvent),
     /// A host got further.
-    Host {
-        /// Its id.
-        host: String,
-        /// Scheduler or worker.
-        #[serde(default)]
-        role: String,
-        /// Where it is.
-        #[serde(default)]
-        state: String,
-        /// The phase it reached.
-        phase: Option<String>,
-        /// What it waits for.
-        waiting_for: Option<String>,
-        /// Why it is where it is.
-        reason: Option<Value>,
-    },
+    Host(HostEvent),
     /// The cluster changed.
     Cluster {
         /// Its id.
@@ -100,6 +71,34 @@ pub enum Event {
         #[serde(default)]
         remedy: String,
     },
+}
+
+/// A step got further.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct PhaseEvent {
+    phase: String,
+    /// `started`, `progress`, `done` or `failed`.
+    state: String,
+    #[serde(default)]
+    message: String,
+    done: Option<u64>,
+    total: Option<u64>,
+    /// How long the whole of it took.
+    seconds: Option<f64>,
+}
+
+/// A host got further, or did not.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HostEvent {
+    host: String,
+    #[serde(default)]
+    role: String,
+    #[serde(default)]
+    state: String,
+    /// The phase it reached.
+    phase: Option<String>,
+    waiting_for: Option<String>,
+    reason: Option<Value>,
 }
 
 /// A phase of the demo.
@@ -228,36 +227,8 @@ impl Story {
     /// An event of the program.
     pub fn event(&mut self, event: Event, now: Duration) -> Option<Change> {
         match event {
-            Event::Phase {
-                phase,
-                state,
-                message,
-                done,
-                total,
-                seconds,
-            } => self.phase(&phase, &state, &message, done.zip(total), seconds, now),
-            Event::Host {
-                host,
-                role,
-                state,
-                phase,
-                waiting_for,
-                reason,
-            } => {
-                let why = reason
-                    .as_ref()
-                    .and_then(|reason| reason.get("message")?.as_str());
-                match (why, waiting_for, phase) {
-                    (Some(why), _, _) => {
-                        Some(Change::Told(format!("{role} {host} is {state}: {why}")))
-                    }
-                    (None, Some(waiting), _) => Some(Change::Told(format!(
-                        "{role} {host} still waits for {waiting}"
-                    ))),
-                    (None, None, Some(phase)) => self.host_reached(&role, &phase),
-                    (None, None, None) => None,
-                }
-            }
+            Event::Phase(phase) => self.phase(phase, now),
+            Event::Host(host) => self.host(&host),
             Event::Cluster { cluster, name, .. } => {
                 self.cluster = Some((cluster, name));
                 None
@@ -298,39 +269,51 @@ impl Story {
         }
     }
 
-    fn phase(
-        &mut self,
-        name: &str,
-        state: &str,
-        message: &str,
-        amount: Option<(u64, u64)>,
-        seconds: Option<f64>,
-        now: Duration,
-    ) -> Option<Change> {
-        let index = match self.open(name) {
+    fn phase(&mut self, event: PhaseEvent, now: Duration) -> Option<Change> {
+        let index = match self.open(&event.phase) {
             Some(index) => index,
-            None if state == "started" => return self.begin(name, message, now),
+            None if event.state == "started" => {
+                return self.begin(&event.phase, &event.message, now);
+            }
             None => {
-                self.begin(name, message, now)?;
+                self.begin(&event.phase, &event.message, now)?;
                 self.phases.len() - 1
             }
         };
         let phase = &mut self.phases[index];
-        if !message.is_empty() {
-            phase.message = message.to_owned();
+        if !event.message.is_empty() {
+            phase.message = event.message;
         }
-        if !matches!(state, "done" | "failed") {
-            return Some(Change::Moved(index, amount));
+        if !matches!(event.state.as_str(), "done" | "failed") {
+            return Some(Change::Moved(index, event.done.zip(event.total)));
         }
         let measured = now.saturating_sub(phase.began).as_secs_f64();
         // The program's own measure is the better one, but only a number is believed.
-        phase.seconds = Some(
-            seconds
-                .filter(|value| value.is_finite() && *value >= 0.0)
-                .unwrap_or(measured),
-        );
-        phase.failed = state == "failed";
+        let told = event
+            .seconds
+            .filter(|value| value.is_finite() && *value >= 0.0);
+        phase.seconds = Some(told.unwrap_or(measured));
+        phase.failed = event.state == "failed";
         Some(Change::Ended(index))
+    }
+
+    fn host(&mut self, event: &HostEvent) -> Option<Change> {
+        let HostEvent {
+            host, role, state, ..
+        } = event;
+        if let Some(why) = event
+            .reason
+            .as_ref()
+            .and_then(|reason| reason.get("message")?.as_str())
+        {
+            return Some(Change::Told(format!("{role} {host} is {state}: {why}")));
+        }
+        if let Some(waiting) = &event.waiting_for {
+            return Some(Change::Told(format!(
+                "{role} {host} still waits for {waiting}"
+            )));
+        }
+        self.host_reached(role, event.phase.as_deref()?)
     }
 
     /// A host's progress moves the newest phase that lasts, so that a person sees something happen.

@@ -17,6 +17,7 @@ use crate::paths;
 use crate::profiles::{Profile, Profiles};
 use rustix::process::Signal;
 use serde_json::json;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -140,17 +141,7 @@ async fn init(
 
 async fn serve(arguments: ServerRunArguments, output: Output) -> Outcome<Exit> {
     let data_dir = directory(arguments.data_dir.clone())?;
-    if !initialised(&data_dir) {
-        return Err(Failure::new(
-            Exit::Config,
-            "not_initialised",
-            format!("There is no server in {}", data_dir.display()),
-            format!(
-                "run `towline server init --data-dir {}` first",
-                data_dir.display()
-            ),
-        ));
-    }
+    check_initialised(&data_dir)?;
     let _lock = lock(&data_dir)?;
     logging::start();
     // `local` hosts make their environments with it. They say so themselves when it is not there.
@@ -158,23 +149,7 @@ async fn serve(arguments: ServerRunArguments, output: Output) -> Outcome<Exit> {
         tracing::warn!(error = %failure, "there is no uv for the hosts of this machine");
     }
     let mut blobs = BlobProcess::start(&data_dir, arguments.blobs).await?;
-    let options = RunOptions {
-        data_dir: data_dir.clone(),
-        people: arguments.people,
-        agents: arguments.agents,
-        blobs_url: format!("https://{}", blobs.address),
-        agent_program: match arguments.agent_program() {
-            Some(program) => program,
-            None => std::env::current_exe().map_err(|error| failed().because(error))?,
-        },
-        tap: match arguments.tap() {
-            Some(file) => Some(
-                towline_control_plane::run::tap_to_file(&file)
-                    .map_err(|error| failed().because(error))?,
-            ),
-            None => None,
-        },
-    };
+    let options = run_options(&arguments, &data_dir, blobs.address)?;
     let shutdown = CancellationToken::new();
     let (sender, ready) = oneshot::channel();
     let mut running = tokio::spawn(towline_control_plane::run(
@@ -202,6 +177,44 @@ async fn serve(arguments: ServerRunArguments, output: Output) -> Outcome<Exit> {
         }
     };
     result.and(judged)
+}
+
+fn check_initialised(data_dir: &Path) -> Outcome<()> {
+    if initialised(data_dir) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Config,
+        "not_initialised",
+        format!("There is no server in {}", data_dir.display()),
+        format!(
+            "run `towline server init --data-dir {}` first",
+            data_dir.display()
+        ),
+    ))
+}
+
+fn run_options(
+    arguments: &ServerRunArguments,
+    data_dir: &Path,
+    blobs: SocketAddr,
+) -> Outcome<RunOptions> {
+    let unusable = |error: std::io::Error| failed().because(error);
+    let tap = arguments
+        .tap()
+        .map(|file| towline_control_plane::run::tap_to_file(&file))
+        .transpose();
+    Ok(RunOptions {
+        data_dir: data_dir.to_owned(),
+        people: arguments.people,
+        agents: arguments.agents,
+        blobs_url: format!("https://{blobs}"),
+        agent_program: arguments
+            .agent_program()
+            .map_or_else(std::env::current_exe, Ok)
+            .map_err(unusable)?,
+        tap: tap.map_err(unusable)?,
+    })
 }
 
 /// Announce readiness, then wait for a reason to stop.
