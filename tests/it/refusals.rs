@@ -134,7 +134,7 @@ async fn a_port_in_use_and_a_running_server_are_each_one_sentence() -> Result<()
     ]);
     let done = run(second, LONG).await?;
     ensure!(done.code != Some(0) && done.code.is_some());
-    one_sentence(&done.stderr, &["already"])?;
+    one_sentence(&done.stderr, &["Another server", "--data-dir"])?;
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();

@@ -4,6 +4,7 @@ use crate::{Api, processes};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -47,13 +48,13 @@ pub struct WorldBuilder {
     settings: String,
     own_store: bool,
     tap: bool,
-    agent_program: Option<String>,
+    waiting_agents: bool,
 }
 
 impl WorldBuilder {
-    /// Start this program for each host instead of the agent.
-    pub fn agent_program(mut self, program: &str) -> Self {
-        self.agent_program = Some(program.to_owned());
+    /// Start a program that only waits for each host, instead of the agent: the test enrols by itself.
+    pub fn waiting_agents(mut self) -> Self {
+        self.waiting_agents = true;
         self
     }
 
@@ -93,7 +94,7 @@ impl WorldBuilder {
             server: None,
             api: None,
             tap: self.tap,
-            agent_program: self.agent_program,
+            waiting_agents: self.waiting_agents,
             listeners: None,
         };
         let done = world
@@ -141,7 +142,7 @@ pub struct World {
     server: Option<Child>,
     api: Option<Api>,
     tap: bool,
-    agent_program: Option<String>,
+    waiting_agents: bool,
     /// Where the listeners were at the first start: hosts that live on must find them there again.
     listeners: Option<[String; 3]>,
 }
@@ -166,7 +167,7 @@ impl World {
             settings: String::new(),
             own_store: false,
             tap: false,
-            agent_program: None,
+            waiting_agents: false,
         })
     }
 
@@ -323,8 +324,11 @@ impl World {
         if self.tap {
             command.arg("--tap").arg(self.tapped());
         }
-        if let Some(program) = &self.agent_program {
-            command.args(["--agent-program", program]);
+        if self.waiting_agents {
+            let program = self.scratch("scripts")?.join("agent");
+            fs::write(&program, "#!/bin/sh\nexec sleep 600\n")?;
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+            command.arg("--agent-program").arg(program);
         }
         command
             .stdin(Stdio::piped())
@@ -392,10 +396,12 @@ impl World {
         Ok(())
     }
 
-    /// Close the control plane's standard input and wait for its end.
+    /// Stop the control plane as an operator does, with SIGTERM: its clusters live on.
     pub async fn stop_server(&mut self) -> Result<std::process::ExitStatus> {
         let mut child = self.server.take().context("no control plane runs")?;
-        drop(child.stdin.take());
+        if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        }
         Ok(tokio::time::timeout(Duration::from_secs(20), child.wait())
             .await
             .context("it does not stop")??)
