@@ -8,8 +8,7 @@ use crate::model::{
 };
 use crate::store::{Store, StoreError};
 use towline_protocol::assignment::RoleKind;
-use towline_protocol::ids::{ClusterId, HostId};
-use towline_transport::keys;
+use towline_protocol::ids::{ClusterId, Digest, HostId};
 
 /// Bring a cluster to its end, unless it is there.
 pub(super) async fn end_cluster(
@@ -29,15 +28,18 @@ pub(super) async fn end_cluster(
     .await
 }
 
-/// Write a new host down.
+/// Write a new host down. Its id follows from its cluster and its place among the cluster's hosts: whoever asks twice,
+/// even a control plane that was killed while its insert was on the way, writes one host.
 pub(super) async fn request_host(
     store: &Store,
     cluster: &ClusterRecord,
     role: RoleKind,
     now_ms: u64,
 ) -> Result<bool, StoreError> {
+    let before = store.hosts_of(&cluster.id).await?;
+    let ordinal = before.iter().filter(|host| host.role == role).count();
     let mut record = HostRecord {
-        id: HostId::from_random(keys::random_id()),
+        id: host_id(&cluster.id, role, ordinal),
         cluster: cluster.id.clone(),
         role,
         state: HostState::Starting,
@@ -52,9 +54,24 @@ pub(super) async fn request_host(
         ended_at_ms: None,
     };
     reach(&mut record, StartPhase::Requested, now_ms);
-    tracing::info!(component = "fleet", cluster_id = %cluster.id, host_id = %record.id, role = role.as_str(), "host requested");
-    store.insert_host(record).await?;
+    let id = record.id.clone();
+    match store.insert_host(record).await {
+        Ok(()) => {
+            tracing::info!(component = "fleet", cluster_id = %cluster.id, host_id = %id, role = role.as_str(), "host requested");
+        }
+        // Somebody wrote it down in the meantime: the next look sees it.
+        Err(_) if store.host(&id).await?.is_some() => {}
+        Err(error) => return Err(error),
+    }
     Ok(true)
+}
+
+/// The id of a cluster's host in this place. Cluster ids hold the randomness.
+fn host_id(cluster: &ClusterId, role: RoleKind, ordinal: usize) -> HostId {
+    let place = format!("towline-host-v0 {cluster} {} {ordinal}", role.as_str());
+    let digest =
+        hex::decode(Digest::of(place.as_bytes()).as_str()).expect("a digest is hexadecimal");
+    HostId::from_random(digest[..10].try_into().expect("a digest has 32 bytes"))
 }
 
 /// Write an action into a cluster's record, which may have changed since it was decided.
@@ -139,4 +156,24 @@ pub(super) async fn change_host(
         })
         .await?;
     Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_place_of_every_cluster_has_its_own_id_and_always_the_same() {
+        let clusters = [1, 2].map(|n| ClusterId::from_random([n; 10]));
+        let ids = || {
+            clusters.iter().flat_map(|cluster| {
+                [RoleKind::Scheduler, RoleKind::Worker]
+                    .into_iter()
+                    .flat_map(move |role| (0..20).map(move |n| host_id(cluster, role, n)))
+            })
+        };
+        assert_eq!(ids().collect::<BTreeSet<_>>().len(), 80);
+        assert!(ids().eq(ids()));
+    }
 }

@@ -418,6 +418,10 @@ async fn certificates_find_their_way_to_the_workers_and_clients() {
         ..Report::default()
     };
     scheduler.send(&FromAgent::Report(Box::new(report))).await;
+    // The lease comes after everything in the report was taken in.
+    scheduler
+        .until(|frame| matches!(frame, FromControlPlane::Lease { .. }).then_some(()))
+        .await;
     let (purpose, key, chain) = worker
         .until(|frame| match frame {
             FromControlPlane::Certificate {
