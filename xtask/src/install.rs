@@ -5,11 +5,8 @@ use std::fs;
 use std::path::Path;
 
 /// Programs, and the folder they go to.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("towline", "usr/bin"),
-    ("towline-agent", "usr/lib/towline"),
-    ("towline-bootstrap", "usr/lib/towline"),
-];
+const PROGRAMS: [(&str, &str); 3] =
+    [("towline", "usr/bin"), ("towline-agent", "usr/lib/towline"), ("towline-bootstrap", "usr/lib/towline")];
 
 /// Build the programs and lay out a host's files below `destination`.
 pub fn run(destination: &Path) -> Outcome {
@@ -28,26 +25,17 @@ pub fn run(destination: &Path) -> Outcome {
         ]),
     )?;
     for (program, folder) in PROGRAMS {
-        copy(
-            &target().join("release").join(program),
-            &destination.join(folder).join(program),
-        )?;
+        copy(&target().join("release").join(program), &destination.join(folder).join(program))?;
     }
     let units = root().join("systemd");
     for entry in fs::read_dir(&units).map_err(|error| format!("{}: {error}", units.display()))? {
-        let path = entry
-            .map_err(|error| format!("{}: {error}", units.display()))?
-            .path();
-        if path.extension().is_some_and(|ending| {
-            ["service", "socket", "timer", "slice"]
-                .iter()
-                .any(|unit| ending == *unit)
-        }) {
+        let path = entry.map_err(|error| format!("{}: {error}", units.display()))?.path();
+        if path
+            .extension()
+            .is_some_and(|ending| ["service", "socket", "timer", "slice"].iter().any(|unit| ending == *unit))
+        {
             let name = path.file_name().unwrap_or_default();
-            copy(
-                &path,
-                &destination.join("usr/lib/systemd/system").join(name),
-            )?;
+            copy(&path, &destination.join("usr/lib/systemd/system").join(name))?;
         }
     }
     println!("laid out below {}", destination.display());
@@ -57,7 +45,5 @@ pub fn run(destination: &Path) -> Outcome {
 fn copy(from: &Path, to: &Path) -> Outcome {
     let folder = to.parent().unwrap_or(to);
     fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    fs::copy(from, to)
-        .map(|_| ())
-        .map_err(|error| format!("{} to {}: {error}", from.display(), to.display()))
+    fs::copy(from, to).map(|_| ()).map_err(|error| format!("{} to {}: {error}", from.display(), to.display()))
 }

@@ -31,9 +31,7 @@ fn main() -> ExitCode {
         ["test", tier] => match test::Tier::named(tier) {
             Some(tier) => test::run(tier),
             None => {
-                return usage(&format!(
-                    "there is no tier {tier:?}; choose fast, full or slow"
-                ));
+                return usage(&format!("there is no tier {tier:?}; choose fast, full or slow"));
             }
         },
         ["install", "--destdir", directory] => install::run(directory.as_ref()),

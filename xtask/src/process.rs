@@ -40,11 +40,7 @@ pub fn step(title: &str, command: &mut Command) -> Outcome {
         if status.success() { "ok" } else { "FAILED" },
         begun.elapsed().as_secs_f64()
     );
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{title} failed ({status})"))
-    }
+    if status.success() { Ok(()) } else { Err(format!("{title} failed ({status})")) }
 }
 
 /// Run a program and give back what it printed, without surrounding white space.

@@ -30,11 +30,7 @@ impl Tier {
 
     /// `full` where `CI=true`, else `fast`.
     pub fn default_here() -> Self {
-        if std::env::var_os("CI").is_some_and(|value| value == "true") {
-            Self::Full
-        } else {
-            Self::Fast
-        }
+        if std::env::var_os("CI").is_some_and(|value| value == "true") { Self::Full } else { Self::Fast }
     }
 }
 
@@ -46,106 +42,89 @@ pub fn run(tier: Tier) -> Outcome {
         rust_tests(&[], &["--workspace", "--exclude", "towline-tests"])?;
         rust_tests(&[], &["-p", "towline-tests", "--test", "house"])?;
     } else {
-        let python = python_for_tests()?;
-        python_checks(&python)?;
-        let towline = target().join("debug/towline");
-        let mut environment = vec![
-            ("TOWLINE_TEST_PYTHON", python.clone().into_os_string()),
-            ("TOWLINE_BINARY", towline.into_os_string()),
-        ];
+        let tools = Tools::make()?;
+        python_checks(&tools.python)?;
+        let mut environment = tools.environment()?;
         if tier == Tier::Slow {
             environment.push(("TOWLINE_TEST_SLOW", "1".into()));
         }
         rust_tests(&environment, &["--workspace"])?;
-        python_tests(&python, &environment)?;
+        python_tests(&tools.python, &environment)?;
         released_demo()?;
     }
-    println!(
-        "\nall of tier {tier:?} passed in {:.0} s",
-        begun.elapsed().as_secs_f64()
-    );
+    println!("\nall of tier {tier:?} passed in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
 
 fn checks() -> Outcome {
     step("formatting", &mut cargo(["fmt", "--all", "--check"]))?;
-    let lints = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--all-features",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let lints = ["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"];
     step("lints", &mut cargo(lints))?;
     step(
         "the command line without host parts",
-        &mut cargo([
-            "check",
-            "-p",
-            "towline",
-            "--no-default-features",
-            "--locked",
-        ]),
+        &mut cargo(["check", "-p", "towline", "--no-default-features", "--locked"]),
     )
 }
 
 /// The end-to-end tests start the real binary, so it is built first, with the same features as the tests.
 fn rust_tests(environment: &[(&str, OsString)], selection: &[&str]) -> Outcome {
-    let build = [
-        "build",
-        "--workspace",
-        "--all-features",
-        "--all-targets",
-        "--locked",
-    ];
+    let build = ["build", "--workspace", "--all-features", "--all-targets", "--locked"];
     step("build", &mut cargo(build))?;
     let nextest = there_is("cargo-nextest", "--version");
-    let mut command = cargo(if nextest {
-        vec!["nextest", "run", "--no-fail-fast"]
-    } else {
-        vec!["test", "--no-fail-fast"]
-    });
-    command
-        .args(["--all-features", "--locked"])
-        .args(selection)
-        .envs(environment.iter().cloned());
+    let mut command =
+        cargo(if nextest { vec!["nextest", "run", "--no-fail-fast"] } else { vec!["test", "--no-fail-fast"] });
+    command.args(["--all-features", "--locked"]).args(selection).envs(environment.iter().cloned());
     step("Rust tests", &mut command)
 }
 
-/// A virtual environment with what the tests import, made once for a requirements file.
-fn python_for_tests() -> Outcome<PathBuf> {
-    let requirements = root().join("tests/python/requirements.txt");
-    let wanted = std::fs::read(&requirements)
-        .map_err(|error| format!("{}: {error}", requirements.display()))?;
-    let folder = target().join("xtask/python");
+/// What the tests need beside Rust, made below `target/`.
+struct Tools {
+    /// The environment tool, found or fetched by our own binary.
+    uv: PathBuf,
+    /// An interpreter with everything that Python tests and checks import.
+    python: PathBuf,
+    /// An interpreter with Dask and little else: what end-to-end tests make clusters of.
+    dask: PathBuf,
+}
+
+impl Tools {
+    fn make() -> Outcome<Self> {
+        let build = ["build", "-p", "towline", "--all-features", "--locked"];
+        step("build the binary that finds uv", &mut cargo(build))?;
+        let uv = PathBuf::from(output(Command::new(target().join("debug/towline")).args(["env", "uv"]))?);
+        let python = virtual_environment(&uv, "python", "requirements.txt")?;
+        let dask = virtual_environment(&uv, "dask", "requirements-dask.txt")?;
+        Ok(Self { uv, python, dask })
+    }
+
+    /// The variables by which tests find all this.
+    fn environment(&self) -> Outcome<Vec<(&'static str, OsString)>> {
+        let before = std::env::var_os("PATH").unwrap_or_default();
+        let folders = self.uv.parent().map(Path::to_path_buf).into_iter().chain(std::env::split_paths(&before));
+        let path = std::env::join_paths(folders).map_err(|error| format!("PATH cannot be extended: {error}"))?;
+        Ok(vec![
+            ("PATH", path),
+            ("TOWLINE_BINARY", target().join("debug/towline").into_os_string()),
+            ("TOWLINE_TEST_PYTHON", self.dask.clone().into_os_string()),
+        ])
+    }
+}
+
+/// A virtual environment, made once for the content of a requirements file.
+fn virtual_environment(uv: &Path, name: &str, requirements: &str) -> Outcome<PathBuf> {
+    let requirements = root().join("tests/python").join(requirements);
+    let wanted = std::fs::read(&requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
+    let folder = target().join("xtask").join(name);
     let (python, stamp) = (folder.join("bin/python"), folder.join("stamp"));
     if python.exists() && std::fs::read(&stamp).is_ok_and(|found| found == wanted) {
         return Ok(python);
     }
-    step(
-        "build the binary that fetches uv",
-        &mut cargo(["build", "-p", "towline", "--all-features", "--locked"]),
-    )?;
-    let uv = output(Command::new(target().join("debug/towline")).args(["env", "uv"]))?;
-    let uv = |arguments: &[&str], paths: &[&Path]| {
-        let mut command = Command::new(&uv);
-        command.args(arguments).args(paths);
-        command
-    };
-    step(
-        "virtual environment",
-        &mut uv(
-            &["venv", "--quiet", "--clear", "--python", "python3"],
-            &[&folder],
-        ),
-    )?;
-    let install = ["pip", "install", "--quiet", "--system-certs", "--python"];
-    let mut command = uv(&install, &[&python]);
-    command.arg("-r").arg(&requirements);
-    step("packages for the tests", &mut command)?;
+    let mut venv = Command::new(uv);
+    venv.args(["venv", "--quiet", "--clear", "--python", "python3"]).arg(&folder);
+    step(&format!("virtual environment {name}"), &mut venv)?;
+    let mut install = Command::new(uv);
+    install.args(["pip", "install", "--quiet", "--system-certs", "--python"]).arg(&python).arg("-r").arg(&requirements);
+    step(&format!("packages of {name}"), &mut install)?;
     std::fs::write(&stamp, wanted).map_err(|error| format!("{}: {error}", stamp.display()))?;
     Ok(python)
 }
@@ -157,47 +136,24 @@ fn python_checks(python: &Path) -> Outcome {
         command.arg("-m").args(arguments).current_dir(&client);
         command
     };
-    step(
-        "Python formatting",
-        &mut module(&["ruff", "format", "--check", "."]),
-    )?;
+    step("Python formatting", &mut module(&["ruff", "format", "--check", "."]))?;
     step("Python lints", &mut module(&["ruff", "check", "."]))?;
     step("Python types", &mut module(&["mypy"]))
 }
 
 fn python_tests(python: &Path, environment: &[(&str, OsString)]) -> Outcome {
     let mut command = Command::new(python);
-    command.current_dir(root()).args([
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "tests/python",
-    ]);
-    command
-        .env("PYTHONPATH", root().join("client/src"))
-        .envs(environment.iter().cloned());
+    command.current_dir(root()).args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/python"]);
+    command.env("PYTHONPATH", root().join("client/src")).envs(environment.iter().cloned());
     step("Python tests", &mut command)
 }
 
 /// The main job as a person runs it, twice: the second run must start from what the first one left.
 fn released_demo() -> Outcome {
-    step(
-        "release build",
-        &mut cargo(["build", "--release", "--locked"]),
-    )?;
+    step("release build", &mut cargo(["build", "--release", "--locked"]))?;
     let data = target().join("xtask/demo");
     for round in ["first", "second"] {
-        let mut demo = cargo([
-            "run",
-            "--release",
-            "--locked",
-            "--quiet",
-            "--",
-            "demo",
-            "--data-dir",
-        ]);
+        let mut demo = cargo(["run", "--release", "--locked", "--quiet", "--", "demo", "--data-dir"]);
         demo.arg(&data);
         step(&format!("the demo, {round} run"), &mut demo)?;
     }
