@@ -7,21 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Names that never belong into the binary, at any depth.
-const LEFT_OUT: [&str; 6] = [
-    "__pycache__",
-    ".venv",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".pytest_cache",
-    ".ipynb_checkpoints",
-];
+const LEFT_OUT: [&str; 6] =
+    ["__pycache__", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".ipynb_checkpoints"];
 
 fn main() {
     let manifest = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let root = manifest
-        .parent()
-        .expect("the package lies in the workspace")
-        .to_path_buf();
+    let root = manifest.parent().expect("the package lies in the workspace").to_path_buf();
     let mut found = Vec::new();
     collect(&root, "client/src", &mut found);
     collect(&root, "demo", &mut found);
@@ -32,19 +23,13 @@ fn main() {
         }
     }
     found.sort();
-    let mut text = String::from(
-        "/// Path within the repository, contents.\npub static FILES: &[(&str, &[u8])] = &[\n",
-    );
+    let mut text = String::from("/// Path within the repository, contents.\npub static FILES: &[(&str, &[u8])] = &[\n");
     for path in &found {
         let absolute = root.join(path);
-        text.push_str(&format!(
-            "    ({path:?}, include_bytes!({:?})),\n",
-            absolute.display().to_string()
-        ));
+        text.push_str(&format!("    ({path:?}, include_bytes!({:?})),\n", absolute.display().to_string()));
     }
     text.push_str("];\n");
-    let out =
-        PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("embedded.rs");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("embedded.rs");
     fs::write(out, text).expect("the build's output folder is writable");
 }
 
@@ -56,9 +41,7 @@ fn collect(root: &Path, relative: &str, found: &mut Vec<String>) {
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let left_out = LEFT_OUT.contains(&name.as_str())
-            || name.ends_with(".pyc")
-            || name.ends_with(".egg-info");
+        let left_out = LEFT_OUT.contains(&name.as_str()) || name.ends_with(".pyc") || name.ends_with(".egg-info");
         let path = format!("{relative}/{name}");
         match entry.file_type() {
             _ if left_out => {}

@@ -8,12 +8,7 @@ pub use crate::host::arguments::{AgentArguments, DemoArguments, ServerCommand};
 
 /// Dask clusters in your own account, run by your own small control plane.
 #[derive(Debug, Parser)]
-#[command(
-    name = "towline",
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = true
-)]
+#[command(name = "towline", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "New here? `towline doctor`, then `towline demo`.")]
 pub struct Arguments {
     #[command(flatten)]
@@ -180,14 +175,8 @@ pub enum KeysCommand {
 fn profile_name(text: &str) -> Result<String, String> {
     let fits = !text.is_empty()
         && text.len() <= 64
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err("a name has 1 to 64 letters, digits, '-', '_' or '.'".to_owned())
-    }
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if fits { Ok(text.to_owned()) } else { Err("a name has 1 to 64 letters, digits, '-', '_' or '.'".to_owned()) }
 }
 
 #[cfg(test)]
@@ -202,10 +191,7 @@ mod tests {
 
     #[test]
     fn json_may_stand_before_or_after_the_command() {
-        for line in [
-            ["towline", "--json", "cluster", "list"],
-            ["towline", "cluster", "list", "--json"],
-        ] {
+        for line in [["towline", "--json", "cluster", "list"], ["towline", "cluster", "list", "--json"]] {
             assert!(Arguments::try_parse_from(line).expect("parses").common.json);
         }
     }
@@ -245,15 +231,8 @@ mod tests {
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in [
-            "towline demo --workers 0",
-            "towline demo --workers x",
-            "towline server run --people nowhere",
-        ] {
-            assert!(
-                Arguments::try_parse_from(line.split(' ')).is_err(),
-                "{line}"
-            );
+        for line in ["towline demo --workers 0", "towline demo --workers x", "towline server run --people nowhere"] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
 

@@ -23,29 +23,16 @@ pub async fn uv(cache: &Path) -> Outcome<PathBuf> {
         let mut refused = None;
         let runtime = Handle::current();
         let mut download = |address: &str| {
-            runtime
-                .block_on(index::download(address))
-                .map_err(|failure| {
-                    let message = failure.message();
-                    refused = Some(failure);
-                    message
-                })
+            runtime.block_on(index::download(address)).map_err(|failure| {
+                let message = failure.message();
+                refused = Some(failure);
+                message
+            })
         };
-        let fetched = uv::fetch(
-            &cache,
-            Indexes::of_this_person().default_index.as_deref(),
-            &mut download,
-        );
+        let fetched = uv::fetch(&cache, Indexes::of_this_person().default_index.as_deref(), &mut download);
         fetched.map_err(|error| {
             // What the index said is the better reason, with the better remedy.
-            refused.unwrap_or_else(|| {
-                Failure::new(
-                    Exit::Failed,
-                    error.code(),
-                    error.to_string(),
-                    error.remedy(),
-                )
-            })
+            refused.unwrap_or_else(|| Failure::new(Exit::Failed, error.code(), error.to_string(), error.remedy()))
         })
     })
     .await
@@ -78,10 +65,7 @@ pub async fn prepare(
     cache: PathBuf,
     mut progress: impl FnMut(Progress) + Send + 'static,
 ) -> Outcome<Prepared> {
-    let target = target.map(|target| Target {
-        platform: target.platform,
-        interpreters: target.interpreters,
-    });
+    let target = target.map(|target| Target { platform: target.platform, interpreters: target.interpreters });
     let target = target.ok_or_else(|| {
         Failure::new(
             Exit::Failed,
@@ -98,42 +82,19 @@ pub async fn prepare(
 }
 
 fn unscanned(error: &ScanError) -> Failure {
-    Failure::new(
-        Exit::Failed,
-        error.code(),
-        error.to_string(),
-        error.remedy(),
-    )
+    Failure::new(Exit::Failed, error.code(), error.to_string(), error.remedy())
 }
 
 fn unprepared(error: &PrepareError) -> Failure {
-    let exit = if matches!(error, PrepareError::Solve(_)) {
-        Exit::Failed
-    } else {
-        Exit::Refused
-    };
-    Failure::new(
-        exit,
-        error.code(),
-        crate::failure::chain(error),
-        error.remedy(),
-    )
+    let exit = if matches!(error, PrepareError::Solve(_)) { Exit::Failed } else { Exit::Refused };
+    Failure::new(exit, error.code(), crate::failure::chain(error), error.remedy())
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Outcome<T> + Send + 'static,
-) -> Outcome<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
-            Err(Failure::new(
-                Exit::Failed,
-                "internal",
-                "A part of this program failed",
-                "report it with these words",
-            )
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Failure::new(Exit::Failed, "internal", "A part of this program failed", "report it with these words")
             .caused_by(&error))
-        })
+    })
 }
 
 #[cfg(test)]
@@ -152,10 +113,7 @@ mod tests {
     #[test]
     fn a_refused_environment_is_told_with_the_crates_own_code() {
         let failure = unprepared(&PrepareError::DistributedMissing("/venv".into()));
-        assert_eq!(
-            (failure.exit, failure.code.as_str()),
-            (Exit::Refused, "distributed_missing")
-        );
+        assert_eq!((failure.exit, failure.code.as_str()), (Exit::Refused, "distributed_missing"));
         assert!(failure.line().contains("pip install"));
     }
 }

@@ -48,15 +48,8 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_the_manual() {
-        let all = [
-            Exit::Ok,
-            Exit::Failed,
-            Exit::Usage,
-            Exit::Unreachable,
-            Exit::Refused,
-            Exit::Config,
-            Exit::Interrupted,
-        ];
+        let all =
+            [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Refused, Exit::Config, Exit::Interrupted];
         assert_eq!(all.map(Exit::code), [0, 1, 64, 69, 77, 78, 130]);
     }
 }

@@ -28,13 +28,7 @@ pub type Outcome<T> = Result<T, Failure>;
 impl Failure {
     /// A failure of a kind; add the reason by [`Failure::because`].
     pub fn new(exit: Exit, code: &str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            exit,
-            code: code.to_owned(),
-            what: what.into(),
-            why: None,
-            remedy: remedy.into(),
-        }
+        Self { exit, code: code.to_owned(), what: what.into(), why: None, remedy: remedy.into() }
     }
 
     /// Add the reason: an error with all its sources, on one line.
@@ -71,10 +65,7 @@ impl Failure {
 
     /// What it is and why, without the remedy.
     pub fn message(&self) -> String {
-        let bare = Self {
-            remedy: String::new(),
-            ..self.clone()
-        };
+        let bare = Self { remedy: String::new(), ..self.clone() };
         bare.line()
     }
 
@@ -91,12 +82,7 @@ impl Failure {
 
     /// A person stopped the command.
     pub fn interrupted() -> Self {
-        Self::new(
-            Exit::Interrupted,
-            "interrupted",
-            "Interrupted",
-            "run the command again when you are ready",
-        )
+        Self::new(Exit::Interrupted, "interrupted", "Interrupted", "run the command again when you are ready")
     }
 }
 
@@ -125,10 +111,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Control characters and line ends become single spaces: one error is one line, whatever it quotes.
 pub fn one_line(text: &str) -> String {
-    let cleaned: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let cleaned: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     cleaned.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -138,17 +121,9 @@ mod tests {
 
     #[test]
     fn an_error_is_one_line_with_its_remedy() {
-        let failure = Failure::new(
-            Exit::Failed,
-            "x",
-            "The index did not answer",
-            "check the network",
-        )
-        .because("connection refused\n  at line 2\u{1b}[31m");
-        assert_eq!(
-            failure.line(),
-            "The index did not answer: connection refused at line 2 [31m. → check the network"
-        );
+        let failure = Failure::new(Exit::Failed, "x", "The index did not answer", "check the network")
+            .because("connection refused\n  at line 2\u{1b}[31m");
+        assert_eq!(failure.line(), "The index did not answer: connection refused at line 2 [31m. → check the network");
         assert!(!failure.line().contains('\n'));
     }
 
@@ -161,17 +136,9 @@ mod tests {
 
     #[test]
     fn programs_get_code_and_exit() {
-        let failure = Failure::new(
-            Exit::Refused,
-            "cluster_name_taken",
-            "The name is taken",
-            "choose another name",
-        );
+        let failure = Failure::new(Exit::Refused, "cluster_name_taken", "The name is taken", "choose another name");
         let value = failure.json();
-        assert_eq!(
-            (&value["event"], &value["code"]),
-            (&json!("error"), &json!("cluster_name_taken"))
-        );
+        assert_eq!((&value["event"], &value["code"]), (&json!("error"), &json!("cluster_name_taken")));
         assert_eq!(value["exit"], 77);
         assert_eq!(value["remedy"], "choose another name");
     }

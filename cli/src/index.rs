@@ -44,13 +44,7 @@ pub fn url() -> Outcome<Url> {
 fn parse(text: &str) -> Option<Url> {
     // uv allows `name=url`.
     let text = match text.split_once('=') {
-        Some((name, rest))
-            if name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) =>
-        {
-            rest
-        }
+        Some((name, rest)) if name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => rest,
         _ => text,
     };
     let url = Url::parse(text.trim()).ok()?;
@@ -90,22 +84,11 @@ async fn get(url: &Url, limit: Duration) -> Outcome<Answer> {
     if !response.status().is_success() {
         return Err(refused(url, response.status().as_u16()));
     }
-    let date = response
-        .headers()
-        .get(DATE)
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
+    let date = response.headers().get(DATE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut body = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| unreachable(url, &error))?
-    {
+    while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(url, &error))? {
         if body.len() + chunk.len() > MAX_FILE {
-            return Err(unreachable_because(
-                url,
-                "its answer is larger than 300 MiB",
-            ));
+            return Err(unreachable_because(url, "its answer is larger than 300 MiB"));
         }
         body.extend_from_slice(&chunk);
     }
@@ -142,10 +125,7 @@ fn refused(url: &Url, status: u16) -> Failure {
         404 => "check the index's URL; it usually ends in /simple",
         _ => "try again later, or name another index with UV_DEFAULT_INDEX",
     };
-    let what = format!(
-        "The package index {} answered with status {status}",
-        shown(url)
-    );
+    let what = format!("The package index {} answered with status {status}", shown(url));
     Failure::new(Exit::Unreachable, "index_refused", what, remedy)
 }
 
@@ -162,14 +142,8 @@ mod tests {
 
     #[test]
     fn takes_uvs_named_form_and_refuses_what_is_no_url() {
-        for text in [
-            "corp=https://x.example/simple?a=b",
-            "https://x.example/simple?a=b",
-        ] {
-            assert_eq!(
-                parse(text).map(|url| url.to_string()).as_deref(),
-                Some("https://x.example/simple?a=b")
-            );
+        for text in ["corp=https://x.example/simple?a=b", "https://x.example/simple?a=b"] {
+            assert_eq!(parse(text).map(|url| url.to_string()).as_deref(), Some("https://x.example/simple?a=b"));
         }
         for bad in ["", "pypi", "file:///etc/passwd", "ftp://x"] {
             assert!(parse(bad).is_none(), "{bad}");

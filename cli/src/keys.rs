@@ -32,9 +32,7 @@ pub fn run(command: KeysCommand, output: Output) -> Outcome<()> {
             forget_old(&root);
             new(&root)?
         }
-        KeysCommand::Admit { handle, cluster } => {
-            admit(&root, &handle, &cluster_id(&cluster)?, now())?
-        }
+        KeysCommand::Admit { handle, cluster } => admit(&root, &handle, &cluster_id(&cluster)?, now())?,
         KeysCommand::Client { cluster } => client(&root, &cluster_id(&cluster)?, now())?,
     };
     // These verbs are for programs: the object is their output with and without --json.
@@ -47,8 +45,7 @@ fn new(root: &Path) -> Outcome<Value> {
     let handle = format!("k-{}", keys::random_hex(10));
     let directory = root.join(&handle);
     files::private_directory(&directory).map_err(|error| not_written(&directory).because(error))?;
-    let (owner_pem, owner) =
-        keys::ed25519_generate_pem().map_err(|error| not_written(&directory).caused_by(&error))?;
+    let (owner_pem, owner) = keys::ed25519_generate_pem().map_err(|error| not_written(&directory).caused_by(&error))?;
     write(&directory.join(OWNER_KEY), owner_pem.as_bytes())?;
     let (id, spki, key_file) = new_client(&directory)?;
     Ok(json!({
@@ -70,10 +67,7 @@ fn admit(root: &Path, handle: &str, cluster: &ClusterId, now: UnixSeconds) -> Ou
     let key_file = only_client_key(&to)?;
     let pem = read(&key_file)?;
     let key = KeyPair::from_pem(&pem).map_err(|error| unusable(&key_file).caused_by(&error))?;
-    let id = key_file
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let id = key_file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     admission(&to, cluster, &id, &key.spki(), &key_file, now)
 }
 
@@ -100,8 +94,7 @@ fn admission(
     now: UnixSeconds,
 ) -> Outcome<Value> {
     let owner_file = directory.join(OWNER_KEY);
-    let owner = keys::ed25519_from_pem(&read(&owner_file)?)
-        .map_err(|error| unusable(&owner_file).caused_by(&error))?;
+    let owner = keys::ed25519_from_pem(&read(&owner_file)?).map_err(|error| unusable(&owner_file).caused_by(&error))?;
     let admission = Admission {
         v: WIRE_VERSION,
         cluster: cluster.clone(),
@@ -127,29 +120,21 @@ fn new_client(directory: &Path) -> Outcome<(String, Spki, PathBuf)> {
 }
 
 fn only_client_key(directory: &Path) -> Outcome<PathBuf> {
-    let entries =
-        std::fs::read_dir(directory).map_err(|error| unusable(directory).because(error))?;
+    let entries = std::fs::read_dir(directory).map_err(|error| unusable(directory).because(error))?;
     let mut found: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("client-"))
-        })
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("client-")))
         .filter(|path| path.extension().is_some_and(|extension| extension == "key"))
         .collect();
     found.sort();
-    found
-        .into_iter()
-        .next()
-        .ok_or_else(|| unusable(directory).because("it holds no client key"))
+    found.into_iter().next().ok_or_else(|| unusable(directory).because("it holds no client key"))
 }
 
 /// A handle is a directory name; anything else is refused before it becomes a path.
 fn checked_handle(handle: &str) -> Outcome<&str> {
-    let fits = handle
-        .strip_prefix("k-")
-        .is_some_and(|rest| rest.len() == 20 && rest.bytes().all(|b| b.is_ascii_hexdigit()));
+    let fits =
+        handle.strip_prefix("k-").is_some_and(|rest| rest.len() == 20 && rest.bytes().all(|b| b.is_ascii_hexdigit()));
     if fits {
         return Ok(handle);
     }
@@ -163,13 +148,8 @@ fn checked_handle(handle: &str) -> Outcome<&str> {
 
 fn cluster_id(text: &str) -> Outcome<ClusterId> {
     text.parse().map_err(|error| {
-        Failure::new(
-            Exit::Usage,
-            "cluster_id_malformed",
-            "That is not a cluster id",
-            "see `towline cluster list`",
-        )
-        .caused_by(&error)
+        Failure::new(Exit::Usage, "cluster_id_malformed", "That is not a cluster id", "see `towline cluster list`")
+            .caused_by(&error)
     })
 }
 
@@ -178,11 +158,7 @@ fn forget_old(root: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        let age = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .ok()
-            .and_then(|time| time.elapsed().ok());
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
         if age.is_some_and(|age| age > KEPT) {
             // Housekeeping: a directory that stays is tried again next time.
             let _ = std::fs::remove_dir_all(entry.path());
@@ -217,11 +193,7 @@ fn unusable(path: &Path) -> Failure {
 }
 
 fn now() -> UnixSeconds {
-    UnixSeconds(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |span| span.as_secs()),
-    )
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs()))
 }
 
 #[cfg(test)]
@@ -243,40 +215,21 @@ mod tests {
         let handle = made["handle"].as_str().expect("handle");
         let admitted = admit(root.path(), handle, &cluster(), NOW).expect("admit");
         assert_eq!(admitted["client"], made["client"]["id"]);
-        let envelope: Envelope =
-            serde_json::from_value(admitted["admission"].clone()).expect("envelope");
+        let envelope: Envelope = serde_json::from_value(admitted["admission"].clone()).expect("envelope");
         let owner: VerifyingKey = serde_json::from_value(made["owner_key"].clone()).expect("key");
-        let verified =
-            envelope::verify::<Admission>(&envelope, &owner).expect("signed by the owner");
+        let verified = envelope::verify::<Admission>(&envelope, &owner).expect("signed by the owner");
         assert_eq!(verified.document().cluster, cluster());
-        assert_eq!(
-            verified.document().spki.as_str(),
-            made["client"]["spki"].as_str().expect("spki")
-        );
-        assert!(
-            admitted["key_file"]
-                .as_str()
-                .expect("path")
-                .contains(cluster().as_str())
-        );
+        assert_eq!(verified.document().spki.as_str(), made["client"]["spki"].as_str().expect("spki"));
+        assert!(admitted["key_file"].as_str().expect("path").contains(cluster().as_str()));
         // A crash between rename and answer: asking again gives the same client.
-        assert_eq!(
-            admit(root.path(), handle, &cluster(), NOW).expect("again")["client"],
-            admitted["client"]
-        );
+        assert_eq!(admit(root.path(), handle, &cluster(), NOW).expect("again")["client"], admitted["client"]);
     }
 
     #[test]
     fn a_second_client_has_another_key_of_the_same_owner() {
         let root = tempfile::tempdir().expect("temporary directory");
         let made = new(root.path()).expect("new");
-        admit(
-            root.path(),
-            made["handle"].as_str().expect("handle"),
-            &cluster(),
-            NOW,
-        )
-        .expect("admit");
+        admit(root.path(), made["handle"].as_str().expect("handle"), &cluster(), NOW).expect("admit");
         let second = client(root.path(), &cluster(), NOW).expect("client");
         assert_ne!(second["spki"], made["client"]["spki"]);
         assert_eq!(second["owner_key"], made["owner_key"]);
@@ -286,10 +239,7 @@ mod tests {
     fn without_the_owner_key_the_code_says_so() {
         let root = tempfile::tempdir().expect("temporary directory");
         let failure = client(root.path(), &cluster(), NOW).expect_err("no key");
-        assert_eq!(
-            (failure.exit, failure.code.as_str()),
-            (Exit::Refused, "owner_key_elsewhere")
-        );
+        assert_eq!((failure.exit, failure.code.as_str()), (Exit::Refused, "owner_key_elsewhere"));
     }
 
     #[test]
@@ -305,17 +255,8 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let root = tempfile::tempdir().expect("temporary directory");
         let made = new(root.path()).expect("new");
-        let file = made["client"]["key_file"]
-            .as_str()
-            .expect("path")
-            .to_owned();
-        let mode = |path: &Path| {
-            std::fs::metadata(path)
-                .expect("metadata")
-                .permissions()
-                .mode()
-                & 0o777
-        };
+        let file = made["client"]["key_file"].as_str().expect("path").to_owned();
+        let mode = |path: &Path| std::fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
         assert_eq!(mode(Path::new(&file)), 0o600);
         assert_eq!(mode(Path::new(&file).parent().expect("parent")), 0o700);
     }

@@ -42,10 +42,7 @@ fn main() -> ExitCode {
         // The runner decides itself what it starts; no thread may be running yet.
         return code;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let failure = Failure::new(
@@ -91,10 +88,7 @@ async fn run(arguments: Arguments, output: Output) -> Outcome<Exit> {
 /// Help and version are answers; anything else is one line and the usage code.
 fn usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    ) {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         // A closed pipe (`towline --help | head -1`) is not an error.
         let _ = error.print();
         return Exit::Ok.into();
@@ -103,24 +97,15 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return Exit::Usage.into();
     }
-    Output::new(std::env::args().any(|argument| argument == "--json"))
-        .failure(&usage_failure(error))
-        .into()
+    Output::new(std::env::args().any(|argument| argument == "--json")).failure(&usage_failure(error)).into()
 }
 
 fn usage_failure(error: &clap::Error) -> Failure {
     let text = error.to_string();
     let mut parts = text.split("\n\n");
-    let what = parts
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches("error: ")
-        .to_owned();
+    let what = parts.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     let tip = parts.find_map(|part| part.trim().strip_prefix("tip: ").map(str::to_owned));
-    let remedy = tip.map_or_else(
-        || "see `towline --help`".to_owned(),
-        |tip| format!("{tip}; see `towline --help`"),
-    );
+    let remedy = tip.map_or_else(|| "see `towline --help`".to_owned(), |tip| format!("{tip}; see `towline --help`"));
     Failure::new(Exit::Usage, "usage", what, remedy)
 }
 
@@ -130,15 +115,10 @@ mod tests {
 
     #[test]
     fn a_misspelt_option_is_one_line_with_a_tip() {
-        let error = Arguments::try_parse_from(["towline", "cluster", "list", "--al"])
-            .expect_err("misspelt");
+        let error = Arguments::try_parse_from(["towline", "cluster", "list", "--al"]).expect_err("misspelt");
         let failure = usage_failure(&error);
         assert_eq!(failure.exit, Exit::Usage);
-        assert!(
-            failure.line().contains("--al") && failure.line().contains("towline --help"),
-            "{}",
-            failure.line()
-        );
+        assert!(failure.line().contains("--al") && failure.line().contains("towline --help"), "{}", failure.line());
         assert!(!failure.line().contains('\n'));
     }
 }

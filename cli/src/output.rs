@@ -19,10 +19,7 @@ pub struct Output {
 impl Output {
     /// For this process' own standard output.
     pub fn new(json: bool) -> Self {
-        Self {
-            json,
-            terminal: std::io::stdout().is_terminal(),
-        }
+        Self { json, terminal: std::io::stdout().is_terminal() }
     }
 
     /// Whether the reader is a program.
@@ -60,10 +57,7 @@ impl Output {
         if failure.exit == Exit::Interrupted {
             write_line(&mut std::io::stderr(), "towline: interrupted");
         } else {
-            write_line(
-                &mut std::io::stderr(),
-                &format!("towline: {}", failure.line()),
-            );
+            write_line(&mut std::io::stderr(), &format!("towline: {}", failure.line()));
         }
         failure.exit
     }
@@ -77,41 +71,20 @@ impl Output {
 
 /// A warning for people on standard error.
 pub fn warn(text: &str) {
-    write_line(
-        &mut std::io::stderr(),
-        &format!("towline: {}", one_line(text)),
-    );
+    write_line(&mut std::io::stderr(), &format!("towline: {}", one_line(text)));
 }
 
 /// Rows under a header: boxed lines on a terminal, bare columns elsewhere.
 pub fn render(header: &[&str], rows: Vec<Vec<String>>, terminal: bool) -> String {
     let mut table = Table::new();
-    table.load_style(if terminal {
-        presets::UTF8_HORIZONTAL_ONLY
-    } else {
-        presets::NOTHING
-    });
-    table.set_content_arrangement(if terminal {
-        ContentArrangement::Dynamic
-    } else {
-        ContentArrangement::Disabled
-    });
-    table.set_header(
-        header
-            .iter()
-            .map(|word| (*word).to_owned())
-            .collect::<Vec<_>>(),
-    );
+    table.load_style(if terminal { presets::UTF8_HORIZONTAL_ONLY } else { presets::NOTHING });
+    table.set_content_arrangement(if terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+    table.set_header(header.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
     for row in rows {
         // Names come from other people: no control character reaches the terminal.
         table.add_row(row.iter().map(|cell| one_line(cell)).collect::<Vec<_>>());
     }
-    table
-        .to_string()
-        .lines()
-        .map(str::trim_end)
-        .collect::<Vec<_>>()
-        .join("\n")
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// A span of time in the two largest units, e.g. `3 min 20 s`.
@@ -133,11 +106,7 @@ pub fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 {
-        format!("{bytes} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 fn write_line(to: &mut impl Write, text: &str) {
@@ -162,9 +131,6 @@ mod tests {
             [duration(9), duration(200), duration(7260), duration(90000)],
             ["9 s", "3 min 20 s", "2 h 1 min", "1 d 1 h"]
         );
-        assert_eq!(
-            [size(12), size(2048), size(3 << 30)],
-            ["12 B", "2.0 KiB", "3.0 GiB"]
-        );
+        assert_eq!([size(12), size(2048), size(3 << 30)], ["12 B", "2.0 KiB", "3.0 GiB"]);
     }
 }

@@ -52,10 +52,7 @@ fn base(variable: &str, below_home: &str, remedy: &str) -> Outcome<PathBuf> {
 /// XDG ignores relative paths, and so do we.
 fn choose(xdg: Option<OsString>, home: Option<PathBuf>, below_home: &str) -> Option<PathBuf> {
     let xdg = xdg.map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = xdg.or_else(|| {
-        home.filter(|path| path.is_absolute())
-            .map(|path| path.join(below_home))
-    })?;
+    let base = xdg.or_else(|| home.filter(|path| path.is_absolute()).map(|path| path.join(below_home)))?;
     Some(base.join("towline"))
 }
 
@@ -66,14 +63,8 @@ mod tests {
     #[test]
     fn xdg_wins_over_home_and_relative_paths_count_as_unset() {
         let home = Some(PathBuf::from("/home/ada"));
-        assert_eq!(
-            choose(Some("/x".into()), home.clone(), ".cache"),
-            Some("/x/towline".into())
-        );
-        assert_eq!(
-            choose(Some("x".into()), home, ".cache"),
-            Some("/home/ada/.cache/towline".into())
-        );
+        assert_eq!(choose(Some("/x".into()), home.clone(), ".cache"), Some("/x/towline".into()));
+        assert_eq!(choose(Some("x".into()), home, ".cache"), Some("/home/ada/.cache/towline".into()));
         assert_eq!(choose(None, None, ".cache"), None);
     }
 }

@@ -45,10 +45,7 @@ pub struct Profile {
 
 impl fmt::Debug for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Profile")
-            .field("url", &self.url)
-            .field("ca_file", &self.ca_file)
-            .finish_non_exhaustive()
+        f.debug_struct("Profile").field("url", &self.url).field("ca_file", &self.ca_file).finish_non_exhaustive()
     }
 }
 
@@ -66,46 +63,34 @@ impl Profiles {
         if metadata.len() > MAX_BYTES {
             return Err(unreadable(path).because("it is larger than 1 MiB"));
         }
-        let text =
-            std::fs::read_to_string(path).map_err(|error| unreadable(path).because(error))?;
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(path).because(error))?;
         Self::parse(&text).map_err(|why| wrong(path).because(why))
     }
 
     /// Parse the text, naming the place of the first mistake. A value of the file is never quoted: it may be a token.
     pub fn parse(text: &str) -> Result<Self, String> {
         let profiles: Self = toml::from_str(text).map_err(|error| {
-            let line = error
-                .span()
-                .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             match line {
                 Some(line) => format!("line {line}: {}", error.message()),
                 None => error.message().to_owned(),
             }
         })?;
         for (name, profile) in &profiles.profile {
-            profile
-                .check()
-                .map_err(|why| format!("profile {name:?}: {why}"))?;
+            profile.check().map_err(|why| format!("profile {name:?}: {why}"))?;
         }
         if let Some(name) = &profiles.default
             && !profiles.profile.contains_key(name)
         {
-            return Err(format!(
-                "default names the profile {name:?}, which is not in the file"
-            ));
+            return Err(format!("default names the profile {name:?}, which is not in the file"));
         }
         Ok(profiles)
     }
 
     /// The profile of this name, or the default, or the only one.
     pub fn choose(&self, name: Option<&str>) -> Outcome<(&str, &Profile)> {
-        let only = (self.profile.len() == 1)
-            .then(|| self.profile.keys().next())
-            .flatten();
-        let Some(wanted) = name
-            .or(self.default.as_deref())
-            .or(only.map(String::as_str))
-        else {
+        let only = (self.profile.len() == 1).then(|| self.profile.keys().next()).flatten();
+        let Some(wanted) = name.or(self.default.as_deref()).or(only.map(String::as_str)) else {
             return Err(Failure::new(
                 Exit::Config,
                 "not_logged_in",
@@ -143,26 +128,20 @@ impl Profiles {
         if let Some(directory) = path.parent() {
             crate::files::private_directory(directory).map_err(|error| failed().because(error))?;
         }
-        towline_transport::keys::write_secret(path, text.as_bytes())
-            .map_err(|error| failed().because(error))
+        towline_transport::keys::write_secret(path, text.as_bytes()).map_err(|error| failed().because(error))
     }
 }
 
 impl Profile {
     fn check(&self) -> Result<(), String> {
-        let url =
-            url::Url::parse(&self.url).map_err(|error| format!("url is not a URL ({error})"))?;
+        let url = url::Url::parse(&self.url).map_err(|error| format!("url is not a URL ({error})"))?;
         if url.scheme() != "https" || url.host_str().is_none() {
             return Err("url must look like https://host:port".to_owned());
         }
         if self.token.is_empty() || !self.token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("token is empty or holds characters that no token has".to_owned());
         }
-        if self
-            .ca_file
-            .as_ref()
-            .is_some_and(|path| !path.is_absolute())
-        {
+        if self.ca_file.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err("ca_file must be an absolute path".to_owned());
         }
         Ok(())
@@ -186,10 +165,7 @@ fn check_mode(path: &Path, metadata: &std::fs::Metadata) -> Outcome<()> {
     Err(Failure::new(
         Exit::Config,
         "profile_mode",
-        format!(
-            "{} holds tokens and is open to others (mode {mode:04o})",
-            path.display()
-        ),
+        format!("{} holds tokens and is open to others (mode {mode:04o})", path.display()),
         format!("run `chmod 600 {}`", path.display()),
     ))
 }
@@ -227,42 +203,28 @@ mod tests {
     fn reads_the_documented_form_and_writes_it_back() {
         let profiles = Profiles::parse(GOOD).expect("good");
         let (name, profile) = profiles.choose(None).expect("default");
-        assert_eq!(
-            (name, profile.url.as_str()),
-            ("demo", "https://127.0.0.1:4410")
-        );
-        assert_eq!(
-            Profiles::parse(&toml::to_string(&profiles).expect("text")),
-            Ok(profiles)
-        );
+        assert_eq!((name, profile.url.as_str()), ("demo", "https://127.0.0.1:4410"));
+        assert_eq!(Profiles::parse(&toml::to_string(&profiles).expect("text")), Ok(profiles));
     }
 
     #[test]
     fn an_unknown_key_is_named_with_its_line() {
         let error = Profiles::parse(&GOOD.replace("ca_file", "cafile")).expect_err("misspelt");
-        assert!(
-            error.contains("line 4") && error.contains("cafile"),
-            "{error}"
-        );
+        assert!(error.contains("line 4") && error.contains("cafile"), "{error}");
     }
 
     #[test]
     fn a_missing_token_is_named_and_no_token_is_ever_quoted() {
         let error = Profiles::parse(&GOOD.replace("token = \"tl_x\"\n", "")).expect_err("no token");
         assert!(error.contains("token"), "{error}");
-        let error =
-            Profiles::parse(&GOOD.replace("tl_x", "tl_sec ret")).expect_err("space in token");
+        let error = Profiles::parse(&GOOD.replace("tl_x", "tl_sec ret")).expect_err("space in token");
         assert!(!error.contains("tl_sec"), "{error}");
         assert!(!format!("{:?}", Profiles::parse(GOOD)).contains("tl_x"));
     }
 
     #[test]
     fn refuses_plain_http_a_relative_ca_and_a_default_that_is_not_there() {
-        for (from, to) in [
-            ("https:", "http:"),
-            ("/d/ca.pem", "ca.pem"),
-            ("default = \"demo\"", "default = \"x\""),
-        ] {
+        for (from, to) in [("https:", "http:"), ("/d/ca.pem", "ca.pem"), ("default = \"demo\"", "default = \"x\"")] {
             assert!(Profiles::parse(&GOOD.replace(from, to)).is_err(), "{to}");
         }
     }
@@ -276,10 +238,7 @@ mod tests {
         std::fs::write(&path, GOOD).expect("write");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
         let failure = Profiles::load(&path).expect_err("0644");
-        assert_eq!(
-            (failure.exit, failure.code.as_str()),
-            (Exit::Config, "profile_mode")
-        );
+        assert_eq!((failure.exit, failure.code.as_str()), (Exit::Config, "profile_mode"));
         assert!(failure.line().contains("chmod 600"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
         assert!(Profiles::load(&path).is_ok());
@@ -291,12 +250,6 @@ mod tests {
         assert_eq!(failure.exit, Exit::Config);
         assert!(failure.line().contains("towline login"));
         let profiles = Profiles::parse(GOOD).expect("good");
-        assert!(
-            profiles
-                .choose(Some("other"))
-                .expect_err("unknown")
-                .line()
-                .contains("demo")
-        );
+        assert!(profiles.choose(Some("other")).expect_err("unknown").line().contains("demo"));
     }
 }

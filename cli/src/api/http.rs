@@ -41,11 +41,8 @@ pub fn client(profile: &Profile) -> Outcome<reqwest::Client> {
 
 /// A client that trusts what this system trusts, and honours its proxy settings.
 pub fn plain_client() -> Outcome<reqwest::Client> {
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT_LIMIT)
-        .read_timeout(Duration::from_secs(60))
-        .build()
-        .map_err(|error| {
+    reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).read_timeout(Duration::from_secs(60)).build().map_err(
+        |error| {
             Failure::new(
                 Exit::Config,
                 "roots_unreadable",
@@ -53,7 +50,8 @@ pub fn plain_client() -> Outcome<reqwest::Client> {
                 "install the package `ca-certificates`, or set SSL_CERT_FILE",
             )
             .caused_by(&error)
-        })
+        },
+    )
 }
 
 /// The server did not answer.
@@ -88,10 +86,7 @@ pub fn reason(error: &reqwest::Error) -> String {
         last = Some(inner);
         source = inner.source();
     }
-    last.map_or_else(
-        || "the request failed".to_owned(),
-        |inner| one_line(&inner.to_string()),
-    )
+    last.map_or_else(|| "the request failed".to_owned(), |inner| one_line(&inner.to_string()))
 }
 
 /// Whether a reason is about the certificate.
@@ -122,14 +117,9 @@ fn read_problem(status: u16, body: &[u8]) -> Failure {
         400..=499 => "check the arguments; `towline doctor` checks the rest",
         _ => "look into the server's log, then try again",
     };
-    let title = problem
-        .title
-        .unwrap_or_else(|| format!("The server answered with status {status}"));
+    let title = problem.title.unwrap_or_else(|| format!("The server answered with status {status}"));
     let code = problem.code.unwrap_or_else(|| format!("http_{status}"));
-    let remedy = problem
-        .remedy
-        .filter(|text| !text.is_empty())
-        .unwrap_or_else(|| default_remedy.to_owned());
+    let remedy = problem.remedy.filter(|text| !text.is_empty()).unwrap_or_else(|| default_remedy.to_owned());
     let failure = Failure::new(exit, &code, one_line(&title), one_line(&remedy));
     match problem.detail.filter(|detail| *detail != title) {
         Some(detail) => failure.because(detail),
@@ -158,9 +148,7 @@ async fn body(mut response: reqwest::Response) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if bytes.len() + chunk.len() <= MAX_ANSWER => {
-                bytes.extend_from_slice(&chunk)
-            }
+            Ok(Some(chunk)) if bytes.len() + chunk.len() <= MAX_ANSWER => bytes.extend_from_slice(&chunk),
             Ok(Some(_)) => {
                 return Err(Failure::new(
                     Exit::Failed,
@@ -183,14 +171,8 @@ mod tests {
     fn a_problem_is_shown_with_its_remedy() {
         let body = br#"{"type":"urn:towline:error:cluster_name_taken","title":"The name is taken","status":409,"detail":"A cluster called \"x\" runs","code":"cluster_name_taken","remedy":"choose another name"}"#;
         let failure = read_problem(409, body);
-        assert_eq!(
-            (failure.exit, failure.code.as_str()),
-            (Exit::Refused, "cluster_name_taken")
-        );
-        assert_eq!(
-            failure.line(),
-            "The name is taken: A cluster called \"x\" runs. → choose another name"
-        );
+        assert_eq!((failure.exit, failure.code.as_str()), (Exit::Refused, "cluster_name_taken"));
+        assert_eq!(failure.line(), "The name is taken: A cluster called \"x\" runs. → choose another name");
     }
 
     #[test]

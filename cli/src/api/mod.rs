@@ -56,11 +56,7 @@ impl Api {
             )
             .caused_by(&error)
         })?;
-        Ok(Self {
-            client,
-            base,
-            profile,
-        })
+        Ok(Self { client, base, profile })
     }
 
     /// Who the token belongs to, and what the server offers.
@@ -70,8 +66,7 @@ impl Api {
 
     /// Clusters of the workspace.
     pub async fn clusters(&self, all: bool) -> Outcome<Answer<Vec<Cluster>>> {
-        self.get(&["clusters"], if all { &[("all", "true")] } else { &[] })
-            .await
+        self.get(&["clusters"], if all { &[("all", "true")] } else { &[] }).await
     }
 
     /// One cluster, by id or name.
@@ -133,15 +128,8 @@ impl Api {
         })?;
         let limit = Duration::from_secs(60 + size / SLOWEST_UPLOAD);
         // The capability is in the URL; the token is for the control plane only and is not sent to the blob store.
-        let request = self
-            .client
-            .put(&capability.url)
-            .timeout(limit)
-            .header(CONTENT_LENGTH, size);
-        let response = request
-            .body(reqwest::Body::wrap_stream(ReaderStream::new(file)))
-            .send()
-            .await;
+        let request = self.client.put(&capability.url).timeout(limit).header(CONTENT_LENGTH, size);
+        let response = request.body(reqwest::Body::wrap_stream(ReaderStream::new(file))).send().await;
         let response = response.map_err(|error| http::unreachable("the blob store", &error))?;
         if response.status().is_success() {
             return Ok(());
@@ -149,11 +137,7 @@ impl Api {
         Err(http::problem(response).await)
     }
 
-    async fn get<T: DeserializeOwned>(
-        &self,
-        path: &[&str],
-        query: &[(&str, &str)],
-    ) -> Outcome<Answer<T>> {
+    async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &[(&str, &str)]) -> Outcome<Answer<T>> {
         let request = self.request(Method::GET, path)?.query(query);
         self.answer(request).await
     }
@@ -174,21 +158,11 @@ impl Api {
                 ));
             }
         }
-        Ok(self
-            .client
-            .request(method, url)
-            .bearer_auth(&self.profile.token)
-            .timeout(REQUEST_LIMIT))
+        Ok(self.client.request(method, url).bearer_auth(&self.profile.token).timeout(REQUEST_LIMIT))
     }
 
-    async fn answer<T: DeserializeOwned>(
-        &self,
-        request: reqwest::RequestBuilder,
-    ) -> Outcome<Answer<T>> {
-        let response = request
-            .send()
-            .await
-            .map_err(|error| http::unreachable(&self.place(), &error))?;
+    async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Outcome<Answer<T>> {
+        let response = request.send().await.map_err(|error| http::unreachable(&self.place(), &error))?;
         if !response.status().is_success() {
             return Err(http::problem(response).await);
         }
@@ -198,9 +172,6 @@ impl Api {
     }
 
     fn place(&self) -> String {
-        format!(
-            "the control plane at {}",
-            self.base.origin().ascii_serialization()
-        )
+        format!("the control plane at {}", self.base.origin().ascii_serialization())
     }
 }

@@ -67,10 +67,7 @@ impl Cluster {
 
     /// Workers that are in the cluster.
     pub fn workers_up(&self) -> usize {
-        self.hosts
-            .iter()
-            .filter(|host| host.role == "worker" && host.state == "up")
-            .count()
+        self.hosts.iter().filter(|host| host.role == "worker" && host.state == "up").count()
     }
 }
 
@@ -147,10 +144,7 @@ impl Host {
         if let Some(reason) = self.sign_off_reason() {
             return format!("signed off: {reason}");
         }
-        self.verdict
-            .as_ref()
-            .map(|verdict| verdict.state.clone())
-            .unwrap_or_default()
+        self.verdict.as_ref().map(|verdict| verdict.state.clone()).unwrap_or_default()
     }
 }
 
@@ -233,9 +227,7 @@ pub struct BlobCapability {
 
 impl fmt::Debug for BlobCapability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlobCapability")
-            .field("digest", &self.digest)
-            .finish_non_exhaustive()
+        f.debug_struct("BlobCapability").field("digest", &self.digest).finish_non_exhaustive()
     }
 }
 

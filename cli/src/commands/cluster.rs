@@ -32,15 +32,8 @@ async fn list(api: &Api, all: bool, output: Output) -> Outcome<()> {
         return Ok(());
     }
     let now = now_ms();
-    let rows = answer
-        .view
-        .iter()
-        .map(|cluster| row(cluster, now))
-        .collect();
-    output.table(
-        &["name", "id", "state", "workers", "owner", "backend", "age"],
-        rows,
-    );
+    let rows = answer.view.iter().map(|cluster| row(cluster, now)).collect();
+    output.table(&["name", "id", "state", "workers", "owner", "backend", "age"], rows);
     Ok(())
 }
 
@@ -64,17 +57,11 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
         vec!["name".to_owned(), cluster.name.clone()],
         vec!["id".to_owned(), cluster.id.clone()],
         vec!["state".to_owned(), cluster.state.clone()],
-        vec![
-            "workers".to_owned(),
-            format!("{} of {}", cluster.workers_up(), cluster.n_workers),
-        ],
+        vec!["workers".to_owned(), format!("{} of {}", cluster.workers_up(), cluster.n_workers)],
         vec!["owner".to_owned(), cluster.owner.clone()],
     ];
     if let Some(reason) = &cluster.reason {
-        rows.push(vec![
-            "reason".to_owned(),
-            format!("{} [{}]", reason.message, reason.code),
-        ]);
+        rows.push(vec!["reason".to_owned(), format!("{} [{}]", reason.message, reason.code)]);
         rows.push(vec!["remedy".to_owned(), reason.remedy.clone()]);
     }
     if let Some(logs) = &cluster.logs {
@@ -83,10 +70,7 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
     output.table(&["cluster", ""], rows);
     if !cluster.hosts.is_empty() {
         output.line("");
-        output.table(
-            &crate::commands::host::HEADER,
-            host_rows(&cluster.hosts, now_ms()),
-        );
+        output.table(&crate::commands::host::HEADER, host_rows(&cluster.hosts, now_ms()));
     }
     Ok(())
 }
@@ -100,10 +84,7 @@ async fn stop(api: &Api, name: &str, no_wait: bool, output: Output) -> Outcome<(
             return Err(Failure::new(
                 Exit::Failed,
                 "stop_late",
-                format!(
-                    "Cluster {name} has not ended within {} s",
-                    STOP_LIMIT.as_secs()
-                ),
+                format!("Cluster {name} has not ended within {} s", STOP_LIMIT.as_secs()),
                 format!("the server goes on trying; look at `towline cluster show {id}`"),
             ));
         }
@@ -115,12 +96,7 @@ async fn stop(api: &Api, name: &str, no_wait: bool, output: Output) -> Outcome<(
         output.line(&format!("{} is ending", answer.view.name));
         return Ok(());
     }
-    let signed_off = answer
-        .view
-        .hosts
-        .iter()
-        .filter(|host| host.sign_off.is_some())
-        .count();
+    let signed_off = answer.view.hosts.iter().filter(|host| host.sign_off.is_some()).count();
     output.line(&format!(
         "{} has ended; {signed_off} of {} hosts signed off",
         answer.view.name,

@@ -23,11 +23,7 @@ const MAX_SCAN: u64 = 32 * 1024 * 1024;
 const UPLOADS: usize = 4;
 
 /// Run one of the commands.
-pub async fn run(
-    command: EnvironmentCommand,
-    profile: Option<&str>,
-    output: Output,
-) -> Outcome<Exit> {
+pub async fn run(command: EnvironmentCommand, profile: Option<&str>, output: Output) -> Outcome<Exit> {
     match command {
         EnvironmentCommand::Scan { python, dry_run } => scan(python, dry_run, output).await,
         EnvironmentCommand::List => list(&api(profile)?, output).await,
@@ -66,11 +62,7 @@ async fn scan(python: PathBuf, dry_run: bool, output: Output) -> Outcome<Exit> {
     if !output.json() {
         show_scan(&scan, &shipping, dry_run, output);
     }
-    Ok(if shipping.refusals.is_empty() {
-        Exit::Ok
-    } else {
-        Exit::Refused
-    })
+    Ok(if shipping.refusals.is_empty() { Exit::Ok } else { Exit::Refused })
 }
 
 fn file_json(file: &ShippedFile) -> Value {
@@ -85,10 +77,7 @@ fn show_scan(scan: &Scan, shipping: &Shipping, dry_run: bool, output: Output) {
     for one in &scan.distributions {
         *sources.entry(word(&one.source)).or_default() += 1;
     }
-    let counts: Vec<String> = sources
-        .iter()
-        .map(|(source, count)| format!("{count} {source}"))
-        .collect();
+    let counts: Vec<String> = sources.iter().map(|(source, count)| format!("{count} {source}")).collect();
     output.line(&format!(
         "{}-{} on {}: {} packages ({})",
         scan.interpreter.implementation,
@@ -98,23 +87,11 @@ fn show_scan(scan: &Scan, shipping: &Shipping, dry_run: bool, output: Output) {
         counts.join(", "),
     ));
     let files = shipping.files.len();
-    output.line(&format!(
-        "{files} files of local code, {}, would be uploaded.",
-        size(shipping.total())
-    ));
+    output.line(&format!("{files} files of local code, {}, would be uploaded.", size(shipping.total())));
     if dry_run && files > 0 {
         let rows = shipping.files.iter().map(|file| {
-            let mark = if file.concern == Some(Concern::Secret) {
-                "looks like a secret"
-            } else {
-                ""
-            };
-            vec![
-                file.package.clone(),
-                file.archive.clone(),
-                size(file.size),
-                mark.to_owned(),
-            ]
+            let mark = if file.concern == Some(Concern::Secret) { "looks like a secret" } else { "" };
+            vec![file.package.clone(), file.archive.clone(), size(file.size), mark.to_owned()]
         });
         output.table(&["package", "file", "size", ""], rows.collect());
     } else if files > 0 {
@@ -150,69 +127,33 @@ async fn list(api: &Api, output: Output) -> Outcome<Exit> {
             one.interpreter.clone(),
             one.platform.clone(),
             one.packages.len().to_string(),
-            if one.complete {
-                "complete"
-            } else {
-                "incomplete"
-            }
-            .to_owned(),
+            if one.complete { "complete" } else { "incomplete" }.to_owned(),
             ago(one.created_at_ms, now),
         ]
     });
-    output.table(
-        &[
-            "digest",
-            "interpreter",
-            "platform",
-            "packages",
-            "state",
-            "age",
-        ],
-        rows.collect(),
-    );
+    output.table(&["digest", "interpreter", "platform", "packages", "state", "age"], rows.collect());
     Ok(Exit::Ok)
 }
 
 async fn show(api: &Api, digest: &str, output: Output) -> Outcome<Exit> {
-    let whole = if digest.len() == 64 {
-        digest.to_owned()
-    } else {
-        complete_digest(api, digest).await?
-    };
+    let whole = if digest.len() == 64 { digest.to_owned() } else { complete_digest(api, digest).await? };
     let answer = api.environment(&whole).await?;
     output.value(&answer.json);
-    output.line(&format!(
-        "{} for {} on {}",
-        answer.view.digest, answer.view.interpreter, answer.view.platform
-    ));
-    let rows = answer
-        .view
-        .packages
-        .iter()
-        .map(|one| vec![one.name.clone(), one.version.clone()]);
+    output.line(&format!("{} for {} on {}", answer.view.digest, answer.view.interpreter, answer.view.platform));
+    let rows = answer.view.packages.iter().map(|one| vec![one.name.clone(), one.version.clone()]);
     output.table(&["package", "version"], rows.collect());
     Ok(Exit::Ok)
 }
 
 async fn complete_digest(api: &Api, beginning: &str) -> Outcome<String> {
     let known = api.environments().await?.view;
-    let mut fits = known
-        .into_iter()
-        .map(|one| one.digest)
-        .filter(|digest| digest.starts_with(beginning));
+    let mut fits = known.into_iter().map(|one| one.digest).filter(|digest| digest.starts_with(beginning));
     match (fits.next(), fits.next()) {
         (Some(digest), None) => Ok(digest),
         (first, _) => Err(Failure::new(
             Exit::Refused,
             "environment_unknown",
-            format!(
-                "{} environment begins with {beginning:?}",
-                if first.is_none() {
-                    "No"
-                } else {
-                    "More than one"
-                }
-            ),
+            format!("{} environment begins with {beginning:?}", if first.is_none() { "No" } else { "More than one" }),
             "see `towline env list`",
         )),
     }
@@ -236,36 +177,19 @@ async fn prepare_lines(profile: Option<&str>) -> Exit {
 async fn prepare(profile: Option<&str>, lines: Output) -> Outcome<Value> {
     let began = Instant::now();
     let mut bytes = Vec::new();
-    let read = tokio::io::stdin()
-        .take(MAX_SCAN)
-        .read_to_end(&mut bytes)
-        .await;
+    let read = tokio::io::stdin().take(MAX_SCAN).read_to_end(&mut bytes).await;
     read.map_err(|error| {
-        Failure::new(
-            Exit::Usage,
-            "scan_unreadable",
-            "Cannot read the scan from standard input",
-            "pipe a scan into it",
-        )
-        .because(error)
+        Failure::new(Exit::Usage, "scan_unreadable", "Cannot read the scan from standard input", "pipe a scan into it")
+            .because(error)
     })?;
     let scan = environment::read_scan(&bytes)?;
-    let names: BTreeMap<String, String> = scan
-        .distributions
-        .iter()
-        .map(|one| (one.name.clone(), one.version.clone()))
-        .collect();
+    let names: BTreeMap<String, String> =
+        scan.distributions.iter().map(|one| (one.name.clone(), one.version.clone())).collect();
     let api = api(profile)?;
     let cache = paths::cache()?;
     let (who, uv) = tokio::try_join!(api.whoami(), environment::uv(&cache))?;
     let report = move |progress: Progress| {
-        tell(
-            lines,
-            progress.phase.as_str(),
-            &progress.message,
-            progress.done,
-            progress.total,
-        );
+        tell(lines, progress.phase.as_str(), &progress.message, progress.done, progress.total);
     };
     let prepared = environment::prepare(scan, who.view.target, uv, cache, report).await?;
     for one in &prepared.warnings {
@@ -293,37 +217,19 @@ async fn upload(api: &Api, prepared: &Prepared, lines: Output) -> Outcome<u64> {
             "blobs": prepared.blobs.iter().map(|one| json!({ "digest": one.digest, "size": one.size })).collect::<Vec<_>>(),
         }))
         .await?;
-    let blobs: BTreeMap<&str, &PreparedBlob> = prepared
-        .blobs
-        .iter()
-        .map(|one| (one.digest.as_str(), one))
-        .collect();
-    let wanted: Vec<_> = missing
-        .iter()
-        .filter_map(|one| blobs.get(one.digest.as_str()).map(|blob| (one, *blob)))
-        .collect();
+    let blobs: BTreeMap<&str, &PreparedBlob> = prepared.blobs.iter().map(|one| (one.digest.as_str(), one)).collect();
+    let wanted: Vec<_> =
+        missing.iter().filter_map(|one| blobs.get(one.digest.as_str()).map(|blob| (one, *blob))).collect();
     let total: u64 = wanted.iter().map(|(_, blob)| blob.size).sum();
     let mut done = 0;
     for batch in wanted.chunks(UPLOADS) {
         let sent = batch.iter().map(|(capability, blob)| async move {
-            api.upload(capability, &blob.path, blob.size)
-                .await
-                .map(|()| blob.size)
+            api.upload(capability, &blob.path, blob.size).await.map(|()| blob.size)
         });
-        done += futures_util::future::try_join_all(sent)
-            .await?
-            .into_iter()
-            .sum::<u64>();
-        tell(
-            lines,
-            "upload",
-            &format!("{} of local code", size(total)),
-            done,
-            total,
-        );
+        done += futures_util::future::try_join_all(sent).await?.into_iter().sum::<u64>();
+        tell(lines, "upload", &format!("{} of local code", size(total)), done, total);
     }
-    api.complete_environment(prepared.spec.digest.as_str())
-        .await?;
+    api.complete_environment(prepared.spec.digest.as_str()).await?;
     Ok(total)
 }
 

@@ -47,10 +47,7 @@ pub fn host_rows(hosts: &[Host], now: u64) -> Vec<Vec<String>> {
                 host.state.clone(),
                 host.activity(),
                 host.reports.to_string(),
-                host.last_seen_at_ms.map_or_else(
-                    || "never".to_owned(),
-                    |then| format!("{} ago", ago(then, now)),
-                ),
+                host.last_seen_at_ms.map_or_else(|| "never".to_owned(), |then| format!("{} ago", ago(then, now))),
             ]
         })
         .collect()
@@ -69,10 +66,7 @@ fn show(host: &Host, output: Output) {
         rows.push(vec!["remedy".to_owned(), reason.remedy.clone()]);
     }
     if let Some(verdict) = &host.verdict {
-        rows.push(vec![
-            "verdict".to_owned(),
-            format!("{} ({})", verdict.state, verdict.reasons.join(", ")),
-        ]);
+        rows.push(vec!["verdict".to_owned(), format!("{} ({})", verdict.state, verdict.reasons.join(", "))]);
     }
     if let Some(reason) = host.sign_off_reason() {
         rows.push(vec!["signed off".to_owned(), reason.to_owned()]);
@@ -83,12 +77,7 @@ fn show(host: &Host, output: Output) {
         let rows = host
             .phases
             .iter()
-            .map(|phase| {
-                vec![
-                    phase.phase.clone(),
-                    format!("{:.2} s", phase.millis as f64 / 1000.0),
-                ]
-            })
+            .map(|phase| vec![phase.phase.clone(), format!("{:.2} s", phase.millis as f64 / 1000.0)])
             .collect();
         output.table(&["phase", "took"], rows);
     }

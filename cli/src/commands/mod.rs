@@ -15,9 +15,7 @@ pub fn api(profile: Option<&str>) -> Outcome<Api> {
 
 /// Now, in Unix milliseconds.
 pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |span| span.as_millis() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_millis() as u64)
 }
 
 /// How long ago something was, for a table.

@@ -29,15 +29,9 @@ struct Screen {
 impl Display {
     /// A new story, shown on standard error.
     pub fn new() -> Self {
-        let screen = std::io::stderr().is_terminal().then(|| Screen {
-            multi: MultiProgress::new(),
-            bars: HashMap::new(),
-        });
-        Self {
-            story: Story::default(),
-            began: Instant::now(),
-            screen,
-        }
+        let screen =
+            std::io::stderr().is_terminal().then(|| Screen { multi: MultiProgress::new(), bars: HashMap::new() });
+        Self { story: Story::default(), began: Instant::now(), screen }
     }
 
     /// A step of the demo itself begins.
@@ -92,12 +86,8 @@ impl Display {
             (None, Change::Ended(index)) => print(&finished(&self.story.phases[index])),
             (None, Change::Told(text)) => print(&format!("  {}", one_line(&text))),
             (None, Change::Began(_) | Change::Moved(..)) => {}
-            (Some(screen), Change::Began(index)) => {
-                screen.bar(index, &self.story.phases[index], None)
-            }
-            (Some(screen), Change::Moved(index, amount)) => {
-                screen.bar(index, &self.story.phases[index], amount)
-            }
+            (Some(screen), Change::Began(index)) => screen.bar(index, &self.story.phases[index], None),
+            (Some(screen), Change::Moved(index, amount)) => screen.bar(index, &self.story.phases[index], amount),
             (Some(screen), Change::Ended(index)) => {
                 if let Some(bar) = screen.bars.remove(&index) {
                     bar.finish_and_clear();
@@ -119,9 +109,7 @@ impl Screen {
             bar.enable_steady_tick(TICK);
             bar
         });
-        let amount = amount
-            .map(|(done, total)| format!(" {done}/{total}"))
-            .unwrap_or_default();
+        let amount = amount.map(|(done, total)| format!(" {done}/{total}")).unwrap_or_default();
         bar.set_prefix(phase.name.clone());
         bar.set_message(format!("{}{amount}", one_line(&phase.message)));
     }
@@ -134,12 +122,7 @@ fn style() -> ProgressStyle {
 
 fn finished(phase: &Phase) -> String {
     let mark = if phase.failed { "✗" } else { "✓" };
-    format!(
-        "{mark} {:<12} {:>6.2} s  {}",
-        phase.name,
-        phase.seconds.unwrap_or(0.0),
-        one_line(&phase.message)
-    )
+    format!("{mark} {:<12} {:>6.2} s  {}", phase.name, phase.seconds.unwrap_or(0.0), one_line(&phase.message))
 }
 
 fn print(line: &str) {

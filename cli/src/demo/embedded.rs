@@ -45,10 +45,7 @@ mod tests {
     fn no_embedded_path_leaves_its_directory_or_is_a_cache() {
         for (path, _) in FILES {
             assert!(
-                !path.starts_with('/')
-                    && !path
-                        .split('/')
-                        .any(|part| part == ".." || part == "__pycache__"),
+                !path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == "__pycache__"),
                 "{path}"
             );
         }
@@ -59,17 +56,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         unpack(directory.path()).expect("unpack");
         if let Some((path, contents)) = FILES.first() {
-            let stray = directory
-                .path()
-                .join(path.split('/').next().expect("top"))
-                .join("stray");
+            let stray = directory.path().join(path.split('/').next().expect("top")).join("stray");
             std::fs::write(&stray, "x").expect("write");
             unpack(directory.path()).expect("again");
             assert!(!stray.exists());
-            assert_eq!(
-                std::fs::read(directory.path().join(path)).expect("read"),
-                *contents
-            );
+            assert_eq!(std::fs::read(directory.path().join(path)).expect("read"), *contents);
         }
     }
 }

@@ -38,23 +38,12 @@ pub struct Ended {
 impl Ended {
     /// One sentence about it.
     fn words(&self) -> String {
-        let gone = if self.left.is_empty() {
-            "nothing is left running"
-        } else {
-            "some processes are still there"
-        };
+        let gone = if self.left.is_empty() { "nothing is left running" } else { "some processes are still there" };
         match &self.cluster {
             None => gone.to_owned(),
             Some(cluster) => {
-                let signed = cluster
-                    .hosts
-                    .iter()
-                    .filter(|host| host.sign_off.is_some())
-                    .count();
-                format!(
-                    "{signed} of {} hosts signed off; {gone}",
-                    cluster.hosts.len()
-                )
+                let signed = cluster.hosts.iter().filter(|host| host.sign_off.is_some()).count();
+                format!("{signed} of {} hosts signed off; {gone}", cluster.hosts.len())
             }
         }
     }
@@ -77,13 +66,10 @@ impl Ended {
         if let Some(trouble) = &self.trouble {
             return Some(trouble.clone());
         }
-        let silent = self.cluster.as_ref().map(|cluster| {
-            cluster
-                .hosts
-                .iter()
-                .filter(|host| host.reports > 0 && host.sign_off.is_none())
-                .count()
-        });
+        let silent = self
+            .cluster
+            .as_ref()
+            .map(|cluster| cluster.hosts.iter().filter(|host| host.reports > 0 && host.sign_off.is_none()).count());
         match silent {
             Some(0) | None if self.signalled == 0 => None,
             silent => Some(Failure::new(
@@ -101,12 +87,7 @@ impl Ended {
 }
 
 /// End everything.
-pub async fn end(
-    running: &mut Running,
-    data_dir: &Path,
-    display: &mut Display,
-    quick: bool,
-) -> Ended {
+pub async fn end(running: &mut Running, data_dir: &Path, display: &mut Display, quick: bool) -> Ended {
     if running.server.is_none() && running.program.is_none() {
         return Ended::default();
     }
@@ -137,11 +118,7 @@ pub async fn end(
     ended
 }
 
-async fn end_clusters(
-    server: &super::Server,
-    display: &Display,
-    deadline: Instant,
-) -> Outcome<Option<Cluster>> {
+async fn end_clusters(server: &super::Server, display: &Display, deadline: Instant) -> Outcome<Option<Cluster>> {
     let limit = tokio::time::timeout_at(deadline, async {
         let api: Api = server.api()?;
         ending::end_clusters(&api, deadline).await?;
@@ -175,40 +152,17 @@ mod tests {
         let cluster = serde_json::json!({
             "id": "cl-a", "name": "x", "state": "stopped", "reason": null, "logs": null, "ended_at_ms": 1, "hosts": hosts,
         });
-        Ended {
-            cluster: Some(serde_json::from_value(cluster).expect("cluster")),
-            ..Ended::default()
-        }
+        Ended { cluster: Some(serde_json::from_value(cluster).expect("cluster")), ..Ended::default() }
     }
 
     #[test]
     fn only_an_ending_in_which_every_host_signed_off_is_clean() {
         assert_eq!(ended(vec![host(true), host(true)]).failure(), None);
-        assert_eq!(
-            ended(vec![host(true), host(false)])
-                .failure()
-                .map(|f| f.code),
-            Some("ended_by_force".into())
-        );
-        let signalled = Ended {
-            signalled: 1,
-            ..ended(vec![host(true)])
-        };
-        assert_eq!(
-            signalled.failure().map(|failure| failure.code),
-            Some("ended_by_force".into())
-        );
-        let left = Leftover {
-            pid: 7,
-            start_time: 1,
-            program: "towline agent".into(),
-        };
-        let failure = Ended {
-            left: vec![left],
-            ..ended(vec![])
-        }
-        .failure()
-        .expect("failure");
+        assert_eq!(ended(vec![host(true), host(false)]).failure().map(|f| f.code), Some("ended_by_force".into()));
+        let signalled = Ended { signalled: 1, ..ended(vec![host(true)]) };
+        assert_eq!(signalled.failure().map(|failure| failure.code), Some("ended_by_force".into()));
+        let left = Leftover { pid: 7, start_time: 1, program: "towline agent".into() };
+        let failure = Ended { left: vec![left], ..ended(vec![]) }.failure().expect("failure");
         assert!(failure.line().contains("kill -9 7"));
     }
 

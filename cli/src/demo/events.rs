@@ -169,13 +169,8 @@ impl Story {
         if self.phases.len() >= MAX_PHASES {
             return None;
         }
-        let phase = Phase {
-            name: name.to_owned(),
-            message: message.to_owned(),
-            seconds: None,
-            failed: false,
-            began: now,
-        };
+        let phase =
+            Phase { name: name.to_owned(), message: message.to_owned(), seconds: None, failed: false, began: now };
         self.phases.push(phase);
         Some(Change::Began(self.phases.len() - 1))
     }
@@ -194,12 +189,7 @@ impl Story {
     /// Every step that still lasts has failed.
     pub fn fail_open(&mut self, now: Duration) -> Vec<Change> {
         let mut changes = Vec::new();
-        for (index, phase) in self
-            .phases
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, phase)| phase.seconds.is_none())
-        {
+        for (index, phase) in self.phases.iter_mut().enumerate().filter(|(_, phase)| phase.seconds.is_none()) {
             phase.failed = true;
             phase.seconds = Some(now.saturating_sub(phase.began).as_secs_f64());
             changes.push(Change::Ended(index));
@@ -212,8 +202,7 @@ impl Story {
         match serde_json::from_str::<Event>(line) {
             Ok(event) => self.event(event, now),
             Err(_) => {
-                let is_event = serde_json::from_str::<Value>(line)
-                    .is_ok_and(|value| value.get("event").is_some());
+                let is_event = serde_json::from_str::<Value>(line).is_ok_and(|value| value.get("event").is_some());
                 if !is_event && !line.trim().is_empty() {
                     self.words.push(line.trim_end().to_owned());
                     let surplus = self.words.len().saturating_sub(WORDS_KEPT);
@@ -233,10 +222,7 @@ impl Story {
                 self.cluster = Some((cluster, name));
                 None
             }
-            Event::Environment {
-                packages,
-                uploaded_bytes,
-            } => {
+            Event::Environment { packages, uploaded_bytes } => {
                 self.environment = Some((packages.unwrap_or(0), uploaded_bytes.unwrap_or(0)));
                 None
             }
@@ -254,16 +240,8 @@ impl Story {
                 self.result_after = Some(now);
                 None
             }
-            Event::Error {
-                code,
-                message,
-                remedy,
-            } => {
-                self.error = Some(Told {
-                    code,
-                    message,
-                    remedy,
-                });
+            Event::Error { code, message, remedy } => {
+                self.error = Some(Told { code, message, remedy });
                 None
             }
         }
@@ -289,47 +267,32 @@ impl Story {
         }
         let measured = now.saturating_sub(phase.began).as_secs_f64();
         // The program's own measure is the better one, but only a number is believed.
-        let told = event
-            .seconds
-            .filter(|value| value.is_finite() && *value >= 0.0);
+        let told = event.seconds.filter(|value| value.is_finite() && *value >= 0.0);
         phase.seconds = Some(told.unwrap_or(measured));
         phase.failed = event.state == "failed";
         Some(Change::Ended(index))
     }
 
     fn host(&mut self, event: &HostEvent) -> Option<Change> {
-        let HostEvent {
-            host, role, state, ..
-        } = event;
-        if let Some(why) = event
-            .reason
-            .as_ref()
-            .and_then(|reason| reason.get("message")?.as_str())
-        {
+        let HostEvent { host, role, state, .. } = event;
+        if let Some(why) = event.reason.as_ref().and_then(|reason| reason.get("message")?.as_str()) {
             return Some(Change::Told(format!("{role} {host} is {state}: {why}")));
         }
         if let Some(waiting) = &event.waiting_for {
-            return Some(Change::Told(format!(
-                "{role} {host} still waits for {waiting}"
-            )));
+            return Some(Change::Told(format!("{role} {host} still waits for {waiting}")));
         }
         self.host_reached(role, event.phase.as_deref()?)
     }
 
     /// A host's progress moves the newest phase that lasts, so that a person sees something happen.
     fn host_reached(&mut self, role: &str, reached: &str) -> Option<Change> {
-        let index = self
-            .phases
-            .iter()
-            .rposition(|phase| phase.seconds.is_none())?;
+        let index = self.phases.iter().rposition(|phase| phase.seconds.is_none())?;
         self.phases[index].message = format!("{role}: {reached}");
         Some(Change::Moved(index, None))
     }
 
     fn open(&self, name: &str) -> Option<usize> {
-        self.phases
-            .iter()
-            .rposition(|phase| phase.name == name && phase.seconds.is_none())
+        self.phases.iter().rposition(|phase| phase.name == name && phase.seconds.is_none())
     }
 }
 
@@ -344,22 +307,13 @@ mod tests {
     #[test]
     fn own_steps_and_the_programs_become_one_list() {
         let mut story = Story::default();
-        assert_eq!(
-            story.begin("server", "starting", at(0)),
-            Some(Change::Began(0))
-        );
-        assert_eq!(
-            story.end("server", Some("listens"), at(2)),
-            Some(Change::Ended(0))
-        );
-        let started =
-            r#"{"event":"phase","at":1.5,"phase":"solve","state":"started","message":"choosing"}"#;
+        assert_eq!(story.begin("server", "starting", at(0)), Some(Change::Began(0)));
+        assert_eq!(story.end("server", Some("listens"), at(2)), Some(Change::Ended(0)));
+        let started = r#"{"event":"phase","at":1.5,"phase":"solve","state":"started","message":"choosing"}"#;
         assert_eq!(story.line(started, at(2)), Some(Change::Began(1)));
-        let progress = r#"{"event":"phase","phase":"solve","state":"progress","message":"choosing","done":3,"total":9}"#;
-        assert_eq!(
-            story.line(progress, at(3)),
-            Some(Change::Moved(1, Some((3, 9))))
-        );
+        let progress =
+            r#"{"event":"phase","phase":"solve","state":"progress","message":"choosing","done":3,"total":9}"#;
+        assert_eq!(story.line(progress, at(3)), Some(Change::Moved(1, Some((3, 9)))));
         let done = r#"{"event":"phase","phase":"solve","state":"done","message":"52 packages","seconds":0.75}"#;
         assert_eq!(story.line(done, at(4)), Some(Change::Ended(1)));
         let seconds: Vec<_> = story.phases.iter().map(|phase| phase.seconds).collect();
@@ -369,27 +323,12 @@ mod tests {
     #[test]
     fn remembers_cluster_result_and_error() {
         let mut story = Story::default();
-        story.line(
-            r#"{"event":"cluster","cluster":"cl-a","name":"demo","state":"running","new":1}"#,
-            at(0),
-        );
+        story.line(r#"{"event":"cluster","cluster":"cl-a","name":"demo","state":"running","new":1}"#, at(0));
         story.line(r#"{"event":"result","columns":["a"],"rows":[[1]]}"#, at(0));
-        story.line(
-            r#"{"event":"error","code":"x","message":"m","remedy":"r"}"#,
-            at(0),
-        );
+        story.line(r#"{"event":"error","code":"x","message":"m","remedy":"r"}"#, at(0));
         assert_eq!(story.cluster, Some(("cl-a".into(), "demo".into())));
-        assert_eq!(
-            story
-                .result
-                .as_ref()
-                .map(|value| value["rows"][0][0].clone()),
-            Some(1.into())
-        );
-        assert_eq!(
-            story.error.as_ref().map(|told| told.remedy.as_str()),
-            Some("r")
-        );
+        assert_eq!(story.result.as_ref().map(|value| value["rows"][0][0].clone()), Some(1.into()));
+        assert_eq!(story.error.as_ref().map(|told| told.remedy.as_str()), Some("r"));
     }
 
     #[test]
@@ -406,8 +345,7 @@ mod tests {
     #[test]
     fn an_end_without_a_beginning_still_shows_the_phase() {
         let mut story = Story::default();
-        let line =
-            r#"{"event":"phase","phase":"join","state":"failed","message":"late","seconds":-1}"#;
+        let line = r#"{"event":"phase","phase":"join","state":"failed","message":"late","seconds":-1}"#;
         assert_eq!(story.line(line, at(1)), Some(Change::Ended(0)));
         assert!(story.phases[0].failed);
         assert_eq!(story.phases[0].seconds, Some(0.0));
@@ -420,10 +358,7 @@ mod tests {
         story.begin("b", "", at(1));
         story.end("a", None, at(2));
         assert_eq!(story.fail_open(at(5)), [Change::Ended(1)]);
-        assert_eq!(
-            (story.phases[1].failed, story.phases[1].seconds),
-            (true, Some(4.0))
-        );
+        assert_eq!((story.phases[1].failed, story.phases[1].seconds), (true, Some(4.0)));
     }
 
     proptest::proptest! {

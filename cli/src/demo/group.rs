@@ -18,10 +18,7 @@ impl Group {
     /// Start a command as the leader of a new group.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
         let child = command.process_group(0).spawn()?;
-        let leader = child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(Pid::from_raw);
+        let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         Ok(Self { child, leader })
     }
 
@@ -71,15 +68,11 @@ mod tests {
     #[tokio::test]
     async fn stopping_ends_grandchildren_too() {
         let mut command = Command::new("sh");
-        command
-            .args(["-c", "sleep 60 & echo $!; trap '' TERM; wait; sleep 60"])
-            .stdout(std::process::Stdio::piped());
+        command.args(["-c", "sleep 60 & echo $!; trap '' TERM; wait; sleep 60"]).stdout(std::process::Stdio::piped());
         let mut group = Group::spawn(&mut command).expect("spawn");
         let mut line = String::new();
         let stdout = group.child.stdout.take().expect("stdout");
-        tokio::io::AsyncBufReadExt::read_line(&mut tokio::io::BufReader::new(stdout), &mut line)
-            .await
-            .expect("read");
+        tokio::io::AsyncBufReadExt::read_line(&mut tokio::io::BufReader::new(stdout), &mut line).await.expect("read");
         group.stop(Duration::from_millis(200)).await;
         let pid = line.trim().parse::<u32>().expect("pid");
         // The kernel ends a killed process in its own time.

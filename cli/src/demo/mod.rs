@@ -80,12 +80,7 @@ pub async fn run(arguments: DemoArguments, output: Output) -> Outcome<Exit> {
 }
 
 /// Leave server and cluster running, and say how to use and stop them.
-async fn keep(
-    mut running: Running,
-    data_dir: &Path,
-    display: &mut Display,
-    output: Output,
-) -> Exit {
+async fn keep(mut running: Running, data_dir: &Path, display: &mut Display, output: Output) -> Exit {
     let cluster = last_seen(&running, display).await;
     display.rest();
     let report = Report {
@@ -121,12 +116,7 @@ fn finish(report: &Report<'_>, failure: Option<Failure>, output: Output) -> Outc
     }
 }
 
-async fn work(
-    arguments: &DemoArguments,
-    data_dir: &Path,
-    running: &mut Running,
-    display: &mut Display,
-) -> Outcome<()> {
+async fn work(arguments: &DemoArguments, data_dir: &Path, running: &mut Running, display: &mut Display) -> Outcome<()> {
     server::refuse_second(data_dir)?;
     let python = python::prepare(data_dir, display).await?;
     display.begin("server", "starting control plane and blob store");
@@ -134,9 +124,7 @@ async fn work(
         host_server::initialise(data_dir, Vec::new(), None).await?;
     }
     // Kept in `running` from its first moment: an interrupt while it starts must find it.
-    let server = running
-        .server
-        .insert(Server::spawn(data_dir, &python.uv, arguments.keep)?);
+    let server = running.server.insert(Server::spawn(data_dir, &python.uv, arguments.keep)?);
     server.ready(data_dir).await?;
     let api = server.api()?;
     let profiles = server.profiles.clone();
@@ -170,28 +158,18 @@ fn kept(running: &Running, cluster: Option<&Cluster>, data_dir: &Path, output: O
         return;
     };
     let profiles = quoted(&server.profiles);
-    let name = cluster
-        .map(|cluster| cluster.name.as_str())
-        .unwrap_or("NAME");
+    let name = cluster.map(|cluster| cluster.name.as_str()).unwrap_or("NAME");
     let python = quoted(&data_dir.join("python/venv/bin/python"));
     output.line("");
-    output.line(&format!(
-        "Server (process {}) and cluster {name} are still running. To use them:",
-        server.pid()
-    ));
+    output.line(&format!("Server (process {}) and cluster {name} are still running. To use them:", server.pid()));
     output.line(&format!(
         "  TOWLINE_CONFIG={profiles} TOWLINE_BINARY={} XDG_STATE_HOME={} {python} -c \\",
         quoted(&binary()),
         quoted(&data_dir.join("state")),
     ));
-    output.line(&format!(
-        "    'import towline; print(towline.Cluster.from_name(\"{name}\").get_client())'"
-    ));
+    output.line(&format!("    'import towline; print(towline.Cluster.from_name(\"{name}\").get_client())'"));
     output.line("To stop them:");
-    output.line(&format!(
-        "  TOWLINE_CONFIG={profiles} {} cluster stop {name}",
-        quoted(&binary())
-    ));
+    output.line(&format!("  TOWLINE_CONFIG={profiles} {} cluster stop {name}", quoted(&binary())));
     output.line(&format!("  kill {}", server.pid()));
 }
 
@@ -228,10 +206,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let _first = lock(directory.path()).expect("first");
         let failure = lock(directory.path()).expect_err("second");
-        assert_eq!(
-            (failure.exit, failure.code.as_str()),
-            (Exit::Refused, "demo_runs")
-        );
+        assert_eq!((failure.exit, failure.code.as_str()), (Exit::Refused, "demo_runs"));
         assert!(failure.line().contains("--data-dir"));
     }
 }

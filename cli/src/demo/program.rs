@@ -44,14 +44,7 @@ pub fn start(start: &Start<'_>) -> Outcome<Group> {
         command.arg("--keep");
     }
     // Whatever the person's shell says about Python and Dask must not change the demo.
-    for name in [
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PYTHONSTARTUP",
-        "VIRTUAL_ENV",
-        "CONDA_PREFIX",
-        "TOWLINE_PROFILE",
-    ] {
+    for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX", "TOWLINE_PROFILE"] {
         command.env_remove(name);
     }
     for (name, _) in std::env::vars_os() {
@@ -83,10 +76,7 @@ pub async fn follow(group: &mut Group, data_dir: &Path, display: &mut Display) -
     let status = tokio::time::timeout(LIMIT, async {
         loop {
             let mut line = Vec::new();
-            let read = (&mut reader)
-                .take(MAX_LINE)
-                .read_until(b'\n', &mut line)
-                .await?;
+            let read = (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await?;
             if read == 0 {
                 return group.wait().await;
             }
@@ -97,27 +87,15 @@ pub async fn follow(group: &mut Group, data_dir: &Path, display: &mut Display) -
         Ok(Ok(status)) => status,
         Ok(Err(error)) => return Err(not_run(data_dir).because(error)),
         Err(_) => {
-            return Err(not_run(data_dir)
-                .because(format!("it took longer than {} min", LIMIT.as_secs() / 60)));
+            return Err(not_run(data_dir).because(format!("it took longer than {} min", LIMIT.as_secs() / 60)));
         }
     };
     if let Some(told) = &display.story.error {
-        let remedy = if told.remedy.is_empty() {
-            see_log(data_dir)
-        } else {
-            told.remedy.clone()
-        };
-        return Err(Failure::new(
-            Exit::Failed,
-            &told.code,
-            told.message.clone(),
-            remedy,
-        ));
+        let remedy = if told.remedy.is_empty() { see_log(data_dir) } else { told.remedy.clone() };
+        return Err(Failure::new(Exit::Failed, &told.code, told.message.clone(), remedy));
     }
     if !status.success() {
-        return Err(
-            not_run(data_dir).because(last_words(data_dir).unwrap_or_else(|| status.to_string()))
-        );
+        return Err(not_run(data_dir).because(last_words(data_dir).unwrap_or_else(|| status.to_string())));
     }
     if display.story.result.is_none() {
         return Err(not_run(data_dir).because("it printed no result"));
@@ -134,12 +112,7 @@ fn last_words(data_dir: &Path) -> Option<String> {
 }
 
 fn not_run(data_dir: &Path) -> Failure {
-    Failure::new(
-        Exit::Failed,
-        "program_failed",
-        "The demo's program did not finish",
-        see_log(data_dir),
-    )
+    Failure::new(Exit::Failed, "program_failed", "The demo's program did not finish", see_log(data_dir))
 }
 
 fn see_log(data_dir: &Path) -> String {

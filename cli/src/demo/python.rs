@@ -20,7 +20,8 @@ use towline_environments::indexes::Indexes;
 use towline_protocol::ids::Digest;
 
 /// What the demo's programs import, and the versions that this release was tested with.
-const REQUIREMENTS: &str = "dask==2026.8.0\ndistributed==2026.8.0\nnycflights13==0.0.3\npandas>=2.2,<4\npyarrow>=18\nrich>=13,<16\n";
+const REQUIREMENTS: &str =
+    "dask==2026.8.0\ndistributed==2026.8.0\nnycflights13==0.0.3\npandas>=2.2,<4\npyarrow>=18\nrich>=13,<16\n";
 /// A first installation downloads about 100 MB.
 const INSTALL_LIMIT: Duration = Duration::from_secs(900);
 /// How much of uv's words is read.
@@ -41,11 +42,7 @@ pub struct Python {
 pub async fn prepare(data_dir: &Path, display: &mut Display) -> Outcome<Python> {
     let root = data_dir.join("python");
     let venv = root.join("venv");
-    let ready = Python {
-        python: venv.join("bin/python"),
-        sources: root.clone(),
-        uv: PathBuf::new(),
-    };
+    let ready = Python { python: venv.join("bin/python"), sources: root.clone(), uv: PathBuf::new() };
     display.begin("python", "looking for Python 3.10 or newer");
     let base = find().await?;
     display.end("python", &base.to_string());
@@ -54,8 +51,7 @@ pub async fn prepare(data_dir: &Path, display: &mut Display) -> Outcome<Python> 
     display.end("uv", &uv.display().to_string());
     display.begin("packages", "checking the demo's environment");
     let (stamp_file, stamp) = (root.join("stamp"), stamp(&base));
-    let fresh =
-        std::fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) && ready.python.exists();
+    let fresh = std::fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) && ready.python.exists();
     if fresh {
         display.end("packages", "the environment of the last run is still good");
         return Ok(Python { uv, ..ready });
@@ -76,8 +72,7 @@ pub async fn prepare(data_dir: &Path, display: &mut Display) -> Outcome<Python> 
 /// The first interpreter on PATH that is new enough.
 async fn find() -> Outcome<Found> {
     let mut too_old = None;
-    let names = std::iter::once("python3".to_owned())
-        .chain((10..=14).rev().map(|minor| format!("python3.{minor}")));
+    let names = std::iter::once("python3".to_owned()).chain((10..=14).rev().map(|minor| format!("python3.{minor}")));
     for path in names.filter_map(|name| on_path(&name)) {
         match interpreter(&path).await {
             Some(found) if found.version >= OLDEST_PYTHON => return Ok(found),
@@ -87,9 +82,7 @@ async fn find() -> Outcome<Found> {
     }
     let what = match too_old {
         Some(found) => format!("Python 3.10 or newer is needed; python3 on PATH is {found}"),
-        None => {
-            "Python 3.10 or newer is needed, but there is no working python3 on PATH".to_owned()
-        }
+        None => "Python 3.10 or newer is needed, but there is no working python3 on PATH".to_owned(),
     };
     Err(Failure::new(
         Exit::Config,
@@ -106,53 +99,33 @@ async fn interpreter(path: &Path) -> Option<Found> {
     let (full, executable) = text.split_once(' ')?;
     let mut parts = full.split('.').map(str::parse::<u32>);
     let version = (parts.next()?.ok()?, parts.next()?.ok()?);
-    let path = if executable.is_empty() {
-        path.to_owned()
-    } else {
-        PathBuf::from(executable)
-    };
-    Some(Found {
-        path,
-        version,
-        full: full.to_owned(),
-    })
+    let path = if executable.is_empty() { path.to_owned() } else { PathBuf::from(executable) };
+    Some(Found { path, version, full: full.to_owned() })
 }
 
 /// The first program of this name on PATH.
 fn on_path(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|directory| directory.join(name))
-        .find(|path| runnable(path))
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|directory| directory.join(name)).find(|path| runnable(path))
 }
 
 fn runnable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path)
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 fn stamp(base: &Found) -> String {
-    let text = format!(
-        "{}\n{}\n{}\n{REQUIREMENTS}",
-        embedded::fingerprint(),
-        base.path.display(),
-        base.full
-    );
+    let text = format!("{}\n{}\n{}\n{REQUIREMENTS}", embedded::fingerprint(), base.path.display(), base.full);
     format!("{}\n", Digest::of(text.as_bytes()))
 }
 
 async fn install(uv: &Path, base: &Found, root: &Path) -> Outcome<()> {
     let venv = root.join("venv");
     let mut make = Command::new(uv);
-    make.args(["venv", "--quiet", "--clear", "--no-project", "--python"])
-        .arg(&base.path)
-        .arg(&venv);
+    make.args(["venv", "--quiet", "--clear", "--no-project", "--python"]).arg(&base.path).arg(&venv);
     run(make, "make a virtual environment").await?;
     let mut fill = Command::new(uv);
-    fill.args(["pip", "install", "--quiet", "--system-certs", "--python"])
-        .arg(venv.join("bin/python"));
-    fill.arg("--requirements")
-        .arg(root.join("requirements.txt"));
+    fill.args(["pip", "install", "--quiet", "--system-certs", "--python"]).arg(venv.join("bin/python"));
+    fill.arg("--requirements").arg(root.join("requirements.txt"));
     for project in ["client", "demo/package"].map(|name| root.join(name)) {
         fill.arg("--editable").arg(project);
     }
@@ -170,17 +143,10 @@ async fn run(mut command: Command, what: &str) -> Outcome<()> {
         )
     };
     // A virtual environment of the person's shell must not become ours.
-    command
-        .env_remove("VIRTUAL_ENV")
-        .env_remove("CONDA_PREFIX")
-        .env_remove("PYTHONHOME")
-        .env_remove("PYTHONPATH");
+    command.env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX").env_remove("PYTHONHOME").env_remove("PYTHONPATH");
     // pip's settings in uv's words, so that a mirror named in pip.conf works.
     command.envs(Indexes::of_this_person().environment);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut group = Group::spawn(&mut command).map_err(|error| failed().because(error))?;
     let mut words = Vec::new();
     let stderr = group.child.stderr.take();
@@ -194,24 +160,17 @@ async fn run(mut command: Command, what: &str) -> Outcome<()> {
     });
     match ended.await {
         Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => {
-            Err(failed().because(last_words(&words).unwrap_or_else(|| status.to_string())))
-        }
+        Ok(Ok(status)) => Err(failed().because(last_words(&words).unwrap_or_else(|| status.to_string()))),
         Ok(Err(error)) => Err(failed().because(error)),
-        Err(_) => Err(failed().because(format!(
-            "it took longer than {} min",
-            INSTALL_LIMIT.as_secs() / 60
-        ))),
+        Err(_) => Err(failed().because(format!("it took longer than {} min", INSTALL_LIMIT.as_secs() / 60))),
     }
 }
 
 /// uv's error without its decoration, on one line, cut to what a person reads.
 fn last_words(words: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(words);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(|line| line.trim_start_matches([' ', '×', '╰', '─', '▶', '├', '│']))
-        .collect();
+    let lines: Vec<&str> =
+        text.lines().map(|line| line.trim_start_matches([' ', '×', '╰', '─', '▶', '├', '│'])).collect();
     let text = one_line(&lines.join(" "));
     (!text.is_empty()).then(|| text.chars().take(600).collect())
 }
@@ -231,11 +190,7 @@ mod tests {
 
     #[test]
     fn the_stamp_changes_with_the_interpreter() {
-        let found = |full: &str| Found {
-            path: "/usr/bin/python3".into(),
-            version: (3, 11),
-            full: full.to_owned(),
-        };
+        let found = |full: &str| Found { path: "/usr/bin/python3".into(), version: (3, 11), full: full.to_owned() };
         assert_eq!(stamp(&found("3.11.2")), stamp(&found("3.11.2")));
         assert_ne!(stamp(&found("3.11.2")), stamp(&found("3.11.3")));
     }
@@ -244,10 +199,7 @@ mod tests {
     fn uvs_words_become_one_line() {
         let words = "  × No solution found:\n  ╰─▶ Because pandas was not found\n      in the package registry";
         let line = last_words(words.as_bytes());
-        assert_eq!(
-            line.as_deref(),
-            Some("No solution found: Because pandas was not found in the package registry")
-        );
+        assert_eq!(line.as_deref(), Some("No solution found: Because pandas was not found in the package registry"));
         assert_eq!(last_words(b" \n"), None);
     }
 }

@@ -37,24 +37,19 @@ impl Report<'_> {
             let total: usize = self.readers().values().map(|(_, rows)| rows).sum();
             if total > 0 {
                 let hosts = self.readers().len();
-                output.line(&format!("{total} flights were read on {hosts} worker hosts, each from its own environment."));
+                output.line(&format!(
+                    "{total} flights were read on {hosts} worker hosts, each from its own environment."
+                ));
             }
             if let Some(after) = self.story.result_after {
-                output.line(&format!(
-                    "From start to result: {:.1} s.",
-                    after.as_secs_f64()
-                ));
+                output.line(&format!("From start to result: {:.1} s.", after.as_secs_f64()));
             }
         }
         let Some(cluster) = self.cluster else { return };
         output.line("");
         output.table(&host_header(), cluster.hosts.iter().map(host_row).collect());
         output.line("");
-        let directory = cluster
-            .logs
-            .as_ref()
-            .map(|logs| logs.directory.as_str())
-            .unwrap_or_default();
+        let directory = cluster.logs.as_ref().map(|logs| logs.directory.as_str()).unwrap_or_default();
         output.line(&format!("Logs: {} lines in {directory}", self.log_lines()));
         output.line(&format!("The control plane saw {}.", self.seen(cluster)));
         output.line(NEVER_SEEN);
@@ -65,30 +60,22 @@ impl Report<'_> {
         let data = quoted(self.data_dir);
         output.line("");
         output.line("Your own code next. In a terminal of its own:");
-        output.line(&format!(
-            "  {} server run --data-dir {data}",
-            quoted(binary)
-        ));
-        output
-            .line("Into the Python environment that your code uses, then run your program in it:");
-        output.line(&format!(
-            "  python3 -m pip install {}",
-            quoted(&self.data_dir.join("python/client"))
-        ));
+        output.line(&format!("  {} server run --data-dir {data}", quoted(binary)));
+        output.line("Into the Python environment that your code uses, then run your program in it:");
+        output.line(&format!("  python3 -m pip install {}", quoted(&self.data_dir.join("python/client"))));
         output.line(&format!(
             "  TOWLINE_CONFIG={} TOWLINE_BINARY={} python3 your_program.py",
             quoted(&self.data_dir.join("profiles.toml")),
             quoted(binary),
         ));
-        output.line("with `client = towline.Cluster(n_workers=2).get_client()` in it, below `if __name__ == \"__main__\":`.");
+        output.line(
+            "with `client = towline.Cluster(n_workers=2).get_client()` in it, below `if __name__ == \"__main__\":`.",
+        );
     }
 
     /// The same for programs.
     pub fn json(&self, failure: Option<&Failure>) -> Value {
-        let hosts = self
-            .cluster
-            .map(|cluster| cluster.hosts.as_slice())
-            .unwrap_or_default();
+        let hosts = self.cluster.map(|cluster| cluster.hosts.as_slice()).unwrap_or_default();
         json!({
             "ok": failure.is_none() && self.left.is_empty(),
             "error": failure.map(Failure::json),
@@ -126,28 +113,17 @@ impl Report<'_> {
             let host = part.get("host").map(cell).unwrap_or_default();
             let rows = part.get("rows").and_then(Value::as_u64).unwrap_or(0);
             let entry = readers.entry(host).or_default();
-            *entry = (
-                entry.0 + 1,
-                entry.1 + usize::try_from(rows).unwrap_or(usize::MAX),
-            );
+            *entry = (entry.0 + 1, entry.1 + usize::try_from(rows).unwrap_or(usize::MAX));
         }
         readers
     }
 
     fn log_lines(&self) -> u64 {
-        self.story
-            .streams
-            .iter()
-            .filter_map(|stream| stream.get("lines")?.as_u64())
-            .sum()
+        self.story.streams.iter().filter_map(|stream| stream.get("lines")?.as_u64()).sum()
     }
 
     fn seen(&self, cluster: &Cluster) -> String {
-        let mut seen = format!(
-            "{} hosts and {} of their reports",
-            cluster.hosts.len(),
-            reports(cluster)
-        );
+        let mut seen = format!("{} hosts and {} of their reports", cluster.hosts.len(), reports(cluster));
         if let Some((packages, bytes)) = self.story.environment {
             seen.push_str(&format!(
                 ", the names and hashes of {packages} packages ({} of code went to the blob store)",
@@ -166,52 +142,30 @@ fn reports(cluster: &Cluster) -> u64 {
 fn table(result: &Value) -> (Vec<String>, Vec<Vec<String>>) {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
     let header: Vec<String> = list(result.get("columns")).iter().map(cell).collect();
-    let rows: Vec<Vec<String>> = list(result.get("rows"))
-        .iter()
-        .map(|row| list(Some(row)).iter().map(cell).collect())
-        .collect();
-    if header.is_empty() {
-        (vec!["result".to_owned()], vec![vec![result.to_string()]])
-    } else {
-        (header, rows)
-    }
+    let rows: Vec<Vec<String>> =
+        list(result.get("rows")).iter().map(|row| list(Some(row)).iter().map(cell).collect()).collect();
+    if header.is_empty() { (vec!["result".to_owned()], vec![vec![result.to_string()]]) } else { (header, rows) }
 }
 
 fn cell(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The phases of a start that a host takes, in order.
-const PHASES: [&str; 6] = [
-    "created", "booted", "enrolled", "synced", "launched", "joined",
-];
+const PHASES: [&str; 6] = ["created", "booted", "enrolled", "synced", "launched", "joined"];
 
 fn host_header() -> Vec<&'static str> {
-    [
-        ["host", "role"].as_slice(),
-        PHASES.as_slice(),
-        ["reports", "verdict", "signed off"].as_slice(),
-    ]
-    .concat()
+    [["host", "role"].as_slice(), PHASES.as_slice(), ["reports", "verdict", "signed off"].as_slice()].concat()
 }
 
 fn host_row(host: &Host) -> Vec<String> {
     let mut row = vec![host.id.clone(), host.role.clone()];
     for name in PHASES {
         let phase = host.phases.iter().find(|phase| phase.phase == name);
-        row.push(phase.map_or_else(
-            || "-".to_owned(),
-            |phase| format!("{:.2} s", phase.millis as f64 / 1000.0),
-        ));
+        row.push(phase.map_or_else(|| "-".to_owned(), |phase| format!("{:.2} s", phase.millis as f64 / 1000.0)));
     }
     row.push(host.reports.to_string());
-    row.push(
-        host.verdict
-            .as_ref()
-            .map_or_else(|| "-".to_owned(), |verdict| verdict.state.clone()),
-    );
+    row.push(host.verdict.as_ref().map_or_else(|| "-".to_owned(), |verdict| verdict.state.clone()));
     row.push(host.sign_off_reason().unwrap_or("-").to_owned());
     row
 }
@@ -220,11 +174,7 @@ fn host_row(host: &Host) -> Vec<String> {
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@%".contains(&byte);
-    if text.bytes().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
+    if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -261,13 +211,8 @@ mod tests {
     #[test]
     fn one_object_holds_phases_result_verdicts_and_sign_offs() {
         let (story, cluster) = (story(), cluster());
-        let report = Report {
-            story: &story,
-            cluster: Some(&cluster),
-            data_dir: Path::new("/d"),
-            seconds: 1.0,
-            left: &[],
-        };
+        let report =
+            Report { story: &story, cluster: Some(&cluster), data_dir: Path::new("/d"), seconds: 1.0, left: &[] };
         let value = report.json(None);
         assert_eq!(value["ok"], true);
         assert_eq!(value["result"]["rows"][0][1], 12.5);
@@ -278,24 +223,13 @@ mod tests {
         assert_eq!(report.readers().len(), 2);
         assert!(report.seen(&cluster).contains("50 packages"));
         let left = ["7 towline agent".to_owned()];
-        assert_eq!(
-            Report {
-                left: &left,
-                ..report
-            }
-            .json(None)["ok"],
-            false,
-            "a leftover is no success"
-        );
+        assert_eq!(Report { left: &left, ..report }.json(None)["ok"], false, "a leftover is no success");
     }
 
     #[test]
     fn a_row_has_a_cell_for_every_column() {
         assert_eq!(host_row(&cluster().hosts[0]).len(), host_header().len());
-        assert_eq!(
-            table(&json!({"columns": ["a"], "rows": [["x"], [1]]})).1,
-            [["x"], ["1"]]
-        );
+        assert_eq!(table(&json!({"columns": ["a"], "rows": [["x"], [1]]})).1, [["x"], ["1"]]);
         assert_eq!(table(&json!("odd")).1, [["\"odd\""]]);
     }
 

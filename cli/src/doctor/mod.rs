@@ -41,30 +41,15 @@ pub struct Finding {
 
 impl Finding {
     fn ok(check: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            check,
-            grade: Grade::Ok,
-            detail: detail.into(),
-            remedy: String::new(),
-        }
+        Self { check, grade: Grade::Ok, detail: detail.into(), remedy: String::new() }
     }
 
     fn warn(check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            check,
-            grade: Grade::Warn,
-            detail: detail.into(),
-            remedy: remedy.into(),
-        }
+        Self { check, grade: Grade::Warn, detail: detail.into(), remedy: remedy.into() }
     }
 
     fn fail(check: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            check,
-            grade: Grade::Fail,
-            detail: detail.into(),
-            remedy: remedy.into(),
-        }
+        Self { check, grade: Grade::Fail, detail: detail.into(), remedy: remedy.into() }
     }
 }
 
@@ -79,10 +64,7 @@ pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
     let mut findings = vec![
         judge::version(env!("CARGO_PKG_VERSION")),
         judge::index(&index),
-        judge::clock(
-            index.as_ref().ok().and_then(|seen| seen.server_clock),
-            measure::now(),
-        ),
+        judge::clock(index.as_ref().ok().and_then(|seen| seen.server_clock), measure::now()),
         judge::uv(&measure::uv(&cache).await),
         judge::interpreters(&measure::interpreters().await),
         judge::disk("disk", &data, measure::free_bytes(&data)),
@@ -93,14 +75,8 @@ pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
     if let Some(finding) = judge::server(&measure::server().await) {
         findings.push(finding);
     }
-    let worst = findings
-        .iter()
-        .map(|finding| finding.grade)
-        .max()
-        .unwrap_or(Grade::Ok);
-    output.value(
-        &json!({ "version": env!("CARGO_PKG_VERSION"), "grade": worst, "checks": findings }),
-    );
+    let worst = findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
+    output.value(&json!({ "version": env!("CARGO_PKG_VERSION"), "grade": worst, "checks": findings }));
     let rows = findings.iter().map(|finding| {
         let word = match finding.grade {
             Grade::Ok => "ok",
@@ -120,9 +96,5 @@ pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
         Grade::Warn => "This machine will do. Try `towline demo`.",
         Grade::Fail => "Something is missing: see the lines marked FAIL.",
     });
-    Ok(if worst == Grade::Fail {
-        Exit::Failed
-    } else {
-        Exit::Ok
-    })
+    Ok(if worst == Grade::Fail { Exit::Failed } else { Exit::Ok })
 }

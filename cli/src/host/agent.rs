@@ -20,29 +20,15 @@ pub fn runner(arguments: &AgentArguments) -> Option<ExitCode> {
 /// the agent only: its Dask processes go on under the runner, and the next agent adopts them.
 pub async fn run(arguments: AgentArguments) -> Outcome<Exit> {
     let Some(host_dir) = arguments.host_dir else {
-        return Err(Failure::new(
-            Exit::Usage,
-            "usage",
-            "No host directory",
-            "give --host-dir DIR",
-        ));
+        return Err(Failure::new(Exit::Usage, "usage", "No host directory", "give --host-dir DIR"));
     };
     super::logging::start();
     let host_dir = super::server::directory(Some(host_dir))?;
-    towline_bootstrap::run(&host_dir)
-        .await
-        .map_err(|error| failed("enrol", &host_dir).caused_by(&error))?;
+    towline_bootstrap::run(&host_dir).await.map_err(|error| failed("enrol", &host_dir).caused_by(&error))?;
     let shutdown = CancellationToken::new();
     let exe = std::env::current_exe().map_err(|error| failed("run", &host_dir).because(error))?;
-    let runner = RunnerProgram {
-        exe,
-        args: vec!["agent".to_owned(), "runner".to_owned()],
-    };
-    let options = AgentOptions {
-        host_dir: host_dir.clone(),
-        runner,
-        shutdown: shutdown.clone(),
-    };
+    let runner = RunnerProgram { exe, args: vec!["agent".to_owned(), "runner".to_owned()] };
+    let options = AgentOptions { host_dir: host_dir.clone(), runner, shutdown: shutdown.clone() };
     let mut running = tokio::spawn(towline_agent::run(options));
     let ended = tokio::select! {
         // Cancel-safe: a handle that is not finished is awaited again below.

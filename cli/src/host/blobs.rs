@@ -114,12 +114,7 @@ impl BlobProcess {
     pub async fn start(data_dir: &Path, listen: SocketAddr) -> Outcome<Self> {
         let (mut child, address) = spawn(data_dir, listen).await?;
         let pipe = child.stdin.take();
-        Ok(Self {
-            data_dir: data_dir.to_owned(),
-            child,
-            pipe,
-            address,
-        })
+        Ok(Self { data_dir: data_dir.to_owned(), child, pipe, address })
     }
 
     /// Its process.
@@ -150,10 +145,7 @@ impl BlobProcess {
     /// Close its standard input, wait, then kill.
     pub async fn stop(mut self) {
         drop(self.pipe.take());
-        if tokio::time::timeout(END_LIMIT, self.child.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(END_LIMIT, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
     }
@@ -177,10 +169,7 @@ async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAdd
     let mut line = String::new();
     let mut reader = BufReader::new(stdout.take(4096));
     let read = tokio::time::timeout(READY_LIMIT, reader.read_line(&mut line)).await;
-    let ready: Option<ReadyLine> = read
-        .ok()
-        .and_then(Result::ok)
-        .and_then(|_| serde_json::from_str(&line).ok());
+    let ready: Option<ReadyLine> = read.ok().and_then(Result::ok).and_then(|_| serde_json::from_str(&line).ok());
     match ready {
         Some(ready) => Ok((child, ready.listening)),
         None => {

@@ -64,24 +64,13 @@ fn belongs(seen: &Seen<'_>, data_dir: &Path, own_exe: &Path) -> bool {
         return true;
     }
     let ours = seen.exe.is_some_and(|exe| exe == own_exe) && serves(seen.arguments);
-    let about = seen
-        .arguments
-        .iter()
-        .skip(1)
-        .any(|argument| inside(argument));
-    ours && (about
-        || seen
-            .directory
-            .is_some_and(|path| path.starts_with(data_dir)))
+    let about = seen.arguments.iter().skip(1).any(|argument| inside(argument));
+    ours && (about || seen.directory.is_some_and(|path| path.starts_with(data_dir)))
 }
 
 /// Whether these are the arguments of a long-running part: an agent, a runner, a server, a blob store.
 fn serves(arguments: &[String]) -> bool {
-    let mut words = arguments
-        .iter()
-        .skip(1)
-        .map(String::as_str)
-        .filter(|word| !word.starts_with('-'));
+    let mut words = arguments.iter().skip(1).map(String::as_str).filter(|word| !word.starts_with('-'));
     match words.next() {
         Some("agent") => true,
         Some("server") => matches!(words.next(), Some("blobs" | "run")),
@@ -96,12 +85,8 @@ pub fn leftovers(data_dir: &Path) -> Vec<Leftover> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != own)
-        .filter_map(|pid| inspect(pid, data_dir, &own_exe))
-        .collect()
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != own).filter_map(|pid| inspect(pid, data_dir, &own_exe)).collect()
 }
 
 fn inspect(pid: u32, data_dir: &Path, own_exe: &Path) -> Option<Leftover> {
@@ -115,36 +100,18 @@ fn inspect(pid: u32, data_dir: &Path, own_exe: &Path) -> Option<Leftover> {
     // Unreadable links belong to processes of other users, or to zombies: not ours to end.
     let exe = std::fs::read_link(proc.join("exe")).ok()?;
     let directory = std::fs::read_link(proc.join("cwd")).ok();
-    let seen = Seen {
-        arguments: &arguments,
-        exe: Some(&exe),
-        directory: directory.as_deref(),
-    };
+    let seen = Seen { arguments: &arguments, exe: Some(&exe), directory: directory.as_deref() };
     if !belongs(&seen, data_dir, own_exe) {
         return None;
     }
-    let program = arguments
-        .iter()
-        .take(4)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(" ");
-    Some(Leftover {
-        pid,
-        start_time: start_time(pid)?,
-        program,
-    })
+    let program = arguments.iter().take(4).cloned().collect::<Vec<_>>().join(" ");
+    Some(Leftover { pid, start_time: start_time(pid)?, program })
 }
 
 /// The 22nd field of `/proc/<pid>/stat`; the second may hold spaces and brackets.
 fn start_time(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    text.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Wait until nothing is left; returns what is, at the deadline.
@@ -175,53 +142,25 @@ mod tests {
     use super::*;
 
     fn seen<'a>(arguments: &'a [String], exe: &'a str, directory: &'a str) -> Seen<'a> {
-        Seen {
-            arguments,
-            exe: Some(Path::new(exe)),
-            directory: Some(Path::new(directory)),
-        }
+        Seen { arguments, exe: Some(Path::new(exe)), directory: Some(Path::new(directory)) }
     }
 
     #[test]
     fn only_what_runs_from_the_directory_counts() {
         let (data, own) = (Path::new("/d/demo"), Path::new("/usr/bin/towline"));
-        let strings = |words: &[&str]| {
-            words
-                .iter()
-                .map(|word| (*word).to_owned())
-                .collect::<Vec<_>>()
-        };
+        let strings = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let agent = strings(&["towline", "agent", "--host-dir", "/d/demo/hosts/ho-a"]);
         assert!(belongs(&seen(&agent, "/usr/bin/towline", "/"), data, own));
-        let worker = strings(&[
-            "/d/demo/store/environments/ab/bin/python",
-            "-m",
-            "distributed",
-        ]);
-        assert!(belongs(
-            &seen(&worker, "/usr/bin/python3.11", "/"),
-            data,
-            own
-        ));
+        let worker = strings(&["/d/demo/store/environments/ab/bin/python", "-m", "distributed"]);
+        assert!(belongs(&seen(&worker, "/usr/bin/python3.11", "/"), data, own));
         let editor = strings(&["less", "/d/demo/logs/x.log"]);
-        assert!(!belongs(
-            &seen(&editor, "/usr/bin/less", "/d/demo"),
-            data,
-            own
-        ));
+        assert!(!belongs(&seen(&editor, "/usr/bin/less", "/d/demo"), data, own));
         let other = strings(&["towline", "agent", "--host-dir", "/d/demo2/hosts/ho-a"]);
         assert!(!belongs(&seen(&other, "/usr/bin/towline", "/"), data, own));
         assert!(!belongs(&seen(&[], "/usr/bin/python3", "/"), data, own));
         let typed = strings(&["towline", "demo", "--data-dir", "/d/demo"]);
         assert!(!belongs(&seen(&typed, "/usr/bin/towline", "/"), data, own));
-        let server = strings(&[
-            "towline",
-            "--json",
-            "server",
-            "run",
-            "--data-dir",
-            "/d/demo",
-        ]);
+        let server = strings(&["towline", "--json", "server", "run", "--data-dir", "/d/demo"]);
         assert!(belongs(&seen(&server, "/usr/bin/towline", "/"), data, own));
     }
 
@@ -230,29 +169,15 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let program = directory.path().join("sleep");
         std::os::unix::fs::symlink("/bin/sleep", &program).expect("symlink");
-        let mut child = std::process::Command::new(&program)
-            .arg("60")
-            .spawn()
-            .expect("spawn");
+        let mut child = std::process::Command::new(&program).arg("60").spawn().expect("spawn");
         // The name is there once the child has executed the program.
         let found = (0..100).find_map(|_| {
             std::thread::sleep(Duration::from_millis(20));
-            leftovers(directory.path())
-                .into_iter()
-                .find(|left| left.pid == child.id())
+            leftovers(directory.path()).into_iter().find(|left| left.pid == child.id())
         });
         let found = found.expect("found");
-        signal_all(
-            &[Leftover {
-                start_time: found.start_time + 1,
-                ..found.clone()
-            }],
-            Signal::KILL,
-        );
-        assert!(
-            child.try_wait().expect("wait").is_none(),
-            "another process with the same id is spared"
-        );
+        signal_all(&[Leftover { start_time: found.start_time + 1, ..found.clone() }], Signal::KILL);
+        assert!(child.try_wait().expect("wait").is_none(), "another process with the same id is spared");
         signal_all(&[found], Signal::KILL);
         child.wait().expect("wait");
     }

@@ -39,11 +39,7 @@ const OWN: [&str; 6] = ["server", "blobs", "hosts", "store", "logs", "profiles.t
 /// Run one of the commands.
 pub async fn run(command: ServerCommand, output: Output) -> Outcome<Exit> {
     match command {
-        ServerCommand::Init {
-            data_dir,
-            names,
-            person,
-        } => {
+        ServerCommand::Init { data_dir, names, person } => {
             init(&directory(data_dir)?, names, person, output).await?;
             Ok(Exit::Ok)
         }
@@ -60,13 +56,8 @@ pub fn directory(given: Option<PathBuf>) -> Outcome<PathBuf> {
         None => paths::data()?,
     };
     std::path::absolute(&path).map_err(|error| {
-        Failure::new(
-            Exit::Usage,
-            "data_dir",
-            format!("{} is no path", path.display()),
-            "give another --data-dir",
-        )
-        .because(error)
+        Failure::new(Exit::Usage, "data_dir", format!("{} is no path", path.display()), "give another --data-dir")
+            .because(error)
     })
 }
 
@@ -93,49 +84,28 @@ pub async fn initialise(
     let person = person
         .or_else(|| std::env::var("USER").ok().filter(|name| !name.is_empty()))
         .unwrap_or_else(|| "me".to_owned());
-    let options = InitOptions {
-        data_dir: data_dir.to_owned(),
-        names,
-        person,
-    };
-    towline_control_plane::init(&options)
-        .await
-        .map_err(|error| {
-            Failure::new(
-                Exit::Config,
-                "init_failed",
-                format!("Cannot make a server in {}", data_dir.display()),
-                "run `towline server reset` to delete an old one, or give another --data-dir",
-            )
-            .caused_by(&error)
-        })
+    let options = InitOptions { data_dir: data_dir.to_owned(), names, person };
+    towline_control_plane::init(&options).await.map_err(|error| {
+        Failure::new(
+            Exit::Config,
+            "init_failed",
+            format!("Cannot make a server in {}", data_dir.display()),
+            "run `towline server reset` to delete an old one, or give another --data-dir",
+        )
+        .caused_by(&error)
+    })
 }
 
-async fn init(
-    data_dir: &Path,
-    names: Vec<String>,
-    person: Option<String>,
-    output: Output,
-) -> Outcome<()> {
+async fn init(data_dir: &Path, names: Vec<String>, person: Option<String>, output: Output) -> Outcome<()> {
     let _lock = lock(data_dir)?;
     let made = initialise(data_dir, names, person).await?;
     output.value(&json!({
         "data_dir": data_dir, "workspace": made.workspace, "ca_sha256": made.ca_sha256, "token": made.token,
     }));
-    output.line(&format!(
-        "Made a server in {} (workspace {}).",
-        data_dir.display(),
-        made.workspace
-    ));
+    output.line(&format!("Made a server in {} (workspace {}).", data_dir.display(), made.workspace));
     output.line(&format!("Token, shown only now: {}", made.token));
-    output.line(&format!(
-        "Start it:   towline server run --data-dir {}",
-        data_dir.display()
-    ));
-    output.line(&format!(
-        "Log in:     towline login https://127.0.0.1:4410#sha256:{}",
-        made.ca_sha256
-    ));
+    output.line(&format!("Start it:   towline server run --data-dir {}", data_dir.display()));
+    output.line(&format!("Log in:     towline login https://127.0.0.1:4410#sha256:{}", made.ca_sha256));
     Ok(())
 }
 
@@ -152,11 +122,7 @@ async fn serve(arguments: ServerRunArguments, output: Output) -> Outcome<Exit> {
     let options = run_options(&arguments, &data_dir, blobs.address)?;
     let shutdown = CancellationToken::new();
     let (sender, ready) = oneshot::channel();
-    let mut running = tokio::spawn(towline_control_plane::run(
-        options,
-        sender,
-        shutdown.clone(),
-    ));
+    let mut running = tokio::spawn(towline_control_plane::run(options, sender, shutdown.clone()));
     let result = tokio::select! {
         // Cancel-safe: dropping it leaves control plane and blob store to the lines below, which stop them.
         result = hold(&data_dir, ready, &mut blobs, arguments.until_stdin_closes, output) => result,
@@ -187,32 +153,19 @@ fn check_initialised(data_dir: &Path) -> Outcome<()> {
         Exit::Config,
         "not_initialised",
         format!("There is no server in {}", data_dir.display()),
-        format!(
-            "run `towline server init --data-dir {}` first",
-            data_dir.display()
-        ),
+        format!("run `towline server init --data-dir {}` first", data_dir.display()),
     ))
 }
 
-fn run_options(
-    arguments: &ServerRunArguments,
-    data_dir: &Path,
-    blobs: SocketAddr,
-) -> Outcome<RunOptions> {
+fn run_options(arguments: &ServerRunArguments, data_dir: &Path, blobs: SocketAddr) -> Outcome<RunOptions> {
     let unusable = |error: std::io::Error| failed().because(error);
-    let tap = arguments
-        .tap()
-        .map(|file| towline_control_plane::run::tap_to_file(&file))
-        .transpose();
+    let tap = arguments.tap().map(|file| towline_control_plane::run::tap_to_file(&file)).transpose();
     Ok(RunOptions {
         data_dir: data_dir.to_owned(),
         people: arguments.people,
         agents: arguments.agents,
         blobs_url: format!("https://{blobs}"),
-        agent_program: arguments
-            .agent_program()
-            .map_or_else(std::env::current_exe, Ok)
-            .map_err(unusable)?,
+        agent_program: arguments.agent_program().map_or_else(std::env::current_exe, Ok).map_err(unusable)?,
         tap: tap.map_err(unusable)?,
     })
 }
@@ -251,22 +204,13 @@ async fn end_everything(data_dir: &Path, profile: Profile, blobs: Option<u32>) {
     match ended.await {
         Ok(clusters) => {
             let late = clusters.iter().filter(|cluster| !cluster.ended()).count();
-            tracing::info!(
-                clusters = clusters.len(),
-                late,
-                "standard input closed; clusters ended"
-            );
+            tracing::info!(clusters = clusters.len(), late, "standard input closed; clusters ended");
         }
         Err(failure) => {
             tracing::warn!(error = %failure, data_dir = %data_dir.display(), "cannot end the clusters");
         }
     }
-    let left = || {
-        ending::leftovers(data_dir)
-            .into_iter()
-            .filter(|one| Some(one.pid) != blobs)
-            .collect::<Vec<_>>()
-    };
+    let left = || ending::leftovers(data_dir).into_iter().filter(|one| Some(one.pid) != blobs).collect::<Vec<_>>();
     ending::signal_all(&left(), Signal::TERM);
     let grace = Instant::now() + GRACE;
     while !left().is_empty() && Instant::now() < grace {
@@ -277,22 +221,16 @@ async fn end_everything(data_dir: &Path, profile: Profile, blobs: Option<u32>) {
 
 /// Write the local profile, and print the one line. `run.json` is the control plane's own.
 fn announce(data_dir: &Path, ready: &Ready, output: Output) -> Outcome<Profile> {
-    let token = std::fs::read_to_string(data_dir.join("server/admin.token")).map_err(|error| {
-        failed().because(format!(
-            "{}: {error}",
-            data_dir.join("server/admin.token").display()
-        ))
-    })?;
+    let token = std::fs::read_to_string(data_dir.join("server/admin.token"))
+        .map_err(|error| failed().because(format!("{}: {error}", data_dir.join("server/admin.token").display())))?;
     let profile = Profile {
         url: ready.people_url.clone(),
         ca_file: Some(ready.ca_file.clone()),
         token: token.trim().to_owned(),
         workspace: None,
     };
-    let profiles = Profiles {
-        default: Some(PROFILE.to_owned()),
-        profile: [(PROFILE.to_owned(), profile.clone())].into(),
-    };
+    let profiles =
+        Profiles { default: Some(PROFILE.to_owned()), profile: [(PROFILE.to_owned(), profile.clone())].into() };
     profiles.save(&data_dir.join("profiles.toml"))?;
     output.value(ready);
     output.line(&format!(
@@ -302,9 +240,7 @@ fn announce(data_dir: &Path, ready: &Ready, output: Output) -> Outcome<Profile> 
     Ok(profile)
 }
 
-fn judge<E: std::error::Error + 'static>(
-    ended: Result<Result<(), E>, tokio::task::JoinError>,
-) -> Outcome<Exit> {
+fn judge<E: std::error::Error + 'static>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> Outcome<Exit> {
     match ended {
         Ok(Ok(())) => Ok(Exit::Ok),
         Ok(Err(error)) => Err(failed().caused_by(&error)),
@@ -359,48 +295,25 @@ fn reset(data_dir: &Path, yes: bool, output: Output) -> Outcome<Exit> {
             "start the server, run `towline cluster stop` for each cluster, then reset",
         ));
     }
-    let there: Vec<PathBuf> = OWN
-        .iter()
-        .map(|name| data_dir.join(name))
-        .filter(|path| path.exists())
-        .collect();
+    let there: Vec<PathBuf> = OWN.iter().map(|name| data_dir.join(name)).filter(|path| path.exists()).collect();
     if !yes && !there.is_empty() {
-        let names: Vec<String> = there
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
+        let names: Vec<String> = there.iter().map(|path| path.display().to_string()).collect();
         return Err(Failure::new(
             Exit::Refused,
             "confirmation_missing",
-            format!(
-                "This deletes keys, records, logs and environments: {}",
-                names.join(", ")
-            ),
+            format!("This deletes keys, records, logs and environments: {}", names.join(", ")),
             "add --yes to do it",
         ));
     }
     for path in &there {
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(path)
-        } else {
-            std::fs::remove_file(path)
-        };
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
         removed.map_err(|error| {
-            Failure::new(
-                Exit::Failed,
-                "reset_failed",
-                format!("Cannot delete {}", path.display()),
-                "delete it by hand",
-            )
-            .because(error)
+            Failure::new(Exit::Failed, "reset_failed", format!("Cannot delete {}", path.display()), "delete it by hand")
+                .because(error)
         })?;
     }
     output.value(&json!({ "deleted": there }));
-    output.line(&format!(
-        "Deleted {} entries of {}.",
-        there.len(),
-        data_dir.display()
-    ));
+    output.line(&format!("Deleted {} entries of {}.", there.len(), data_dir.display()));
     Ok(Exit::Ok)
 }
 
@@ -426,16 +339,10 @@ mod tests {
         std::fs::create_dir_all(path.join("server")).expect("mkdir");
         std::fs::write(path.join("thesis.tex"), "x").expect("write");
         let output = Output::new(false);
-        assert_eq!(
-            reset(path, false, output).expect_err("asks").exit,
-            Exit::Refused
-        );
+        assert_eq!(reset(path, false, output).expect_err("asks").exit, Exit::Refused);
         assert!(path.join("server").exists());
         reset(path, true, output).expect("resets");
         assert!(!path.join("server").exists() && path.join("thesis.tex").exists());
-        assert!(
-            reset(path, false, output).is_ok(),
-            "nothing to delete needs no confirmation"
-        );
+        assert!(reset(path, false, output).is_ok(), "nothing to delete needs no confirmation");
     }
 }

@@ -50,13 +50,11 @@ async fn closed(stdin: Option<oneshot::Receiver<()>>) {
 /// A thread reads standard input to its end. It cannot be joined while the pipe stays open, so it holds nothing.
 fn stdin_closed() -> oneshot::Receiver<()> {
     let (sender, receiver) = oneshot::channel();
-    let spawned = std::thread::Builder::new()
-        .name("stdin-watch".to_owned())
-        .spawn(move || {
-            let mut buffer = [0u8; 256];
-            while !matches!(std::io::stdin().lock().read(&mut buffer), Ok(0) | Err(_)) {}
-            let _ = sender.send(());
-        });
+    let spawned = std::thread::Builder::new().name("stdin-watch".to_owned()).spawn(move || {
+        let mut buffer = [0u8; 256];
+        while !matches!(std::io::stdin().lock().read(&mut buffer), Ok(0) | Err(_)) {}
+        let _ = sender.send(());
+    });
     if let Err(error) = spawned {
         tracing::warn!(%error, "cannot watch standard input");
     }

@@ -49,13 +49,9 @@ async fn presented(url: &url::Url) -> Result<Vec<CertificateDer<'static>>, Strin
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = ServerName::try_from(bare.to_owned()).map_err(|error| error.to_string())?;
     let looker = Arc::new(Looker::default());
-    let config = ClientConfig::builder()
-        .dangerous()
-        .with_custom_certificate_verifier(looker.clone())
-        .with_no_client_auth();
-    let stream = TcpStream::connect((bare, port))
-        .await
-        .map_err(|error| error.to_string())?;
+    let config =
+        ClientConfig::builder().dangerous().with_custom_certificate_verifier(looker.clone()).with_no_client_auth();
+    let stream = TcpStream::connect((bare, port)).await.map_err(|error| error.to_string())?;
     tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
@@ -65,19 +61,10 @@ async fn presented(url: &url::Url) -> Result<Vec<CertificateDer<'static>>, Strin
 }
 
 fn pick(presented: &[CertificateDer<'static>], fingerprint: &Digest) -> Option<String> {
-    let found = presented
-        .iter()
-        .find(|certificate| Digest::of(certificate) == *fingerprint)?;
+    let found = presented.iter().find(|certificate| Digest::of(certificate) == *fingerprint)?;
     let base64 = STANDARD.encode(found);
-    let lines: Vec<&str> = base64
-        .as_bytes()
-        .chunks(64)
-        .filter_map(|line| std::str::from_utf8(line).ok())
-        .collect();
-    Some(format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-        lines.join("\n")
-    ))
+    let lines: Vec<&str> = base64.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    Some(format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n")))
 }
 
 /// Looks at the chain and believes nothing: the connection it lets through carries no data.
@@ -95,9 +82,7 @@ impl ServerCertVerifier for Looker {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain = std::iter::once(end_entity)
-            .chain(intermediates)
-            .map(|one| one.clone().into_owned());
+        let chain = std::iter::once(end_entity).chain(intermediates).map(|one| one.clone().into_owned());
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = chain.collect();
         Ok(ServerCertVerified::assertion())
     }
@@ -121,27 +106,83 @@ impl ServerCertVerifier for Looker {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpListener;
+    use towline_protocol::time::UnixSeconds;
+    use towline_transport::TlsIdentity;
+    use towline_transport::authority::{Authority, CertificateRequest};
+    use towline_transport::keys::KeyPair;
+    use towline_transport::server::{ClientCertificates, server_config};
+
+    const ERA: (UnixSeconds, UnixSeconds) = (UnixSeconds(1_700_000_000), UnixSeconds(4_000_000_000));
+
+    /// A TLS server that shakes hands once, with or without its CA in the chain.
+    async fn server(authority: &Authority, with_ca: bool) -> url::Url {
+        towline_transport::install_crypto_provider();
+        let key = KeyPair::generate().expect("key");
+        let request = CertificateRequest {
+            spki: key.spki(),
+            common_name: "people".to_owned(),
+            uris: Vec::new(),
+            dns_names: Vec::new(),
+            ip_addresses: vec![std::net::IpAddr::from([127, 0, 0, 1])],
+            server: true,
+            client: false,
+            not_before: ERA.0,
+            not_after: ERA.1,
+        };
+        let mut chain_pem = authority.issue(&request).expect("leaf");
+        if with_ca {
+            chain_pem.push_str(authority.certificate_pem());
+        }
+        let identity = TlsIdentity { chain_pem, key_pem: key.to_pem().to_string() };
+        let config = server_config(&identity, ClientCertificates::Ignored).expect("configuration");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("accept");
+            let stream = tokio_rustls::TlsAcceptor::from(config).accept(stream).await;
+            // Held until the client has looked.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            drop(stream);
+        });
+        format!("https://{address}").parse().expect("url")
+    }
+
+    #[tokio::test]
+    async fn the_presented_ca_of_the_fingerprint_is_pinned() {
+        let authority = Authority::create("test", ERA.0, ERA.1).expect("authority");
+        let fingerprint = authority.certificate_sha256();
+        let pem = fetch(&server(&authority, true).await, &fingerprint).await.expect("pinned");
+        assert!(towline_transport::client::http_client(&pem, None).is_ok());
+        let words = |pem: &str| pem.split_whitespace().collect::<String>();
+        assert_eq!(words(&pem), words(authority.certificate_pem()));
+    }
+
+    #[tokio::test]
+    async fn another_ca_and_a_chain_without_one_are_refused() {
+        let authority = Authority::create("test", ERA.0, ERA.1).expect("authority");
+        let other = Authority::create("other", ERA.0, ERA.1).expect("authority");
+        let fingerprint = authority.certificate_sha256();
+        for (authority, with_ca) in [(&other, true), (&authority, false)] {
+            let url = server(authority, with_ca).await;
+            let failure = fetch(&url, &fingerprint).await.expect_err("refused");
+            assert_eq!((failure.exit, failure.code.as_str()), (Exit::Refused, "fingerprint_mismatch"));
+        }
+    }
 
     #[test]
     fn only_the_certificate_of_the_fingerprint_is_taken() {
-        let chain = [
-            CertificateDer::from(vec![1u8; 90]),
-            CertificateDer::from(vec![2u8; 90]),
-        ];
+        let chain = [CertificateDer::from(vec![1u8; 90]), CertificateDer::from(vec![2u8; 90])];
         let pem = pick(&chain, &Digest::of(&[2u8; 90])).expect("found");
-        assert!(
-            pem.starts_with("-----BEGIN CERTIFICATE-----\n")
-                && pem.lines().all(|line| line.len() <= 64)
-        );
+        assert!(pem.starts_with("-----BEGIN CERTIFICATE-----\n"));
+        assert!(pem.lines().all(|line| line.len() <= 64));
         assert_eq!(pick(&chain, &Digest::of(b"other")), None);
     }
 }

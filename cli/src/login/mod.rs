@@ -35,40 +35,19 @@ pub async fn run(arguments: &LoginArguments, output: Output) -> Outcome<()> {
         None => None,
     };
     let token = prompt::token(&address.url).await?;
-    let ca_file = ca_pem
-        .as_deref()
-        .map(|pem| store_ca(&path, &arguments.name, pem))
-        .transpose()?;
+    let ca_file = ca_pem.as_deref().map(|pem| store_ca(&path, &arguments.name, pem)).transpose()?;
     let url = address.url.origin().ascii_serialization();
-    let mut profile = Profile {
-        url: url.clone(),
-        ca_file,
-        token,
-        workspace: None,
-    };
+    let mut profile = Profile { url: url.clone(), ca_file, token, workspace: None };
     let who = Api::new(profile.clone())?.whoami().await?.view;
     profile.workspace = Some(who.workspace.clone());
     profiles.profile.insert(arguments.name.clone(), profile);
-    profiles
-        .default
-        .get_or_insert_with(|| arguments.name.clone());
+    profiles.default.get_or_insert_with(|| arguments.name.clone());
     profiles.save(&path)?;
     output.value(&json!({ "profile": arguments.name, "url": url, "person": who.person, "workspace": who.workspace }));
-    output.line(&format!(
-        "Logged in to {url} as {} ({}), workspace {}.",
-        who.person, who.role, who.workspace
-    ));
-    output.line(&format!(
-        "Profile {:?} is in {}.",
-        arguments.name,
-        path.display()
-    ));
+    output.line(&format!("Logged in to {url} as {} ({}), workspace {}.", who.person, who.role, who.workspace));
+    output.line(&format!("Profile {:?} is in {}.", arguments.name, path.display()));
     if who.version != env!("CARGO_PKG_VERSION") {
-        crate::output::warn(&format!(
-            "the server is version {}, this is {}",
-            who.version,
-            env!("CARGO_PKG_VERSION")
-        ));
+        crate::output::warn(&format!("the server is version {}, this is {}", who.version, env!("CARGO_PKG_VERSION")));
     }
     Ok(())
 }
@@ -82,8 +61,7 @@ fn parse(text: &str) -> Outcome<Address> {
             "type `towline login https://HOST:PORT#sha256:FINGERPRINT`, as the server printed it",
         )
     };
-    let mut url =
-        url::Url::parse(text).map_err(|error| wrong("That is not an address").because(error))?;
+    let mut url = url::Url::parse(text).map_err(|error| wrong("That is not an address").because(error))?;
     if url.scheme() != "https" || url.host_str().is_none() {
         return Err(wrong("The address must begin with https://"));
     }
@@ -93,9 +71,8 @@ fn parse(text: &str) -> Outcome<Address> {
     let fingerprint = match url.fragment() {
         None => None,
         Some(fragment) => {
-            let hex = fragment
-                .strip_prefix("sha256:")
-                .ok_or_else(|| wrong("The part after # must begin with sha256:"))?;
+            let hex =
+                fragment.strip_prefix("sha256:").ok_or_else(|| wrong("The part after # must begin with sha256:"))?;
             let digest = hex.to_ascii_lowercase().parse::<Digest>();
             Some(digest.map_err(|_| wrong("The fingerprint is not 64 hexadecimal digits"))?)
         }
@@ -106,18 +83,12 @@ fn parse(text: &str) -> Outcome<Address> {
 
 /// The CA's certificate is no secret, but its file decides who is trusted, so it lies beside the profiles, 0600.
 fn store_ca(profiles: &Path, name: &str, pem: &str) -> Outcome<PathBuf> {
-    let directory = profiles
-        .parent()
-        .filter(|path| !path.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let directory = profiles.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |error: std::io::Error| {
         Failure::new(
             Exit::Config,
             "ca_not_written",
-            format!(
-                "Cannot write the CA certificate into {}",
-                directory.display()
-            ),
+            format!("Cannot write the CA certificate into {}", directory.display()),
             "check that the directory is yours, or set TOWLINE_CONFIG to another file",
         )
         .because(error)
@@ -135,20 +106,10 @@ mod tests {
     #[test]
     fn reads_address_and_fingerprint() {
         let hex = "ab".repeat(32);
-        let address = parse(&format!(
-            "https://h.example:4410#sha256:{}",
-            hex.to_uppercase()
-        ))
-        .expect("parses");
+        let address = parse(&format!("https://h.example:4410#sha256:{}", hex.to_uppercase())).expect("parses");
         assert_eq!(address.url.as_str(), "https://h.example:4410/");
-        assert_eq!(
-            address.fingerprint.map(|digest| digest.to_string()),
-            Some(hex)
-        );
-        assert_eq!(
-            parse("https://h.example").expect("parses").fingerprint,
-            None
-        );
+        assert_eq!(address.fingerprint.map(|digest| digest.to_string()), Some(hex));
+        assert_eq!(parse("https://h.example").expect("parses").fingerprint, None);
     }
 
     #[test]

@@ -10,10 +10,7 @@ const MAX_TOKEN: u64 = 4096;
 /// Ask for the token.
 pub async fn token(url: &url::Url) -> Outcome<String> {
     let text = if std::io::stdin().is_terminal() {
-        eprint!(
-            "Token for {} (not shown): ",
-            url.origin().ascii_serialization()
-        );
+        eprint!("Token for {} (not shown): ", url.origin().ascii_serialization());
         let _ = std::io::stderr().flush();
         let silence = Silence::begin();
         let text = line().await;
@@ -54,10 +51,7 @@ async fn line() -> Outcome<String> {
 
 fn check(token: &str) -> Outcome<String> {
     let fits = token.strip_prefix("tl_").is_some_and(|rest| {
-        rest.len() == 43
-            && rest
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        rest.len() == 43 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     });
     if fits {
         return Ok(token.to_owned());
@@ -105,11 +99,7 @@ impl Drop for Silence {
     fn drop(&mut self) {
         #[cfg(unix)]
         if let Some(before) = &self.before {
-            let _ = rustix::termios::tcsetattr(
-                std::io::stdin(),
-                rustix::termios::OptionalActions::Now,
-                before,
-            );
+            let _ = rustix::termios::tcsetattr(std::io::stdin(), rustix::termios::OptionalActions::Now, before);
         }
     }
 }
