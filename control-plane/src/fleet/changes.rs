@@ -2,10 +2,7 @@
 
 use super::observed::reach;
 use super::reconcile::Action;
-use crate::model::{
-    ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, Reason, StartPhase,
-    Wish,
-};
+use crate::model::{ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, Reason, StartPhase, Wish};
 use crate::store::{Store, StoreError};
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::{ClusterId, Digest, HostId};
@@ -69,8 +66,7 @@ pub(super) async fn request_host(
 /// The id of a cluster's host in this place. Cluster ids hold the randomness.
 fn host_id(cluster: &ClusterId, role: RoleKind, ordinal: usize) -> HostId {
     let place = format!("towline-host-v0 {cluster} {} {ordinal}", role.as_str());
-    let digest =
-        hex::decode(Digest::of(place.as_bytes()).as_str()).expect("a digest is hexadecimal");
+    let digest = hex::decode(Digest::of(place.as_bytes()).as_str()).expect("a digest is hexadecimal");
     HostId::from_random(digest[..10].try_into().expect("a digest has 32 bytes"))
 }
 
@@ -82,9 +78,7 @@ pub(super) fn apply_to_cluster(record: &mut ClusterRecord, action: Action, now_m
             record.ended_at_ms = Some(now_ms);
         }
         Action::NoteCluster(reason) => record.reason = reason,
-        Action::RunCluster if record.state == ClusterState::Starting => {
-            record.state = ClusterState::Running
-        }
+        Action::RunCluster if record.state == ClusterState::Starting => record.state = ClusterState::Running,
         _ => {}
     }
 }

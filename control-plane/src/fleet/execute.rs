@@ -1,9 +1,7 @@
 //! Does what `reconcile` decided. Records change in transactions that look again before they write; calls of backends
 //! run beside the task, one for each host, each with a deadline.
 
-use super::changes::{
-    apply_to_cluster, apply_to_host, change_cluster, change_host, end_cluster, request_host,
-};
+use super::changes::{apply_to_cluster, apply_to_host, change_cluster, change_host, end_cluster, request_host};
 use super::observed::reach;
 use super::reconcile::Action;
 use super::task::Fleet;
@@ -51,11 +49,7 @@ enum Failed {
 
 impl Fleet {
     /// Do one thing. False: nothing changed, so that there is no point in looking again at once.
-    pub(super) async fn execute(
-        &mut self,
-        cluster: &ClusterRecord,
-        action: Action,
-    ) -> Result<bool, StoreError> {
+    pub(super) async fn execute(&mut self, cluster: &ClusterRecord, action: Action) -> Result<bool, StoreError> {
         tracing::debug!(component = "fleet", cluster_id = %cluster.id, action = ?action, "acting");
         let store = self.parts.store.clone();
         let now_ms = clock::unix_ms();
@@ -65,26 +59,16 @@ impl Fleet {
             Action::CreateHost(host) => Ok(self.start_create(cluster, &host)),
             Action::DestroyHost(host) => Ok(self.start_named(Operation::Destroy, cluster, &host)),
             Action::RestartHost(host) => {
-                self.calls
-                    .restarts_ms
-                    .entry(host.clone())
-                    .or_default()
-                    .push(now_ms);
+                self.calls.restarts_ms.entry(host.clone()).or_default().push(now_ms);
                 Ok(self.start_named(Operation::Restart, cluster, &host))
             }
             Action::EndCluster(reason) => end_cluster(&store, cluster, reason).await,
             Action::FinishCluster(_) | Action::RunCluster | Action::NoteCluster(_) => {
-                change_cluster(&store, &cluster.id, |record| {
-                    apply_to_cluster(record, action, now_ms)
-                })
-                .await
+                change_cluster(&store, &cluster.id, |record| apply_to_cluster(record, action, now_ms)).await
             }
             Action::MarkEnded(ref host) => {
                 let host = host.clone();
-                let changed = change_host(&store, &host, |record| {
-                    apply_to_host(record, action, now_ms)
-                })
-                .await?;
+                let changed = change_host(&store, &host, |record| apply_to_host(record, action, now_ms)).await?;
                 // Its session, if one is left, learns that it may no longer speak.
                 self.parts.sessions.poke(&host);
                 Ok(changed)
@@ -94,45 +78,28 @@ impl Fleet {
             | Action::MarkUp(ref host)
             | Action::NoteHost(ref host, _) => {
                 let host = host.clone();
-                change_host(&store, &host, |record| {
-                    apply_to_host(record, action, now_ms)
-                })
-                .await
+                change_host(&store, &host, |record| apply_to_host(record, action, now_ms)).await
             }
         }
     }
 
     /// A cluster whose backend is not here cannot live. True: it was brought to its end just now.
-    pub(super) async fn end_without_backend(
-        &self,
-        cluster: &ClusterRecord,
-    ) -> Result<bool, StoreError> {
+    pub(super) async fn end_without_backend(&self, cluster: &ClusterRecord) -> Result<bool, StoreError> {
         let ending = cluster.state.is_terminal() || cluster.state == ClusterState::Stopping;
         if ending || self.parts.backends.named(&cluster.backend).is_some() {
             return Ok(false);
         }
-        end_cluster(
-            &self.parts.store,
-            cluster,
-            Some(reasons::no_backend(&cluster.backend)),
-        )
-        .await
+        end_cluster(&self.parts.store, cluster, Some(reasons::no_backend(&cluster.backend))).await
     }
 
-    async fn choose_address(
-        &mut self,
-        cluster: &ClusterRecord,
-        avoid: Option<u16>,
-    ) -> Result<bool, StoreError> {
+    async fn choose_address(&mut self, cluster: &ClusterRecord, avoid: Option<u16>) -> Result<bool, StoreError> {
         let store = self.parts.store.clone();
         let Some(backend) = self.parts.backends.named(&cluster.backend).cloned() else {
             return Ok(false);
         };
         let live = store.clusters(None, false).await?;
-        let mut taken: BTreeSet<u16> = live
-            .iter()
-            .filter_map(|cluster| content::port(cluster.scheduler.as_ref()?))
-            .collect();
+        let mut taken: BTreeSet<u16> =
+            live.iter().filter_map(|cluster| content::port(cluster.scheduler.as_ref()?)).collect();
         taken.extend(avoid);
         let call = self.parts.settings.backend_call;
         let chosen = match timeout(call, backend.scheduler_address(&taken)).await {
@@ -175,12 +142,7 @@ impl Fleet {
         self.start(Operation::Create, &cluster.backend, host, Some(user_data))
     }
 
-    fn start_named(
-        &mut self,
-        operation: Operation,
-        cluster: &ClusterRecord,
-        host: &HostId,
-    ) -> bool {
+    fn start_named(&mut self, operation: Operation, cluster: &ClusterRecord, host: &HostId) -> bool {
         self.start(operation, &cluster.backend, host, None)
     }
 
@@ -199,32 +161,21 @@ impl Fleet {
             return false;
         }
         let (store, host) = (self.parts.store.clone(), host.clone());
-        let (limit, life) = (
-            self.parts.settings.backend_call,
-            self.parts.settings.token_life,
-        );
+        let (limit, life) = (self.parts.settings.backend_call, self.parts.settings.token_life);
         self.calls.running.spawn(async move {
             let work = call(operation, &store, backend, &host, user_data, life);
             let result = match timeout(limit, work).await {
                 Ok(result) => result,
                 Err(_) => Err(BackendError::Deadline(limit.as_secs()).into()),
             };
-            Done {
-                operation,
-                host,
-                result,
-            }
+            Done { operation, host, result }
         });
         true
     }
 
     /// Take in the end of a call.
     pub(super) async fn finish(&mut self, done: Done) {
-        let Done {
-            operation,
-            host,
-            result,
-        } = done;
+        let Done { operation, host, result } = done;
         self.calls.busy.remove(&host);
         self.calls.unsure.insert(host.clone());
         self.observe_again();
@@ -237,9 +188,7 @@ impl Fleet {
                     .update_host(&host, |record| match (operation, made) {
                         (Operation::Create, Some(made)) => {
                             record.backend = Some(made);
-                            record
-                                .reason
-                                .take_if(|reason| reason.code == "backend_refused");
+                            record.reason.take_if(|reason| reason.code == "backend_refused");
                             reach(record, StartPhase::Created, now_ms);
                         }
                         (Operation::Restart, _) => {
@@ -252,9 +201,7 @@ impl Fleet {
                     .await
             }
             Err(error) => {
-                self.calls
-                    .cooling
-                    .insert(host.clone(), Instant::now() + self.parts.settings.tick);
+                self.calls.cooling.insert(host.clone(), Instant::now() + self.parts.settings.tick);
                 let error = crate::api::chain(&error);
                 tracing::warn!(component = "fleet", host_id = %host, operation = ?operation, error, "backend call failed; it is made again");
                 let refused = reasons::backend_refused(&host, &error);
@@ -291,13 +238,7 @@ async fn call(
             if let Some(token) = &user_data.token {
                 let hash = Digest::of(token.as_bytes());
                 let expires_at = clock::unix_now().plus(token_life);
-                store
-                    .put_token(TokenRecord {
-                        hash,
-                        host: host.clone(),
-                        expires_at,
-                    })
-                    .await?;
+                store.put_token(TokenRecord { hash, host: host.clone(), expires_at }).await?;
             }
             Ok(Some(backend.create(user_data).await?))
         }

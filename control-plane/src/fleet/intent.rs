@@ -35,9 +35,7 @@ impl Wanted {
             port: cluster.scheduler.as_ref().and_then(content::port),
             has_address: cluster.scheduler.is_some(),
             idle_after: cluster.terms.idle_after,
-            ends_at_ms: cluster
-                .created_at_ms
-                .saturating_add(cluster.terms.max_lifetime.saturating_mul(1000)),
+            ends_at_ms: cluster.created_at_ms.saturating_add(cluster.terms.max_lifetime.saturating_mul(1000)),
         }
     }
 

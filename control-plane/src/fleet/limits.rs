@@ -70,10 +70,7 @@ impl Default for HostLimits {
 /// How many workers to ask for now: what is missing, but no more replacements than allowed.
 pub fn workers_to_request(wanted: u32, live: u32, failed: u32, replacements: u32) -> u32 {
     let missing = wanted.saturating_sub(live);
-    let allowed = wanted
-        .saturating_add(replacements)
-        .saturating_sub(failed)
-        .saturating_sub(live);
+    let allowed = wanted.saturating_add(replacements).saturating_sub(failed).saturating_sub(live);
     missing.min(allowed)
 }
 

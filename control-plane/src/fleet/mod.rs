@@ -76,22 +76,12 @@ pub struct FleetHandle(Arc<Nudges>);
 impl FleetHandle {
     /// Look at this cluster soon. Never waits and is never lost: nudges of one cluster fall together.
     pub fn nudge(&self, cluster: &ClusterId) {
-        self.0
-            .pending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(cluster.clone());
+        self.0.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster.clone());
         self.0.notify.notify_one();
     }
 
     fn take(&self) -> BTreeSet<ClusterId> {
-        std::mem::take(
-            &mut *self
-                .0
-                .pending
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        std::mem::take(&mut *self.0.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn nudged(&self) {

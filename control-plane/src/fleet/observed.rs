@@ -42,16 +42,12 @@ pub struct Observed {
 impl Observed {
     /// The scheduler's host, dead or alive.
     pub fn scheduler(&self) -> Option<&SeenHost> {
-        self.hosts
-            .iter()
-            .find(|host| host.record.role == RoleKind::Scheduler)
+        self.hosts.iter().find(|host| host.record.role == RoleKind::Scheduler)
     }
 
     /// Worker hosts, dead or alive.
     pub fn workers(&self) -> impl Iterator<Item = &SeenHost> {
-        self.hosts
-            .iter()
-            .filter(|host| host.record.role == RoleKind::Worker)
+        self.hosts.iter().filter(|host| host.record.role == RoleKind::Worker)
     }
 
     /// Hosts for which the backend may still hold something.
@@ -103,15 +99,8 @@ pub fn reach(host: &mut HostRecord, phase: StartPhase, at_ms: u64) {
         if reached(host, passed) {
             continue;
         }
-        let since = host
-            .phases
-            .last()
-            .map_or(host.created_at_ms, |timing| timing.reached_at_ms);
+        let since = host.phases.last().map_or(host.created_at_ms, |timing| timing.reached_at_ms);
         let reached_at_ms = at_ms.max(since);
-        host.phases.push(PhaseTiming {
-            phase: passed,
-            reached_at_ms,
-            millis: reached_at_ms - since,
-        });
+        host.phases.push(PhaseTiming { phase: passed, reached_at_ms, millis: reached_at_ms - since });
     }
 }

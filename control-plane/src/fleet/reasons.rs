@@ -10,11 +10,7 @@ use towline_protocol::report::{EndReason, Failure, FailureKind};
 const SUBJECT_LIMIT: usize = 120;
 
 fn reason(code: &str, message: impl Into<String>, remedy: impl Into<String>) -> Reason {
-    Reason {
-        code: code.to_owned(),
-        message: message.into(),
-        remedy: remedy.into(),
-    }
+    Reason { code: code.to_owned(), message: message.into(), remedy: remedy.into() }
 }
 
 /// Codes of ends that were asked for, by a person or by a rule the person set. Everything else is a failure.
@@ -35,12 +31,9 @@ pub fn of_failure(host: &HostId, role: RoleKind, failure: &Failure, running: boo
 }
 
 fn failure_words(host: &HostId, failure: &Failure) -> Reason {
-    let subject = failure
-        .subject
-        .as_deref()
-        .map(plain)
-        .filter(|subject| !subject.is_empty());
-    let of = |fallback: &str| subject.clone().unwrap_or_else(|| fallback.to_owned());
+    let subject = failure.subject.as_deref().map(plain).filter(|subject| !subject.is_empty());
+    // A name or number with its own space, or nothing.
+    let named = subject.as_deref().map(|subject| format!(" {subject}")).unwrap_or_default();
     match failure.kind {
         FailureKind::AdoptionFailed => reason(
             "adoption_failed",
@@ -64,15 +57,12 @@ fn failure_words(host: &HostId, failure: &Failure) -> Reason {
         ),
         FailureKind::PortTaken => reason(
             "port_taken",
-            format!(
-                "the scheduler's port {} on {host} is taken by another program, after several tries",
-                of("")
-            ),
+            format!("the scheduler's port{named} on {host} is taken by another program, after several tries"),
             "Free ports in 20000–29999 and make the cluster again",
         ),
         FailureKind::ProcessExited => reason(
             "process_exited",
-            format!("the Dask process {} of {host} exited by itself", of("")),
+            format!("the Dask process{named} of {host} exited by itself"),
             "Read the last lines of its log: `towline cluster show` says where they lie",
         ),
         FailureKind::SchedulerLost => scheduler_lost("its host says so"),
@@ -86,17 +76,12 @@ fn environment_words(host: &HostId, kind: FailureKind, subject: Option<&str>) ->
     match kind {
         FailureKind::BlobUnavailable => reason(
             "blob_unavailable",
-            format!(
-                "{host} could not fetch {} from the blob store",
-                subject.unwrap_or("a file")
-            ),
+            format!("{host} could not fetch {} from the blob store", subject.unwrap_or("a file")),
             "Check that the blob store runs and has disk space, then make the cluster again: what is missing is uploaded again",
         ),
         FailureKind::HashMismatch => reason(
             "hash_mismatch",
-            format!(
-                "{package} does not have the hash that was locked; nothing of it was installed"
-            ),
+            format!("{package} does not have the hash that was locked; nothing of it was installed"),
             "The index serves another file than before. Make the cluster again to lock anew, and ask who changed the file",
         ),
         FailureKind::IndexUnreachable => reason(
@@ -106,17 +91,12 @@ fn environment_words(host: &HostId, kind: FailureKind, subject: Option<&str>) ->
         ),
         FailureKind::IndexUntrusted => reason(
             "index_untrusted",
-            format!(
-                "{host} does not trust the certificate of the package index that has {package}"
-            ),
+            format!("{host} does not trust the certificate of the package index that has {package}"),
             "Install the index's CA certificate in the system store of the host",
         ),
         FailureKind::InterpreterMissing => reason(
             "interpreter_missing",
-            format!(
-                "{host} has no {}",
-                subject.unwrap_or("interpreter of the exact version")
-            ),
+            format!("{host} has no {}", subject.unwrap_or("interpreter of the exact version")),
             "Install that Python version on the host, or run your program with one that the host has",
         ),
         FailureKind::PackageMissing => reason(
@@ -131,13 +111,8 @@ fn environment_words(host: &HostId, kind: FailureKind, subject: Option<&str>) ->
         ),
         _ => reason(
             "environment_failed",
-            format!(
-                "{host} could not install {}",
-                subject.unwrap_or("the environment")
-            ),
-            format!(
-                "See `towline host show {host}` and the host's agent.log; `towline env show` lists the packages"
-            ),
+            format!("{host} could not install {}", subject.unwrap_or("the environment")),
+            format!("See `towline host show {host}` and the host's agent.log; `towline env show` lists the packages"),
         ),
     }
 }
@@ -154,42 +129,30 @@ pub fn scheduler_lost(how: &str) -> Reason {
 /// A phase that takes too long.
 pub fn late(host: &HostId, phase: StartPhase, limit: Duration) -> Reason {
     let (code, what, remedy) = match phase {
-        StartPhase::Requested | StartPhase::Created => (
-            "created_late",
-            "was not made by the backend",
-            "Check the backend's quota and credentials",
-        ),
+        StartPhase::Requested | StartPhase::Created => {
+            ("created_late", "was not made by the backend", "Check the backend's quota and credentials")
+        }
         StartPhase::Booted => (
             "booted_late",
             "showed no sign of life",
             "Read the host's agent.log; check that it can reach the control plane",
         ),
-        StartPhase::Enrolled => (
-            "enrolled_late",
-            "got no session with the control plane",
-            "Check clock and network of the host",
-        ),
+        StartPhase::Enrolled => {
+            ("enrolled_late", "got no session with the control plane", "Check clock and network of the host")
+        }
         StartPhase::Synced => (
             "synced_late",
             "did not have its packages",
             "Check the package index and the blob store; large packages need a longer limit",
         ),
-        StartPhase::Launched => (
-            "launched_late",
-            "did not start its Dask process",
-            "Read the host's agent.log",
-        ),
+        StartPhase::Launched => ("launched_late", "did not start its Dask process", "Read the host's agent.log"),
         StartPhase::Joined => (
             "joined_late",
             "started its Dask process, which did not join the cluster",
             "Read the process's log; check that the scheduler's port can be reached",
         ),
     };
-    reason(
-        code,
-        format!("{host} {what} within {} s", limit.as_secs()),
-        remedy,
-    )
+    reason(code, format!("{host} {what} within {} s", limit.as_secs()), remedy)
 }
 
 /// The backend no longer has it.
@@ -223,9 +186,7 @@ pub fn banned(host: &HostId) -> Reason {
 pub fn agent_too_old(host: &HostId) -> Reason {
     reason(
         "agent_too_old",
-        format!(
-            "the agent of {host} speaks no version of the protocol that this control plane speaks"
-        ),
+        format!("the agent of {host} speaks no version of the protocol that this control plane speaks"),
         "Install the agent of the control plane's version: a new image, or a new `towline` program on this machine",
     )
 }
@@ -259,18 +220,9 @@ pub fn no_backend(name: &str) -> Reason {
 
 /// Workers fail as fast as they are replaced.
 pub fn workers_failing(failed: u32, last: Option<&Reason>) -> Reason {
-    let why = last
-        .map(|last| format!("; the last because {}", last.message))
-        .unwrap_or_default();
-    let remedy = last.map_or_else(
-        || "Read the hosts' logs".to_owned(),
-        |last| last.remedy.clone(),
-    );
-    reason(
-        "workers_failing",
-        format!("{failed} workers failed and no more are started{why}"),
-        remedy,
-    )
+    let why = last.map(|last| format!("; the last because {}", last.message)).unwrap_or_default();
+    let remedy = last.map_or_else(|| "Read the hosts' logs".to_owned(), |last| last.remedy.clone());
+    reason("workers_failing", format!("{failed} workers failed and no more are started{why}"), remedy)
 }
 
 /// A host ended by its own rule.
@@ -283,11 +235,7 @@ pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
             "no client was connected for as long as its owner allowed",
             "Make a new cluster when you need one",
         ),
-        EndReason::Assigned => reason(
-            "closed",
-            format!("{host} ended as it was told"),
-            "Nothing to do",
-        ),
+        EndReason::Assigned => reason("closed", format!("{host} ended as it was told"), "Nothing to do"),
         EndReason::AgentLost => reason(
             "agent_lost",
             format!("the agent of {host} was silent for too long"),
@@ -309,11 +257,7 @@ pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
 
 /// Nobody needed it.
 pub fn idle() -> Reason {
-    reason(
-        "idle",
-        "the cluster was idle for as long as its owner allowed",
-        "Make a new cluster when you need one",
-    )
+    reason("idle", "the cluster was idle for as long as its owner allowed", "Make a new cluster when you need one")
 }
 
 /// It lived as long as it may.
@@ -327,10 +271,7 @@ pub fn max_lifetime() -> Reason {
 
 /// A subject of a failure as it may be shown: printable, short, no control characters.
 fn plain(text: &str) -> String {
-    text.chars()
-        .filter(|c| c.is_ascii_graphic() || *c == ' ')
-        .take(SUBJECT_LIMIT)
-        .collect()
+    text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(SUBJECT_LIMIT).collect()
 }
 
 #[cfg(test)]
@@ -346,29 +287,17 @@ mod tests {
             retryable: false,
         };
         let reason = of_failure(&host, RoleKind::Worker, &failure, false);
-        assert!(
-            reason.message.starts_with("pandas==3.0[2J does not"),
-            "{}",
-            reason.message
-        );
+        assert!(reason.message.starts_with("pandas==3.0[2J does not"), "{}", reason.message);
     }
 
     #[test]
     fn a_running_scheduler_that_fails_is_a_lost_scheduler() {
         let host = HostId::from_random([1; 10]);
-        let failure = Failure {
-            kind: FailureKind::ProcessExited,
-            subject: None,
-            retryable: false,
-        };
-        assert_eq!(
-            of_failure(&host, RoleKind::Scheduler, &failure, true).code,
-            "scheduler_lost"
-        );
-        assert_eq!(
-            of_failure(&host, RoleKind::Scheduler, &failure, false).code,
-            "process_exited"
-        );
+        let failure = Failure { kind: FailureKind::ProcessExited, subject: None, retryable: false };
+        assert_eq!(of_failure(&host, RoleKind::Scheduler, &failure, true).code, "scheduler_lost");
+        let early = of_failure(&host, RoleKind::Scheduler, &failure, false);
+        assert_eq!(early.code, "process_exited");
+        assert!(!early.message.contains("  "), "{}", early.message);
     }
 
     #[test]

@@ -131,30 +131,14 @@ impl Fleet {
         match self.everything().await {
             Ok(clusters) => self.dirty.extend(clusters),
             Err(error) => {
-                tracing::error!(
-                    component = "fleet",
-                    error = crate::api::chain(&error),
-                    "clusters could not be read"
-                );
+                tracing::error!(component = "fleet", error = crate::api::chain(&error), "clusters could not be read");
             }
         }
     }
 
     async fn everything(&self) -> Result<BTreeSet<ClusterId>, StoreError> {
-        let live = self
-            .parts
-            .store
-            .clusters(None, false)
-            .await?
-            .into_iter()
-            .map(|cluster| cluster.id);
-        let with_hosts = self
-            .parts
-            .store
-            .all_live_hosts()
-            .await?
-            .into_iter()
-            .map(|host| host.cluster);
+        let live = self.parts.store.clusters(None, false).await?.into_iter().map(|cluster| cluster.id);
+        let with_hosts = self.parts.store.all_live_hosts().await?.into_iter().map(|host| host.cluster);
         Ok(live.chain(with_hosts).collect())
     }
 
@@ -164,12 +148,7 @@ impl Fleet {
         let mut found = BTreeSet::new();
         for backend in backends.all() {
             let seen = match timeout(self.parts.settings.backend_call, backend.observe()).await {
-                Ok(Ok(hosts)) => Some(
-                    hosts
-                        .into_iter()
-                        .map(|seen| (seen.host, seen.presence))
-                        .collect(),
-                ),
+                Ok(Ok(hosts)) => Some(hosts.into_iter().map(|seen| (seen.host, seen.presence)).collect()),
                 Ok(Err(error)) => {
                     tracing::warn!(
                         component = "fleet",
@@ -180,47 +159,24 @@ impl Fleet {
                     None
                 }
                 Err(_) => {
-                    tracing::warn!(
-                        component = "fleet",
-                        backend = backend.name(),
-                        "backend did not answer"
-                    );
+                    tracing::warn!(component = "fleet", backend = backend.name(), "backend did not answer");
                     None
                 }
             };
             let seen: Option<BTreeMap<HostId, Presence>> = seen;
-            found.extend(
-                seen.iter()
-                    .flat_map(|hosts| hosts.keys().cloned().map(|host| (backend.name(), host))),
-            );
+            found.extend(seen.iter().flat_map(|hosts| hosts.keys().cloned().map(|host| (backend.name(), host))));
             self.seen.by_backend.insert(backend.name(), seen);
         }
-        self.calls
-            .unsure
-            .retain(|host| self.calls.busy.contains(host));
+        self.calls.unsure.retain(|host| self.calls.busy.contains(host));
         if let Err(error) = self.find_strangers(found).await {
-            tracing::error!(
-                component = "fleet",
-                error = crate::api::chain(&error),
-                "live hosts could not be read"
-            );
+            tracing::error!(component = "fleet", error = crate::api::chain(&error), "live hosts could not be read");
         }
     }
 
     /// The janitor: what a backend holds and no record wants is destroyed, once it was seen twice.
-    async fn find_strangers(
-        &mut self,
-        found: BTreeSet<(&'static str, HostId)>,
-    ) -> Result<(), StoreError> {
+    async fn find_strangers(&mut self, found: BTreeSet<(&'static str, HostId)>) -> Result<(), StoreError> {
         // Read after the backends were asked: a host is written down before it is made.
-        let live: BTreeSet<HostId> = self
-            .parts
-            .store
-            .all_live_hosts()
-            .await?
-            .into_iter()
-            .map(|host| host.id)
-            .collect();
+        let live: BTreeSet<HostId> = self.parts.store.all_live_hosts().await?.into_iter().map(|host| host.id).collect();
         let before = std::mem::take(&mut self.seen.strangers);
         for (backend, host) in found {
             if live.contains(&host) || self.calls.busy.contains(&host) {
@@ -246,23 +202,13 @@ impl Fleet {
             }
             let hosts = self.parts.store.hosts_of(id).await?;
             let observed = self.observed(&cluster, hosts);
-            let actions = reconcile(
-                &Wanted::of(&cluster),
-                &observed,
-                &self.parts.settings,
-                clock::unix_ms(),
-            );
+            let actions = reconcile(&Wanted::of(&cluster), &observed, &self.parts.settings, clock::unix_ms());
             let mut acted = false;
             for action in actions {
                 acted |= self.execute(&cluster, action).await?;
             }
             if !acted {
-                return self
-                    .publish(
-                        &cluster,
-                        observed.hosts.into_iter().map(|seen| seen.record).collect(),
-                    )
-                    .await;
+                return self.publish(&cluster, observed.hosts.into_iter().map(|seen| seen.record).collect()).await;
             }
         }
         tracing::warn!(component = "fleet", cluster_id = %id, rounds = ROUNDS, "a pass did not come to rest; it goes on later");
@@ -271,16 +217,11 @@ impl Fleet {
 
     fn observed(&mut self, cluster: &ClusterRecord, hosts: Vec<HostRecord>) -> Observed {
         let now_ms = clock::unix_ms();
-        let window =
-            u64::try_from(self.parts.settings.hosts.restart_window.as_millis()).unwrap_or(u64::MAX);
+        let window = u64::try_from(self.parts.settings.hosts.restart_window.as_millis()).unwrap_or(u64::MAX);
         let now = Instant::now();
         self.calls.cooling.retain(|_, until| *until > now);
         let here = self.parts.backends.named(&cluster.backend).is_some();
-        let seen = self
-            .seen
-            .by_backend
-            .get(cluster.backend.as_str())
-            .and_then(Option::as_ref);
+        let seen = self.seen.by_backend.get(cluster.backend.as_str()).and_then(Option::as_ref);
         let hosts = hosts.into_iter().map(|record| {
             let id = &record.id;
             let busy = self.calls.busy.contains(id) || self.calls.cooling.contains_key(id);
@@ -299,18 +240,10 @@ impl Fleet {
                     self.calls.restarts_ms.remove(id);
                     None
                 }
-                _ => Some(
-                    *self
-                        .seen
-                        .ending_since_ms
-                        .entry(id.clone())
-                        .or_insert(now_ms),
-                ),
+                _ => Some(*self.seen.ending_since_ms.entry(id.clone()).or_insert(now_ms)),
             };
             let restarts = self.calls.restarts_ms.get(id).into_iter().flatten();
-            let recent_restarts = restarts
-                .filter(|at| now_ms.saturating_sub(**at) < window)
-                .count();
+            let recent_restarts = restarts.filter(|at| now_ms.saturating_sub(**at) < window).count();
             SeenHost {
                 presence,
                 busy,
@@ -319,24 +252,12 @@ impl Fleet {
                 record,
             }
         });
-        Observed {
-            hosts: hosts.collect(),
-        }
+        Observed { hosts: hosts.collect() }
     }
 
     /// Sign what changed, and let the sessions send it.
-    async fn publish(
-        &mut self,
-        cluster: &ClusterRecord,
-        hosts: Vec<HostRecord>,
-    ) -> Result<(), StoreError> {
-        let FleetParts {
-            store,
-            signer,
-            settings,
-            sessions,
-            ..
-        } = &self.parts;
+    async fn publish(&mut self, cluster: &ClusterRecord, hosts: Vec<HostRecord>) -> Result<(), StoreError> {
+        let FleetParts { store, signer, settings, sessions, .. } = &self.parts;
         let now = clock::unix_now();
         for host in hosts.iter().filter(|host| host.state.is_live()) {
             if publish::assignment(store, signer, &settings.policy, cluster, host, now).await? {
@@ -345,12 +266,7 @@ impl Fleet {
         }
         let clients = store.members_of(&cluster.id).await?;
         let held = cluster.roster.as_ref().map(|roster| roster.version);
-        let membership = Membership {
-            cluster,
-            hosts: &hosts,
-            clients: &clients,
-            held,
-        };
+        let membership = Membership { cluster, hosts: &hosts, clients: &clients, held };
         let due = match publish::roster_due(signer, membership, now) {
             RosterDue::Never => {
                 self.rosters_due.remove(&cluster.id);
@@ -359,10 +275,7 @@ impl Fleet {
             RosterDue::Now => Instant::now(),
             RosterDue::Soon => {
                 let company = Instant::now() + settings.roster_coalescing;
-                self.rosters_due
-                    .get(&cluster.id)
-                    .copied()
-                    .unwrap_or(company)
+                self.rosters_due.get(&cluster.id).copied().unwrap_or(company)
             }
         };
         if due > Instant::now() {

@@ -2,17 +2,14 @@
 
 use super::limits::FleetSettings;
 use crate::model::{
-    ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, StartPhase, Terms,
-    Wish, WorkerShape,
+    ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, StartPhase, Terms, Wish, WorkerShape,
 };
 use crate::settings::Settings;
 use crate::signer::content::AssignmentPolicy;
 use crate::store::{Store, WorkspaceRecord};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use towline_protocol::assignment::{
-    EnvironmentKind, EnvironmentSpec, Interpreter, RoleKind, SchedulerAddress,
-};
+use towline_protocol::assignment::{EnvironmentKind, EnvironmentSpec, Interpreter, RoleKind, SchedulerAddress};
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, VerifyingKey, WorkspaceId};
 
@@ -53,13 +50,7 @@ pub fn cluster(n: u8) -> ClusterRecord {
             },
             kind: EnvironmentKind::Wheels,
         },
-        worker: WorkerShape {
-            processes: 1,
-            threads: 2,
-            memory_limit: None,
-            nanny: true,
-            resources: Vec::new(),
-        },
+        worker: WorkerShape { processes: 1, threads: 2, memory_limit: None, nanny: true, resources: Vec::new() },
         n_workers: 2,
         terms: Terms {
             idle_after: Some(1200),
@@ -70,9 +61,7 @@ pub fn cluster(n: u8) -> ClusterRecord {
         wish: Wish::Run,
         state: ClusterState::Starting,
         reason: None,
-        scheduler: Some(SchedulerAddress {
-            addresses: vec!["tls://127.0.0.1:20001".to_owned()],
-        }),
+        scheduler: Some(SchedulerAddress { addresses: vec!["tls://127.0.0.1:20001".to_owned()] }),
         cluster_ca: None,
         roster: None,
         revision: 0,
@@ -83,14 +72,9 @@ pub fn cluster(n: u8) -> ClusterRecord {
 
 /// An empty store in `directory` that knows the test clusters' workspace.
 pub async fn store(directory: &Path) -> Store {
-    let store = Store::open(&directory.join("towline.db"))
-        .await
-        .expect("store");
-    let workspace = WorkspaceRecord {
-        id: WorkspaceId::from_random([1; 10]),
-        name: "test".to_owned(),
-        created_at_ms: 0,
-    };
+    let store = Store::open(&directory.join("towline.db")).await.expect("store");
+    let workspace =
+        WorkspaceRecord { id: WorkspaceId::from_random([1; 10]), name: "test".to_owned(), created_at_ms: 0 };
     store.put_workspace(workspace).await.expect("workspace");
     store
 }
@@ -118,9 +102,5 @@ pub fn host(n: u8, role: RoleKind) -> HostRecord {
 
 /// An envelope that nobody opens.
 pub fn envelope() -> Envelope {
-    Envelope {
-        payload_type: String::new(),
-        payload: String::new(),
-        signatures: Vec::new(),
-    }
+    Envelope { payload_type: String::new(), payload: String::new(), signatures: Vec::new() }
 }

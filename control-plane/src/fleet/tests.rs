@@ -4,9 +4,7 @@ use super::testing::{self, cluster, policy};
 use super::*;
 use crate::backends::{Backend, BackendError, ObservedHost};
 use crate::fleet::observed::{Presence, reach};
-use crate::model::{
-    BackendHandle, ClusterState, HostRecord, HostState, SignedAssignment, StartPhase, Wish,
-};
+use crate::model::{BackendHandle, ClusterState, HostRecord, HostState, SignedAssignment, StartPhase, Wish};
 use crate::signer::testing::signer;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -20,16 +18,9 @@ use towline_protocol::user_data::UserData;
 /// A stored assignment in this place; its bytes mean nothing.
 pub fn assignment_at(generation: u64) -> SignedAssignment {
     SignedAssignment {
-        position: Position {
-            epoch: Epoch(1),
-            generation: Generation(generation),
-        },
+        position: Position { epoch: Epoch(1), generation: Generation(generation) },
         content: Digest::of(&generation.to_be_bytes()),
-        envelope: Envelope {
-            payload_type: String::new(),
-            payload: String::new(),
-            signatures: Vec::new(),
-        },
+        envelope: Envelope { payload_type: String::new(), payload: String::new(), signatures: Vec::new() },
     }
 }
 
@@ -42,10 +33,7 @@ struct Memory {
 
 impl Memory {
     fn hosts(&self) -> BTreeMap<HostId, u32> {
-        self.hosts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -57,38 +45,20 @@ impl Backend for Memory {
     fn create(&self, user_data: UserData) -> BoxFuture<'_, Result<BackendHandle, BackendError>> {
         async move {
             // The host is there before the answer is: the moment in which a kill hurts.
-            *self
-                .hosts
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .entry(user_data.host.clone())
-                .or_default() += 1;
+            *self.hosts.lock().unwrap_or_else(PoisonError::into_inner).entry(user_data.host.clone()).or_default() += 1;
             tokio::time::sleep(self.delay).await;
-            Ok(BackendHandle {
-                reference: user_data.host.to_string(),
-                attempts: 1,
-            })
+            Ok(BackendHandle { reference: user_data.host.to_string(), attempts: 1 })
         }
         .boxed()
     }
 
     fn observe(&self) -> BoxFuture<'_, Result<Vec<ObservedHost>, BackendError>> {
-        let seen = self
-            .hosts()
-            .into_keys()
-            .map(|host| ObservedHost {
-                host,
-                presence: Presence::Running,
-            })
-            .collect();
+        let seen = self.hosts().into_keys().map(|host| ObservedHost { host, presence: Presence::Running }).collect();
         async move { Ok(seen) }.boxed()
     }
 
     fn destroy(&self, host: &HostId) -> BoxFuture<'_, Result<(), BackendError>> {
-        self.hosts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(host);
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
         async { Ok(()) }.boxed()
     }
 
@@ -96,19 +66,9 @@ impl Backend for Memory {
         async { Ok(()) }.boxed()
     }
 
-    fn scheduler_address(
-        &self,
-        taken: &BTreeSet<u16>,
-    ) -> BoxFuture<'_, Result<SchedulerAddress, BackendError>> {
-        let port = (20_000..)
-            .find(|port| !taken.contains(port))
-            .unwrap_or(20_000);
-        async move {
-            Ok(SchedulerAddress {
-                addresses: vec![format!("tls://127.0.0.1:{port}")],
-            })
-        }
-        .boxed()
+    fn scheduler_address(&self, taken: &BTreeSet<u16>) -> BoxFuture<'_, Result<SchedulerAddress, BackendError>> {
+        let port = (20_000..).find(|port| !taken.contains(port)).unwrap_or(20_000);
+        async move { Ok(SchedulerAddress { addresses: vec![format!("tls://127.0.0.1:{port}")] }) }.boxed()
     }
 }
 
@@ -135,15 +95,8 @@ impl World {
     async fn new(delay: Duration) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let store = testing::store(directory.path()).await;
-        let backend = Arc::new(Memory {
-            delay,
-            ..Memory::default()
-        });
-        Self {
-            store,
-            backend,
-            _directory: directory,
-        }
+        let backend = Arc::new(Memory { delay, ..Memory::default() });
+        Self { store, backend, _directory: directory }
     }
 
     fn fleet(&self, epoch: u64) -> Running {
@@ -167,11 +120,7 @@ impl World {
         };
         let shutdown = CancellationToken::new();
         let (handle, joined) = spawn(parts, shutdown.clone());
-        Running {
-            shutdown,
-            joined,
-            handle,
-        }
+        Running { shutdown, joined, handle }
     }
 
     async fn ask_for_cluster(&self) -> ClusterId {
@@ -179,10 +128,7 @@ impl World {
         record.created_at_ms = clock::unix_ms();
         record.scheduler = None;
         let id = record.id.clone();
-        self.store
-            .insert_cluster(record, None)
-            .await
-            .expect("inserted");
+        self.store.insert_cluster(record, None).await.expect("inserted");
         id
     }
 
@@ -191,12 +137,7 @@ impl World {
     }
 
     /// Wait until the hosts are as `fits` says.
-    async fn until(
-        &self,
-        cluster: &ClusterId,
-        what: &str,
-        fits: impl Fn(&[HostRecord]) -> bool,
-    ) -> Vec<HostRecord> {
+    async fn until(&self, cluster: &ClusterId, what: &str, fits: impl Fn(&[HostRecord]) -> bool) -> Vec<HostRecord> {
         for _ in 0..500 {
             let hosts = self.hosts(cluster).await;
             if fits(&hosts) {
@@ -209,12 +150,7 @@ impl World {
 
     async fn until_state(&self, cluster: &ClusterId, state: ClusterState) {
         for _ in 0..500 {
-            let record = self
-                .store
-                .cluster(cluster)
-                .await
-                .expect("read")
-                .expect("there");
+            let record = self.store.cluster(cluster).await.expect("read").expect("there");
             if record.state == state {
                 return;
             }
@@ -225,10 +161,7 @@ impl World {
 }
 
 fn all_made(hosts: &[HostRecord]) -> bool {
-    hosts.len() == 3
-        && hosts
-            .iter()
-            .all(|host| host.backend.is_some() && host.assignment.is_some())
+    hosts.len() == 3 && hosts.iter().all(|host| host.backend.is_some() && host.assignment.is_some())
 }
 
 #[tokio::test]
@@ -236,47 +169,23 @@ async fn a_cluster_gets_its_hosts_runs_and_ends() {
     let world = World::new(Duration::ZERO).await;
     let fleet = world.fleet(1);
     let id = world.ask_for_cluster().await;
-    let hosts = world
-        .until(&id, "three hosts with assignments", all_made)
-        .await;
-    assert!(hosts.iter().all(
-        |host| host.assignment.as_ref().map(|a| a.position.generation) == Some(Generation(1))
-    ));
+    let hosts = world.until(&id, "three hosts with assignments", all_made).await;
+    assert!(hosts.iter().all(|host| host.assignment.as_ref().map(|a| a.position.generation) == Some(Generation(1))));
     for host in &hosts {
         let now = clock::unix_ms();
-        world
-            .store
-            .update_host(&host.id, |host| reach(host, StartPhase::Joined, now))
-            .await
-            .expect("joined");
+        world.store.update_host(&host.id, |host| reach(host, StartPhase::Joined, now)).await.expect("joined");
     }
     world.until_state(&id, ClusterState::Running).await;
-    world
-        .store
-        .update_cluster(&id, |cluster| cluster.wish = Wish::End)
-        .await
-        .expect("closed");
+    world.store.update_cluster(&id, |cluster| cluster.wish = Wish::End).await.expect("closed");
     fleet.handle.nudge(&id);
     let ending = world
         .until(&id, "every host told to end", |hosts| {
-            hosts.iter().all(|host| {
-                host.assignment.as_ref().map(|a| a.position.generation) == Some(Generation(2))
-            })
+            hosts.iter().all(|host| host.assignment.as_ref().map(|a| a.position.generation) == Some(Generation(2)))
         })
         .await;
-    assert!(
-        ending
-            .iter()
-            .all(|host| matches!(host.state, HostState::Ending | HostState::Ended))
-    );
+    assert!(ending.iter().all(|host| matches!(host.state, HostState::Ending | HostState::Ended)));
     world.until_state(&id, ClusterState::Stopped).await;
-    assert!(
-        world
-            .hosts(&id)
-            .await
-            .iter()
-            .all(|host| host.state == HostState::Ended)
-    );
+    assert!(world.hosts(&id).await.iter().all(|host| host.state == HostState::Ended));
     assert_eq!(world.backend.hosts(), BTreeMap::new());
     fleet.stop().await;
 }
@@ -293,19 +202,11 @@ async fn a_control_plane_killed_in_the_middle_of_a_start_makes_each_host_once() 
         let _ = fleet.joined.await;
     }
     let fleet = world.fleet(9);
-    let hosts = world
-        .until(&id, "three hosts with assignments", all_made)
-        .await;
+    let hosts = world.until(&id, "three hosts with assignments", all_made).await;
     let known: BTreeSet<HostId> = hosts.iter().map(|host| host.id.clone()).collect();
     let there: BTreeSet<HostId> = world.backend.hosts().into_keys().collect();
     assert_eq!(known, there, "exactly the hosts that are written down");
-    assert_eq!(
-        hosts
-            .iter()
-            .filter(|host| host.role == RoleKind::Scheduler)
-            .count(),
-        1
-    );
+    assert_eq!(hosts.iter().filter(|host| host.role == RoleKind::Scheduler).count(), 1);
     fleet.stop().await;
 }
 
@@ -313,12 +214,7 @@ async fn a_control_plane_killed_in_the_middle_of_a_start_makes_each_host_once() 
 async fn a_host_that_no_record_wants_is_destroyed() {
     let world = World::new(Duration::ZERO).await;
     let stranger = HostId::from_random([9; 10]);
-    world
-        .backend
-        .hosts
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(stranger, 1);
+    world.backend.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(stranger, 1);
     let fleet = world.fleet(1);
     for _ in 0..500 {
         if world.backend.hosts().is_empty() {
@@ -339,20 +235,9 @@ async fn a_cluster_of_an_unknown_backend_fails_with_a_sentence() {
     record.backend = "moon".to_owned();
     let id = record.id.clone();
     let fleet = world.fleet(1);
-    world
-        .store
-        .insert_cluster(record, None)
-        .await
-        .expect("inserted");
+    world.store.insert_cluster(record, None).await.expect("inserted");
     world.until_state(&id, ClusterState::Failed).await;
-    let reason = world
-        .store
-        .cluster(&id)
-        .await
-        .expect("read")
-        .expect("there")
-        .reason
-        .expect("reason");
+    let reason = world.store.cluster(&id).await.expect("read").expect("there").reason.expect("reason");
     assert_eq!(reason.code, "backend_unknown");
     fleet.stop().await;
 }

@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::{Digest, HostId, Spki};
-use towline_protocol::message::{
-    CertificatePurpose, FromControlPlane, Hello, Instance, SessionRefusal,
-};
+use towline_protocol::message::{CertificatePurpose, FromControlPlane, Hello, Instance, SessionRefusal};
 use towline_protocol::report::Report;
 use towline_protocol::session::{ControlPlaneEvent, ControlPlaneSession, SessionNumber};
 use towline_protocol::time::{BootTime, UnixSeconds};
@@ -45,9 +43,7 @@ pub struct Conversation {
 impl Conversation {
     /// A connection that has said nothing yet.
     pub fn new(parts: Arc<SessionParts>, caller: Caller, number: SessionNumber) -> Self {
-        let may_only_renew = parts
-            .authority
-            .may_only_renew(caller.certificate.not_after, unix_now());
+        let may_only_renew = parts.authority.may_only_renew(caller.certificate.not_after, unix_now());
         Self {
             parts,
             caller,
@@ -72,12 +68,8 @@ impl Conversation {
         while let Some(event) = session.poll_event() {
             let done = match event {
                 ControlPlaneEvent::Hello(hello) => self.on_hello(hello).await,
-                ControlPlaneEvent::ChallengeAnswer { nonce, instance } => {
-                    self.on_answer(&nonce, &instance).await
-                }
-                ControlPlaneEvent::Renewal { spki, proof } => {
-                    self.on_renewal(session, &spki, &proof).await
-                }
+                ControlPlaneEvent::ChallengeAnswer { nonce, instance } => self.on_answer(&nonce, &instance).await,
+                ControlPlaneEvent::Renewal { spki, proof } => self.on_renewal(session, &spki, &proof).await,
                 _ if self.may_only_renew => Ok(Some(SessionRefusal::Malformed)),
                 ControlPlaneEvent::Report(report) => self.on_report(session, &report).await,
                 ControlPlaneEvent::BlobRequest(digests) => self.on_blobs(session, &digests).await,
@@ -108,24 +100,14 @@ impl Conversation {
         }
         let instance = hello.instance.clone();
         self.hello = Some(hello);
-        let banned = self
-            .parts
-            .hub
-            .hello(self.number, &self.caller.host, instance, boot_now());
+        let banned = self.parts.hub.hello(self.number, &self.caller.host, instance, boot_now());
         ban_all(&self.parts, &banned).await;
         Ok(None)
     }
 
-    async fn on_answer(
-        &mut self,
-        nonce: &str,
-        instance: &Instance,
-    ) -> Result<Option<SessionRefusal>, StoreError> {
+    async fn on_answer(&mut self, nonce: &str, instance: &Instance) -> Result<Option<SessionRefusal>, StoreError> {
         if self.challenge.take().as_deref() == Some(nonce) {
-            let banned = self
-                .parts
-                .hub
-                .answer(self.number, &self.caller.host, instance);
+            let banned = self.parts.hub.answer(self.number, &self.caller.host, instance);
             ban_all(&self.parts, &banned).await;
         }
         Ok(None)
@@ -154,13 +136,8 @@ impl Conversation {
         session.admit(self.nonce.clone());
         let mut oddity = None;
         let now_ms = unix_ms();
-        let host = self
-            .parts
-            .store
-            .update_host(&self.caller.host, |host| {
-                oddity = apply_hello(host, &hello, now_ms)
-            })
-            .await?;
+        let host =
+            self.parts.store.update_host(&self.caller.host, |host| oddity = apply_hello(host, &hello, now_ms)).await?;
         if oddity == Some(HelloOddity::OtherDaskKey) {
             tracing::error!(
                 component = "sessions", host_id = %host.id, cluster_id = %host.cluster, event = "other_dask_key",
@@ -183,23 +160,13 @@ impl Conversation {
         let Some(cluster) = self.parts.store.cluster(&host.cluster).await? else {
             return Ok(());
         };
-        let SessionParts {
-            store,
-            signer,
-            policy,
-            ..
-        } = &*self.parts;
+        let SessionParts { store, signer, policy, .. } = &*self.parts;
         publish::assignment(store, signer, policy, &cluster, host, unix_now()).await?;
         if host.role == RoleKind::Scheduler && cluster.roster.is_some() {
             let hosts = store.hosts_of(&cluster.id).await?;
             let clients = store.members_of(&cluster.id).await?;
             let held = hello.roster_version;
-            let membership = Membership {
-                cluster: &cluster,
-                hosts: &hosts,
-                clients: &clients,
-                held,
-            };
+            let membership = Membership { cluster: &cluster, hosts: &hosts, clients: &clients, held };
             publish::roster(store, signer, membership, unix_now()).await?;
         }
         Ok(())
@@ -231,18 +198,11 @@ impl Conversation {
         report: &Report,
     ) -> Result<Option<SessionRefusal>, StoreError> {
         let now_ms = unix_ms();
-        let host = self
-            .parts
-            .store
-            .update_host(&self.caller.host, |host| apply_report(host, report, now_ms))
-            .await?;
+        let host = self.parts.store.update_host(&self.caller.host, |host| apply_report(host, report, now_ms)).await?;
         if host.role == RoleKind::Scheduler {
             certificates::take(&self.parts, &host, report).await?;
         }
-        let newest = host
-            .assignment
-            .as_ref()
-            .map(|assignment| assignment.position);
+        let newest = host.assignment.as_ref().map(|assignment| assignment.position);
         let lease = self.parts.signer.lease(&host.id, newest, unix_now());
         session.handle_send(FromControlPlane::Lease { envelope: lease }, boot_now());
         self.parts.fleet.nudge(&host.cluster);
@@ -258,11 +218,7 @@ impl Conversation {
         let Ok(Records { cluster, .. }) = records(&self.parts, &self.caller).await? else {
             return Ok(Some(SessionRefusal::UnknownHost));
         };
-        let grants = self
-            .parts
-            .blobs
-            .grants_for_host(&self.parts.store, &cluster, digests, unix_now())
-            .await?;
+        let grants = self.parts.blobs.grants_for_host(&self.parts.store, &cluster, digests, unix_now()).await?;
         session.handle_send(FromControlPlane::BlobGrants { grants }, boot_now());
         Ok(None)
     }
@@ -274,16 +230,11 @@ impl Conversation {
         proof: &str,
     ) -> Result<Option<SessionRefusal>, StoreError> {
         let now = boot_now();
-        if self
-            .last_renewal
-            .is_some_and(|last| now.since(last) < RENEWAL_SPACING)
-        {
+        if self.last_renewal.is_some_and(|last| now.since(last) < RENEWAL_SPACING) {
             return Ok(None);
         }
         let signed = [RENEWAL_DOMAIN, self.nonce.as_bytes()].concat();
-        let fits = STANDARD
-            .decode(proof)
-            .is_ok_and(|proof| keys::verify(spki, &signed, &proof));
+        let fits = STANDARD.decode(proof).is_ok_and(|proof| keys::verify(spki, &signed, &proof));
         let Ok(Records { cluster, host }) = records(&self.parts, &self.caller).await? else {
             return Ok(Some(SessionRefusal::UnknownHost));
         };
@@ -296,11 +247,7 @@ impl Conversation {
             Some(chain) => {
                 let key = spki.key_id();
                 session.handle_send(
-                    FromControlPlane::Certificate {
-                        purpose: CertificatePurpose::Identity,
-                        key,
-                        chain,
-                    },
+                    FromControlPlane::Certificate { purpose: CertificatePurpose::Identity, key, chain },
                     now,
                 );
                 self.may_only_renew = false;
@@ -325,16 +272,10 @@ impl Conversation {
                 return Ok(None);
             }
         };
-        issued.instance = host
-            .enrolment
-            .as_ref()
-            .and_then(|enrolment| enrolment.instance.clone());
+        issued.instance = host.enrolment.as_ref().and_then(|enrolment| enrolment.instance.clone());
         let chain = issued.chain.clone();
         tracing::info!(component = "sessions", host_id = %host.id, key = %issued.key, not_after = issued.not_after.0, "identity renewed");
-        self.parts
-            .store
-            .update_host(&host.id, |record| record.enrolment = Some(issued))
-            .await?;
+        self.parts.store.update_host(&host.id, |record| record.enrolment = Some(issued)).await?;
         Ok(Some(chain))
     }
 }

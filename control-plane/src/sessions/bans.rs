@@ -37,11 +37,7 @@ pub(super) async fn give_up(parts: &SessionParts, host: &HostId) {
     write_down(parts, host, change).await;
 }
 
-async fn write_down(
-    parts: &SessionParts,
-    host: &HostId,
-    change: impl FnOnce(&mut HostRecord) + Send,
-) {
+async fn write_down(parts: &SessionParts, host: &HostId, change: impl FnOnce(&mut HostRecord) + Send) {
     match parts.store.update_host(host, change).await {
         Ok(record) => parts.fleet.nudge(&record.cluster),
         // Its certificate names a host that there is no more.

@@ -7,12 +7,7 @@ use towline_protocol::ids::{ClusterId, HostId, Spki};
 use towline_protocol::report::{IssuedCertificate, Report};
 
 /// The scheduler's host tells of its cluster's CA and of the certificates that it made.
-pub(super) async fn take(
-    parts: &SessionParts,
-
-    host: &HostRecord,
-    report: &Report,
-) -> Result<(), StoreError> {
+pub(super) async fn take(parts: &SessionParts, host: &HostRecord, report: &Report) -> Result<(), StoreError> {
     let store = &parts.store;
     let mut other_ca = false;
     if let Some(ca) = &report.cluster_ca {
@@ -39,36 +34,21 @@ pub(super) async fn take(
 }
 
 /// Bring a Dask certificate to the record of its member. False: there is no such member with this key.
-async fn deliver(
-    parts: &SessionParts,
-
-    cluster: &ClusterId,
-    issued: &IssuedCertificate,
-) -> Result<bool, StoreError> {
+async fn deliver(parts: &SessionParts, cluster: &ClusterId, issued: &IssuedCertificate) -> Result<bool, StoreError> {
     let store = &parts.store;
     if let Ok(id) = issued.member.parse::<HostId>() {
-        let Some(host) = store
-            .host(&id)
-            .await?
-            .filter(|host| host.cluster == *cluster)
-        else {
+        let Some(host) = store.host(&id).await?.filter(|host| host.cluster == *cluster) else {
             return Ok(false);
         };
         if host.dask.spki.as_ref().map(Spki::key_id).as_ref() != Some(&issued.key) {
             return Ok(false);
         }
-        store
-            .update_host(&id, |host| {
-                host.dask.certificate = Some(issued.certificate.clone())
-            })
-            .await?;
+        store.update_host(&id, |host| host.dask.certificate = Some(issued.certificate.clone())).await?;
         parts.hub.poke(&id);
         return Ok(true);
     }
     let members = store.members_of(cluster).await?;
-    let member = members
-        .into_iter()
-        .find(|member| member.id == issued.member && member.spki.key_id() == issued.key);
+    let member = members.into_iter().find(|member| member.id == issued.member && member.spki.key_id() == issued.key);
     let Some(mut member) = member else {
         return Ok(false);
     };

@@ -29,10 +29,7 @@ pub async fn run(mut socket: WebSocket, parts: Arc<SessionParts>, caller: Caller
     for banned in parts.hub.closed(number, &host) {
         super::bans::ban(&parts, &banned).await;
     }
-    let close = Message::Close(Some(CloseFrame {
-        code: close_code::NORMAL,
-        reason: "".into(),
-    }));
+    let close = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
     // The other end may be gone already; then there is nothing to close.
     let _ = timeout(CLOSE_DEADLINE, socket.send(close)).await;
     tracing::info!(component = "sessions", host_id = %host, session = number.0, reason = %ended, "connection closed");
@@ -105,13 +102,8 @@ async fn converse(
 /// The next moment at which something happens by itself.
 fn wake_at(session: &ControlPlaneSession, parts: &SessionParts) -> Instant {
     let now = boot_now();
-    let next: Option<BootTime> = [session.poll_timeout(), parts.hub.poll_timeout()]
-        .into_iter()
-        .flatten()
-        .min();
-    let wait = next
-        .map_or(LONGEST_SLEEP, |at| at.since(now))
-        .min(LONGEST_SLEEP);
+    let next: Option<BootTime> = [session.poll_timeout(), parts.hub.poll_timeout()].into_iter().flatten().min();
+    let wait = next.map_or(LONGEST_SLEEP, |at| at.since(now)).min(LONGEST_SLEEP);
     // One millisecond more: a timer that fires early would find nothing to do and spin.
     Instant::now() + wait + Duration::from_millis(1)
 }
@@ -123,10 +115,7 @@ async fn flush(socket: &mut WebSocket, session: &mut ControlPlaneSession) -> Res
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => {
-                return Err(format!(
-                    "a frame did not leave within {} s",
-                    SEND_DEADLINE.as_secs()
-                ));
+                return Err(format!("a frame did not leave within {} s", SEND_DEADLINE.as_secs()));
             }
         }
     }

@@ -45,9 +45,7 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
     said.verdict.clone_from(&report.verdict);
     said.processes.clone_from(&report.processes);
     said.failure = report.failure.clone().map(|failure| Failure {
-        subject: failure
-            .subject
-            .map(|subject| subject.chars().take(SUBJECT_LIMIT).collect()),
+        subject: failure.subject.map(|subject| subject.chars().take(SUBJECT_LIMIT).collect()),
         ..failure
     });
     if said.sign_off.is_none() {
@@ -73,18 +71,11 @@ fn reach_by_report(host: &mut HostRecord, record: &PhaseRecord, now_ms: u64) {
     if reached(host, phase) {
         return;
     }
-    let since = host
-        .phases
-        .last()
-        .map_or(host.created_at_ms, |timing| timing.reached_at_ms);
+    let since = host.phases.last().map_or(host.created_at_ms, |timing| timing.reached_at_ms);
     let next = PHASES.into_iter().find(|phase| !reached(host, *phase));
     if next == Some(phase) {
         let reached_at_ms = since.saturating_add(record.millis).min(now_ms).max(since);
-        host.phases.push(PhaseTiming {
-            phase,
-            reached_at_ms,
-            millis: reached_at_ms - since,
-        });
+        host.phases.push(PhaseTiming { phase, reached_at_ms, millis: reached_at_ms - since });
     } else {
         reach(host, phase, now_ms);
     }
@@ -92,10 +83,7 @@ fn reach_by_report(host: &mut HostRecord, record: &PhaseRecord, now_ms: u64) {
 
 /// A version as text from outside: short and printable.
 fn cut(text: &str) -> String {
-    text.chars()
-        .filter(char::is_ascii_graphic)
-        .take(64)
-        .collect()
+    text.chars().filter(char::is_ascii_graphic).take(64).collect()
 }
 
 #[cfg(test)]
@@ -107,11 +95,7 @@ mod tests {
     use towline_protocol::time::UnixSeconds;
 
     fn phase(phase: Phase, millis: u64) -> PhaseRecord {
-        PhaseRecord {
-            phase,
-            at: UnixSeconds(0),
-            millis,
-        }
+        PhaseRecord { phase, at: UnixSeconds(0), millis }
     }
 
     #[test]
@@ -119,26 +103,13 @@ mod tests {
         let mut record = host(1, RoleKind::Worker);
         reach(&mut record, StartPhase::Enrolled, 1_000);
         let report = Report {
-            phases: vec![
-                phase(Phase::Enrolled, 9),
-                phase(Phase::Synced, 700),
-                phase(Phase::Launched, 50),
-            ],
+            phases: vec![phase(Phase::Enrolled, 9), phase(Phase::Synced, 700), phase(Phase::Launched, 50)],
             ..Report::default()
         };
         apply_report(&mut record, &report, 5_000);
         apply_report(&mut record, &report, 9_000);
-        let last: Vec<_> = record
-            .phases
-            .iter()
-            .map(|timing| (timing.phase, timing.reached_at_ms))
-            .skip(3)
-            .collect();
-        let expected = [
-            (StartPhase::Enrolled, 1_000),
-            (StartPhase::Synced, 1_700),
-            (StartPhase::Launched, 1_750),
-        ];
+        let last: Vec<_> = record.phases.iter().map(|timing| (timing.phase, timing.reached_at_ms)).skip(3).collect();
+        let expected = [(StartPhase::Enrolled, 1_000), (StartPhase::Synced, 1_700), (StartPhase::Launched, 1_750)];
         assert_eq!(last, expected);
         assert_eq!(record.said.reports, 2);
     }
@@ -147,33 +118,16 @@ mod tests {
     fn a_phase_is_never_reached_in_the_future() {
         let mut record = host(1, RoleKind::Worker);
         reach(&mut record, StartPhase::Enrolled, 1_000);
-        let report = Report {
-            phases: vec![phase(Phase::Synced, u64::MAX)],
-            ..Report::default()
-        };
+        let report = Report { phases: vec![phase(Phase::Synced, u64::MAX)], ..Report::default() };
         apply_report(&mut record, &report, 5_000);
-        assert_eq!(
-            record.phases.last().map(|timing| timing.reached_at_ms),
-            Some(5_000)
-        );
+        assert_eq!(record.phases.last().map(|timing| timing.reached_at_ms), Some(5_000));
     }
 
     #[test]
     fn a_failure_that_is_no_longer_reported_is_over() {
         let mut record = host(1, RoleKind::Worker);
-        let failure = Failure {
-            kind: FailureKind::IndexUnreachable,
-            subject: None,
-            retryable: true,
-        };
-        apply_report(
-            &mut record,
-            &Report {
-                failure: Some(failure),
-                ..Report::default()
-            },
-            1,
-        );
+        let failure = Failure { kind: FailureKind::IndexUnreachable, subject: None, retryable: true };
+        apply_report(&mut record, &Report { failure: Some(failure), ..Report::default() }, 1);
         assert!(record.said.failure.is_some());
         apply_report(&mut record, &Report::default(), 2);
         assert_eq!(record.said.failure, None);

@@ -71,29 +71,12 @@ impl SessionHub {
         let number = SessionNumber(state.next);
         let (sender, commands) = mpsc::channel(COMMAND_LIMIT);
         let poke = Arc::new(Notify::new());
-        state.sessions.insert(
-            number,
-            Entry {
-                host: host.clone(),
-                commands: sender,
-                poke: poke.clone(),
-            },
-        );
-        Registration {
-            number,
-            commands,
-            poke,
-        }
+        state.sessions.insert(number, Entry { host: host.clone(), commands: sender, poke: poke.clone() });
+        Registration { number, commands, poke }
     }
 
     /// A session said who it is. Gives hosts that are to be banned.
-    pub fn hello(
-        &self,
-        number: SessionNumber,
-        host: &HostId,
-        instance: Instance,
-        now: BootTime,
-    ) -> Vec<HostId> {
+    pub fn hello(&self, number: SessionNumber, host: &HostId, instance: Instance, now: BootTime) -> Vec<HostId> {
         let mut state = self.state();
         let actions = state.arbiter.handle_hello(host, instance, number, now);
         state.act(actions)
@@ -128,23 +111,14 @@ impl SessionHub {
 
     /// There may be something new to send to a host.
     pub fn poke(&self, host: &HostId) {
-        for entry in self
-            .state()
-            .sessions
-            .values()
-            .filter(|entry| entry.host == *host)
-        {
+        for entry in self.state().sessions.values().filter(|entry| entry.host == *host) {
             entry.poke.notify_one();
         }
     }
 
     /// Hosts that are connected now.
     pub fn connected(&self) -> BTreeSet<HostId> {
-        self.state()
-            .sessions
-            .values()
-            .map(|entry| entry.host.clone())
-            .collect()
+        self.state().sessions.values().map(|entry| entry.host.clone()).collect()
     }
 }
 
@@ -155,9 +129,7 @@ impl State {
             match action {
                 ArbiterAction::Admit(number) => self.command(number, Command::Admit),
                 ArbiterAction::Challenge(number) => self.command(number, Command::Challenge),
-                ArbiterAction::Fence(number) => {
-                    self.command(number, Command::End(SessionRefusal::Fenced))
-                }
+                ArbiterAction::Fence(number) => self.command(number, Command::End(SessionRefusal::Fenced)),
                 ArbiterAction::Refuse(number, code) => self.command(number, Command::End(code)),
                 ArbiterAction::Ban(host) => {
                     let of_host: Vec<SessionNumber> = self
@@ -180,11 +152,7 @@ impl State {
         if let Some(entry) = self.sessions.get(&number) {
             // A session that takes no commands is stuck in a write, whose deadline ends it.
             if entry.commands.try_send(command).is_err() {
-                tracing::debug!(
-                    component = "sessions",
-                    session = number.0,
-                    "a session took no command"
-                );
+                tracing::debug!(component = "sessions", session = number.0, "a session took no command");
             }
         }
     }
@@ -198,10 +166,7 @@ mod tests {
     use towline_protocol::session::CHALLENGE_WITHIN;
 
     fn instance(n: u8) -> Instance {
-        Instance {
-            machine: Digest::of(&[n]),
-            boot: Digest::of(b"boot"),
-        }
+        Instance { machine: Digest::of(&[n]), boot: Digest::of(b"boot") }
     }
 
     #[test]
@@ -215,10 +180,7 @@ mod tests {
         assert_eq!(old.commands.try_recv(), Ok(Command::Challenge));
         assert_eq!(hub.poll_timeout(), Some(BootTime(CHALLENGE_WITHIN)));
         hub.tick(BootTime(CHALLENGE_WITHIN + Duration::from_millis(1)));
-        assert_eq!(
-            old.commands.try_recv(),
-            Ok(Command::End(SessionRefusal::Fenced))
-        );
+        assert_eq!(old.commands.try_recv(), Ok(Command::End(SessionRefusal::Fenced)));
         assert_eq!(new.commands.try_recv(), Ok(Command::Admit));
         hub.closed(old.number, &host);
         assert_eq!(hub.connected(), BTreeSet::from([host]));
@@ -231,19 +193,10 @@ mod tests {
         let (mut one, mut two) = (hub.register(&host), hub.register(&host));
         hub.hello(one.number, &host, instance(1), BootTime::ZERO);
         hub.hello(two.number, &host, instance(2), BootTime::ZERO);
-        assert_eq!(
-            hub.answer(one.number, &host, &instance(1)),
-            vec![host.clone()]
-        );
+        assert_eq!(hub.answer(one.number, &host, &instance(1)), vec![host.clone()]);
         assert_eq!(one.commands.try_recv(), Ok(Command::Admit));
         assert_eq!(one.commands.try_recv(), Ok(Command::Challenge));
-        assert_eq!(
-            one.commands.try_recv(),
-            Ok(Command::End(SessionRefusal::Banned))
-        );
-        assert_eq!(
-            two.commands.try_recv(),
-            Ok(Command::End(SessionRefusal::Banned))
-        );
+        assert_eq!(one.commands.try_recv(), Ok(Command::End(SessionRefusal::Banned)));
+        assert_eq!(two.commands.try_recv(), Ok(Command::End(SessionRefusal::Banned)));
     }
 }

@@ -65,9 +65,7 @@ pub struct SessionParts {
 
 /// The route of sessions.
 pub fn router(parts: SessionParts) -> Router {
-    Router::new()
-        .route(SESSION_PATH, get(open))
-        .with_state(Arc::new(parts))
+    Router::new().route(SESSION_PATH, get(open)).with_state(Arc::new(parts))
 }
 
 /// Who opened a session, as its certificate says.
@@ -84,13 +82,8 @@ async fn open(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     let certificate = peer.and_then(|Extension(peer)| peer.certificate);
-    let Some(caller) =
-        certificate.and_then(|certificate| caller(certificate, parts.authority.trust_domain()))
-    else {
-        tracing::info!(
-            component = "sessions",
-            "session refused: no certificate of a host"
-        );
+    let Some(caller) = certificate.and_then(|certificate| caller(certificate, parts.authority.trust_domain())) else {
+        tracing::info!(component = "sessions", "session refused: no certificate of a host");
         return unauthorised();
     };
     upgrade
@@ -107,15 +100,9 @@ fn caller(certificate: Arc<PeerCertificate>, trust_domain: &str) -> Option<Calle
     let [uri] = certificate.uris.as_slice() else {
         return None;
     };
-    let name = HostName::parse(uri)
-        .ok()
-        .filter(|name| name.trust_domain == trust_domain)?;
+    let name = HostName::parse(uri).ok().filter(|name| name.trust_domain == trust_domain)?;
     let host = name.host.parse().ok()?;
-    Some(Caller {
-        host,
-        name,
-        certificate,
-    })
+    Some(Caller { host, name, certificate })
 }
 
 fn unauthorised() -> Response {
@@ -127,12 +114,7 @@ fn unauthorised() -> Response {
         "code": "certificate_required",
         "remedy": "Enrol the host and connect with the certificate it gets",
     });
-    (
-        StatusCode::UNAUTHORIZED,
-        [(header::CONTENT_TYPE, "application/problem+json")],
-        body.to_string(),
-    )
-        .into_response()
+    (StatusCode::UNAUTHORIZED, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
 /// The records of a caller that may speak now.
@@ -142,28 +124,16 @@ struct Records {
 }
 
 /// Look the caller up: its certificate counts only for a host that is there and not shut out.
-async fn records(
-    parts: &SessionParts,
-    caller: &Caller,
-) -> Result<Result<Records, SessionRefusal>, StoreError> {
-    let Some(host) = parts
-        .store
-        .host(&caller.host)
-        .await?
-        .filter(|host| host.cluster == caller.name.cluster)
-    else {
+async fn records(parts: &SessionParts, caller: &Caller) -> Result<Result<Records, SessionRefusal>, StoreError> {
+    let Some(host) = parts.store.host(&caller.host).await?.filter(|host| host.cluster == caller.name.cluster) else {
         return Ok(Err(SessionRefusal::UnknownHost));
     };
     if host.state == HostState::Banned {
         return Ok(Err(SessionRefusal::Banned));
     }
     let cluster = parts.store.cluster(&host.cluster).await?;
-    Ok(
-        match cluster
-            .filter(|cluster| cluster.workspace == caller.name.workspace && may_speak(&host))
-        {
-            Some(cluster) => Ok(Records { cluster, host }),
-            None => Err(SessionRefusal::UnknownHost),
-        },
-    )
+    Ok(match cluster.filter(|cluster| cluster.workspace == caller.name.workspace && may_speak(&host)) {
+        Some(cluster) => Ok(Records { cluster, host }),
+        None => Err(SessionRefusal::UnknownHost),
+    })
 }

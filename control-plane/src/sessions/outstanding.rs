@@ -27,39 +27,24 @@ pub fn outstanding(
     let mut messages = Vec::new();
     let delegation = signer.delegation();
     if sent.delegation.as_ref() != Some(&delegation) {
-        messages.push(FromControlPlane::Delegation {
-            envelope: delegation.clone(),
-        });
+        messages.push(FromControlPlane::Delegation { envelope: delegation.clone() });
         sent.delegation = Some(delegation);
     }
-    if let Some(assignment) = host
-        .assignment
-        .as_ref()
-        .filter(|new| sent.assignment != Some(new.position))
-    {
+    if let Some(assignment) = host.assignment.as_ref().filter(|new| sent.assignment != Some(new.position)) {
         // Bytes of a signing key of the past would be refused, and the host holds them already.
         let held = host.said.observed == Some(assignment.position);
         if signer.is_current(&assignment.envelope) || !held {
-            messages.push(FromControlPlane::Assignment {
-                envelope: assignment.envelope.clone(),
-            });
+            messages.push(FromControlPlane::Assignment { envelope: assignment.envelope.clone() });
         }
         sent.assignment = Some(assignment.position);
     }
     // A roster before the first assignment would be refused: the owner is not known yet.
-    let roster = cluster
-        .roster
-        .as_ref()
-        .filter(|_| host.role == RoleKind::Scheduler && sent.assignment.is_some());
+    let roster = cluster.roster.as_ref().filter(|_| host.role == RoleKind::Scheduler && sent.assignment.is_some());
     if let Some(roster) = roster.filter(|new| sent.roster != Some(new.version)) {
-        messages.push(FromControlPlane::Roster {
-            envelope: roster.envelope.clone(),
-        });
+        messages.push(FromControlPlane::Roster { envelope: roster.envelope.clone() });
         sent.roster = Some(roster.version);
     }
-    if let (Some(spki), Some(leaf), Some(ca)) =
-        (&host.dask.spki, &host.dask.certificate, &cluster.cluster_ca)
-    {
+    if let (Some(spki), Some(leaf), Some(ca)) = (&host.dask.spki, &host.dask.certificate, &cluster.cluster_ca) {
         let key = spki.key_id();
         if sent.certificate.as_ref() != Some(&key) {
             let chain = format!("{}\n{}\n", leaf.trim_end(), ca.trim_end());
@@ -89,9 +74,7 @@ mod tests {
         let (mut cluster, mut host) = (cluster(1), host(1, RoleKind::Scheduler));
         let wanted = content::wanted(&cluster, &host, &policy()).expect("something to say");
         host.assignment = signer.assignment(&wanted, None, None, now);
-        let spki = towline_transport::keys::KeyPair::generate()
-            .expect("key")
-            .spki();
+        let spki = towline_transport::keys::KeyPair::generate().expect("key").spki();
         host.dask.spki = Some(spki);
         let members = content::members(&cluster, std::slice::from_ref(&host), &[]);
         let address = crate::signer::RosterAddress {
@@ -104,19 +87,11 @@ mod tests {
         let first = outstanding(&cluster, &host, &signer, &mut sent);
         assert!(matches!(
             first.as_slice(),
-            [
-                FromControlPlane::Delegation { .. },
-                FromControlPlane::Assignment { .. },
-                FromControlPlane::Roster { .. }
-            ]
+            [FromControlPlane::Delegation { .. }, FromControlPlane::Assignment { .. }, FromControlPlane::Roster { .. }]
         ));
         assert_eq!(outstanding(&cluster, &host, &signer, &mut sent), []);
         host.dask.certificate = Some("leaf".to_owned());
-        assert_eq!(
-            outstanding(&cluster, &host, &signer, &mut sent),
-            [],
-            "no certificate without its issuer"
-        );
+        assert_eq!(outstanding(&cluster, &host, &signer, &mut sent), [], "no certificate without its issuer");
         cluster.cluster_ca = Some("ca\n".to_owned());
         let messages = outstanding(&cluster, &host, &signer, &mut sent);
         let [FromControlPlane::Certificate { chain, .. }] = messages.as_slice() else {
@@ -130,10 +105,6 @@ mod tests {
         let signer = signer(7);
         let (cluster, host) = (cluster(1), host(2, RoleKind::Worker));
         let messages = outstanding(&cluster, &host, &signer, &mut Sent::default());
-        assert!(
-            messages
-                .iter()
-                .all(|message| !matches!(message, FromControlPlane::Roster { .. }))
-        );
+        assert!(messages.iter().all(|message| !matches!(message, FromControlPlane::Roster { .. })));
     }
 }

@@ -50,34 +50,20 @@ pub enum Action {
 }
 
 /// What to do next for one cluster.
-pub fn reconcile(
-    wanted: &Wanted,
-    seen: &Observed,
-    settings: &FleetSettings,
-    now_ms: u64,
-) -> Vec<Action> {
+pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64) -> Vec<Action> {
     let mut actions = Vec::new();
     if wanted.is_ending() {
         end_useful_hosts(seen, settings, now_ms, &mut actions);
         clean_up(seen, settings, now_ms, &mut actions);
         if wanted.state == ClusterState::Stopping && seen.live().next().is_none() {
             let failed = wanted.reason.as_ref().is_some_and(reasons::is_failure);
-            let state = if failed {
-                ClusterState::Failed
-            } else {
-                ClusterState::Stopped
-            };
+            let state = if failed { ClusterState::Failed } else { ClusterState::Stopped };
             actions.push(Action::FinishCluster(state));
         }
         return actions;
     }
     if wanted.wish == Wish::End {
-        return vec![Action::EndCluster(
-            wanted
-                .reason
-                .clone()
-                .filter(|reason| !reasons::is_failure(reason)),
-        )];
+        return vec![Action::EndCluster(wanted.reason.clone().filter(|reason| !reasons::is_failure(reason)))];
     }
     if let Some(reason) = reason_to_end(wanted, seen, now_ms) {
         return vec![Action::EndCluster(Some(reason))];
@@ -91,9 +77,7 @@ pub fn reconcile(
     }
     clean_up(seen, settings, now_ms, &mut actions);
     if wanted.state == ClusterState::Starting
-        && seen
-            .scheduler()
-            .is_some_and(|scheduler| scheduler.record.state == HostState::Up)
+        && seen.scheduler().is_some_and(|scheduler| scheduler.record.state == HostState::Up)
     {
         actions.push(Action::RunCluster);
     }
@@ -109,9 +93,7 @@ fn reason_to_end(wanted: &Wanted, seen: &Observed, now_ms: u64) -> Option<Reason
         let why = scheduler.record.reason.clone();
         let joined = reached(&scheduler.record, StartPhase::Joined);
         return Some(match why {
-            Some(why) if !joined || !reasons::is_failure(&why) || why.code == "scheduler_lost" => {
-                why
-            }
+            Some(why) if !joined || !reasons::is_failure(&why) || why.code == "scheduler_lost" => why,
             Some(why) => reasons::scheduler_lost(&why.message),
             None => reasons::scheduler_lost("its host ended"),
         });
@@ -128,61 +110,38 @@ fn everybody_idle(wanted: &Wanted, seen: &Observed) -> bool {
     hosts.peek().is_some()
         && hosts.all(|host| {
             host.record.state == HostState::Up
-                && host.record.said.verdict.as_ref().is_some_and(|verdict| {
-                    verdict.state == VerdictState::Idle && verdict.idle_for >= after
-                })
+                && host
+                    .record
+                    .said
+                    .verdict
+                    .as_ref()
+                    .is_some_and(|verdict| verdict.state == VerdictState::Idle && verdict.idle_for >= after)
         })
 }
 
-fn request_hosts(
-    wanted: &Wanted,
-    seen: &Observed,
-    settings: &FleetSettings,
-    actions: &mut Vec<Action>,
-) {
+fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, actions: &mut Vec<Action>) {
     if seen.scheduler().is_none() {
         actions.push(Action::RequestHost(RoleKind::Scheduler));
     }
     let mut live: Vec<&SeenHost> = seen.workers().filter(|host| host.is_useful()).collect();
-    let failed: Vec<&SeenHost> = seen
-        .workers()
-        .filter(|host| !host.is_useful() && host.record.reason.is_some())
-        .collect();
-    let [n_live, n_failed] =
-        [live.len(), failed.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    let request = workers_to_request(
-        wanted.n_workers,
-        n_live,
-        n_failed,
-        settings.hosts.replacements,
-    );
+    let failed: Vec<&SeenHost> =
+        seen.workers().filter(|host| !host.is_useful() && host.record.reason.is_some()).collect();
+    let [n_live, n_failed] = [live.len(), failed.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    let request = workers_to_request(wanted.n_workers, n_live, n_failed, settings.hosts.replacements);
     actions.extend((0..request).map(|_| Action::RequestHost(RoleKind::Worker)));
 
     let short = n_live + request < wanted.n_workers;
-    let last = failed
-        .iter()
-        .max_by_key(|host| (host.record.created_at_ms, &host.record.id));
-    let note = short.then(|| {
-        reasons::workers_failing(n_failed, last.and_then(|host| host.record.reason.as_ref()))
-    });
-    let noted = wanted
-        .reason
-        .as_ref()
-        .filter(|reason| reason.code == "workers_failing");
+    let last = failed.iter().max_by_key(|host| (host.record.created_at_ms, &host.record.id));
+    let note = short.then(|| reasons::workers_failing(n_failed, last.and_then(|host| host.record.reason.as_ref())));
+    let noted = wanted.reason.as_ref().filter(|reason| reason.code == "workers_failing");
     if note.as_ref() != noted && (note.is_some() || noted.is_some()) {
         actions.push(Action::NoteCluster(note));
     }
 
     // Down: the newest first, for it has the least to lose; ids only break ties, so that every pass agrees.
     let excess = n_live.saturating_sub(wanted.n_workers) as usize;
-    live.sort_by(|a, b| {
-        (b.record.created_at_ms, &b.record.id).cmp(&(a.record.created_at_ms, &a.record.id))
-    });
-    actions.extend(
-        live.into_iter()
-            .take(excess)
-            .map(|host| Action::EndHost(host.record.id.clone(), None)),
-    );
+    live.sort_by(|a, b| (b.record.created_at_ms, &b.record.id).cmp(&(a.record.created_at_ms, &a.record.id)));
+    actions.extend(live.into_iter().take(excess).map(|host| Action::EndHost(host.record.id.clone(), None)));
 }
 
 /// One host that is wanted: make it, start it again, see how far it is, give it up.
@@ -197,10 +156,7 @@ fn look_after(
     let record = &host.record;
     let id = || record.id.clone();
     if let Some(sign_off) = &record.said.sign_off {
-        actions.push(Action::EndHost(
-            id(),
-            Some(reasons::signed_off(&record.id, sign_off.reason)),
-        ));
+        actions.push(Action::EndHost(id(), Some(reasons::signed_off(&record.id, sign_off.reason))));
         return;
     }
     if let Some(failure) = &record.said.failure
@@ -217,10 +173,7 @@ fn look_after(
                 return;
             }
             (Presence::Stopped, Some(_)) if host.recent_restarts >= settings.hosts.restarts => {
-                actions.push(Action::FailHost(
-                    id(),
-                    reasons::agent_dead(&record.id, host.recent_restarts),
-                ));
+                actions.push(Action::FailHost(id(), reasons::agent_dead(&record.id, host.recent_restarts)));
                 return;
             }
             (Presence::Stopped, Some(_)) => actions.push(Action::RestartHost(id())),
@@ -233,19 +186,11 @@ fn look_after(
 }
 
 /// What a host says went wrong. None: nothing new to do about it.
-fn on_failure(
-    host: &SeenHost,
-    failure: &Failure,
-    wanted: &Wanted,
-    settings: &FleetSettings,
-) -> Option<Action> {
+fn on_failure(host: &SeenHost, failure: &Failure, wanted: &Wanted, settings: &FleetSettings) -> Option<Action> {
     let record = &host.record;
     let launched = reached(record, StartPhase::Launched);
     if failure.kind == FailureKind::PortTaken && record.role == RoleKind::Scheduler && !launched {
-        let stored = record
-            .assignment
-            .as_ref()
-            .map(|assignment| assignment.position);
+        let stored = record.assignment.as_ref().map(|assignment| assignment.position);
         if record.said.observed != stored {
             // It speaks of a port that is already replaced.
             return None;
@@ -254,12 +199,7 @@ fn on_failure(
             return Some(Action::ChooseAddress { avoid: wanted.port });
         }
     }
-    let reason = reasons::of_failure(
-        &record.id,
-        record.role,
-        failure,
-        reached(record, StartPhase::Joined),
-    );
+    let reason = reasons::of_failure(&record.id, record.role, failure, reached(record, StartPhase::Joined));
     if !failure.retryable {
         return Some(Action::FailHost(record.id.clone(), reason));
     }
@@ -267,12 +207,7 @@ fn on_failure(
 }
 
 /// How far a starting host is, and whether that takes too long.
-fn start(
-    host: &SeenHost,
-    seen: &Observed,
-    settings: &FleetSettings,
-    now_ms: u64,
-) -> Option<Action> {
+fn start(host: &SeenHost, seen: &Observed, settings: &FleetSettings, now_ms: u64) -> Option<Action> {
     let record = &host.record;
     let Some(phase) = waiting_for(record) else {
         return Some(Action::MarkUp(record.id.clone()));
@@ -284,12 +219,7 @@ fn start(
         return None;
     }
     // What the host itself said weighs more than our clock.
-    let said = record
-        .said
-        .failure
-        .is_some()
-        .then(|| record.reason.clone())
-        .flatten();
+    let said = record.said.failure.is_some().then(|| record.reason.clone()).flatten();
     let reason = said.unwrap_or_else(|| reasons::late(&record.id, phase, limit));
     if waited > limit + settings.hosts.late_grace {
         return Some(Action::FailHost(record.id.clone(), reason));
@@ -300,30 +230,17 @@ fn start(
 /// Since when a host can be held to a phase. A worker gets its certificate from the scheduler's host and joins the
 /// scheduler: before that one has joined, the worker is not late.
 fn waiting_since(host: &SeenHost, phase: StartPhase, seen: &Observed) -> Option<u64> {
-    let own = host
-        .record
-        .phases
-        .last()
-        .map_or(host.record.created_at_ms, |timing| timing.reached_at_ms);
+    let own = host.record.phases.last().map_or(host.record.created_at_ms, |timing| timing.reached_at_ms);
     if host.record.role != RoleKind::Worker || phase < StartPhase::Launched {
         return Some(own);
     }
     let scheduler = seen.scheduler()?;
-    let joined = scheduler
-        .record
-        .phases
-        .iter()
-        .find(|timing| timing.phase == StartPhase::Joined)?;
+    let joined = scheduler.record.phases.iter().find(|timing| timing.phase == StartPhase::Joined)?;
     Some(own.max(joined.reached_at_ms))
 }
 
 /// A cluster that ends: workers go first, the scheduler follows when they are done or had their time.
-fn end_useful_hosts(
-    seen: &Observed,
-    settings: &FleetSettings,
-    now_ms: u64,
-    actions: &mut Vec<Action>,
-) {
+fn end_useful_hosts(seen: &Observed, settings: &FleetSettings, now_ms: u64, actions: &mut Vec<Action>) {
     for worker in seen.workers().filter(|host| host.is_useful()) {
         actions.push(Action::EndHost(worker.record.id.clone(), None));
     }
@@ -333,16 +250,12 @@ fn end_useful_hosts(
             HostState::Starting | HostState::Up => false,
             HostState::Ended | HostState::Banned => true,
             HostState::Ending | HostState::Failed => {
-                done || ending_for(worker, now_ms)
-                    .is_some_and(|time| time >= settings.hosts.workers_first)
+                done || ending_for(worker, now_ms).is_some_and(|time| time >= settings.hosts.workers_first)
             }
         }
     });
     if workers_done {
-        let others = seen
-            .hosts
-            .iter()
-            .filter(|host| host.is_useful() && host.record.role != RoleKind::Worker);
+        let others = seen.hosts.iter().filter(|host| host.is_useful() && host.record.role != RoleKind::Worker);
         actions.extend(others.map(|host| Action::EndHost(host.record.id.clone(), None)));
     }
 }
@@ -355,8 +268,7 @@ fn clean_up(seen: &Observed, settings: &FleetSettings, now_ms: u64, actions: &mu
             Presence::Absent => actions.push(Action::MarkEnded(id)),
             Presence::Stopped => actions.push(Action::DestroyHost(id)),
             Presence::Running | Presence::Unknown => {
-                let out_of_time =
-                    ending_for(host, now_ms).is_some_and(|time| time >= settings.hosts.end_grace);
+                let out_of_time = ending_for(host, now_ms).is_some_and(|time| time >= settings.hosts.end_grace);
                 let cannot_be_told = host.record.state == HostState::Banned || !has_begun(host);
                 // A signed-off host ends by itself within its own deadlines; what has no session cannot be told to.
                 if out_of_time || cannot_be_told {
@@ -373,8 +285,7 @@ fn has_begun(host: &SeenHost) -> bool {
 }
 
 fn ending_for(host: &SeenHost, now_ms: u64) -> Option<Duration> {
-    host.ending_since_ms
-        .map(|since| Duration::from_millis(now_ms.saturating_sub(since)))
+    host.ending_since_ms.map(|since| Duration::from_millis(now_ms.saturating_sub(since)))
 }
 
 #[cfg(test)]

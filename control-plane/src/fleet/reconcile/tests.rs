@@ -34,11 +34,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(FailureKind::ProcessExited),
         Just(FailureKind::HashMismatch),
     ];
-    let end = prop_oneof![
-        Just(EndReason::Idle),
-        Just(EndReason::ControlPlaneLost),
-        Just(EndReason::Assigned)
-    ];
+    let end = prop_oneof![Just(EndReason::Idle), Just(EndReason::ControlPlaneLost), Just(EndReason::Assigned)];
     prop_oneof![
         4 => (1u64..400).prop_map(Event::Pass),
         8 => host.clone().prop_map(Event::Progress),
@@ -95,15 +91,9 @@ impl World {
             let presence = if self.backend_silent {
                 Presence::Unknown
             } else {
-                self.backend
-                    .get(&record.id)
-                    .copied()
-                    .unwrap_or(Presence::Absent)
+                self.backend.get(&record.id).copied().unwrap_or(Presence::Absent)
             };
-            let ending = matches!(
-                record.state,
-                HostState::Ending | HostState::Failed | HostState::Banned
-            );
+            let ending = matches!(record.state, HostState::Ending | HostState::Failed | HostState::Banned);
             let since = self.ending_since_ms.entry(record.id.clone());
             let restarts = self.restarts_ms.get(&record.id).into_iter().flatten();
             SeenHost {
@@ -114,9 +104,7 @@ impl World {
                 recent_restarts: restarts.filter(|at| now_ms - **at < window).count() as u32,
             }
         });
-        Observed {
-            hosts: hosts.collect(),
-        }
+        Observed { hosts: hosts.collect() }
     }
 
     /// Reconcile until nothing is left to do; gives false if that never comes.
@@ -125,28 +113,12 @@ impl World {
             let seen = self.observed();
             let wanted = Wanted::of(&self.cluster);
             let actions = reconcile(&wanted, &seen, &self.settings, self.now_ms);
-            assert_eq!(
-                actions,
-                reconcile(&wanted, &seen, &self.settings, self.now_ms),
-                "not deterministic"
-            );
-            let before = (
-                self.cluster.clone(),
-                self.hosts.clone(),
-                self.backend.clone(),
-                self.cooling.clone(),
-            );
+            assert_eq!(actions, reconcile(&wanted, &seen, &self.settings, self.now_ms), "not deterministic");
+            let before = (self.cluster.clone(), self.hosts.clone(), self.backend.clone(), self.cooling.clone());
             for action in actions {
                 self.apply(action);
             }
-            if before
-                == (
-                    self.cluster.clone(),
-                    self.hosts.clone(),
-                    self.backend.clone(),
-                    self.cooling.clone(),
-                )
-            {
+            if before == (self.cluster.clone(), self.hosts.clone(), self.backend.clone(), self.cooling.clone()) {
                 return true;
             }
         }
@@ -154,29 +126,21 @@ impl World {
     }
 
     fn host(&mut self, id: &HostId) -> &mut HostRecord {
-        self.hosts
-            .iter_mut()
-            .find(|host| host.id == *id)
-            .expect("known host")
+        self.hosts.iter_mut().find(|host| host.id == *id).expect("known host")
     }
 
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one arm for each action, each a line or two"
-    )]
+    #[expect(clippy::too_many_lines, reason = "one arm for each action, each a line or two")]
     fn apply(&mut self, action: Action) {
         let now_ms = self.now_ms;
         match action {
             Action::ChooseAddress { avoid } => {
                 let port = avoid.map_or(20_000, |port| port + 1);
                 let address = format!("tls://127.0.0.1:{port}");
-                self.cluster.scheduler = Some(towline_protocol::assignment::SchedulerAddress {
-                    addresses: vec![address],
-                });
+                self.cluster.scheduler =
+                    Some(towline_protocol::assignment::SchedulerAddress { addresses: vec![address] });
                 for host in &mut self.hosts {
                     // A new generation that the host does not hold yet.
-                    host.assignment =
-                        Some(crate::fleet::tests::assignment_at(u64::from(port) - 19_999));
+                    host.assignment = Some(crate::fleet::tests::assignment_at(u64::from(port) - 19_999));
                 }
             }
             Action::CreateHost(id) => {
@@ -185,10 +149,7 @@ impl World {
                 } else {
                     self.backend.insert(id.clone(), Presence::Running);
                     let host = self.host(&id);
-                    host.backend = Some(BackendHandle {
-                        reference: id.to_string(),
-                        attempts: 1,
-                    });
+                    host.backend = Some(BackendHandle { reference: id.to_string(), attempts: 1 });
                     reach(host, StartPhase::Created, now_ms);
                 }
             }
@@ -227,10 +188,7 @@ impl World {
                 host.reason = None;
             }
             Action::MarkEnded(id) => {
-                assert!(
-                    !self.backend.contains_key(&id),
-                    "a host was forgotten that its backend still holds"
-                );
+                assert!(!self.backend.contains_key(&id), "a host was forgotten that its backend still holds");
                 self.host(&id).state = HostState::Ended;
             }
             Action::NoteHost(id, reason) => self.host(&id).reason = Some(reason),
@@ -248,6 +206,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each event, each a few lines")]
     fn suffer(&mut self, event: Event) {
         let now_ms = self.now_ms;
         let index = |i: usize| i % self.hosts.len().max(1);
@@ -262,18 +221,13 @@ impl World {
                     if let Some(phase) = PHASES.into_iter().find(|phase| !reached(host, *phase)) {
                         reach(host, phase, now_ms);
                     }
-                    host.said.observed = host
-                        .assignment
-                        .as_ref()
-                        .map(|assignment| assignment.position);
+                    host.said.observed = host.assignment.as_ref().map(|assignment| assignment.position);
                 }
             }
             Event::AgentDies(i) => {
                 let i = index(i);
                 if let Some(host) = self.hosts.get(i) {
-                    self.backend
-                        .entry(host.id.clone())
-                        .and_modify(|presence| *presence = Presence::Stopped);
+                    self.backend.entry(host.id.clone()).and_modify(|presence| *presence = Presence::Stopped);
                 }
             }
             Event::Vanishes(i) => {
@@ -285,11 +239,7 @@ impl World {
             Event::Fails(i, kind, retryable) => {
                 let i = index(i);
                 if let Some(host) = self.hosts.get_mut(i) {
-                    host.said.failure = Some(Failure {
-                        kind,
-                        subject: None,
-                        retryable,
-                    });
+                    host.said.failure = Some(Failure { kind, subject: None, retryable });
                 }
             }
             Event::Recovers(i) => {
@@ -326,79 +276,43 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one list of promises")]
     fn check(&self) {
         let useful = |role| {
             self.hosts
                 .iter()
-                .filter(|host| {
-                    host.role == role && matches!(host.state, HostState::Starting | HostState::Up)
-                })
+                .filter(|host| host.role == role && matches!(host.state, HostState::Starting | HostState::Up))
                 .count()
         };
-        assert!(
-            useful(RoleKind::Worker) <= self.cluster.n_workers as usize,
-            "more workers than wanted"
-        );
-        let schedulers = self
-            .hosts
-            .iter()
-            .filter(|host| host.role == RoleKind::Scheduler)
-            .count();
+        assert!(useful(RoleKind::Worker) <= self.cluster.n_workers as usize, "more workers than wanted");
+        let schedulers = self.hosts.iter().filter(|host| host.role == RoleKind::Scheduler).count();
         assert!(schedulers <= 1, "a scheduler was made twice");
         let ending = self.cluster.wish == Wish::End;
         if ending {
-            assert_eq!(
-                useful(RoleKind::Worker),
-                0,
-                "a worker of a cluster that ends was not told to"
-            );
+            assert_eq!(useful(RoleKind::Worker), 0, "a worker of a cluster that ends was not told to");
         }
         if self.cluster.state.is_terminal() {
-            assert!(
-                self.hosts.iter().all(|host| host.state == HostState::Ended),
-                "a terminal cluster has hosts"
-            );
+            assert!(self.hosts.iter().all(|host| host.state == HostState::Ended), "a terminal cluster has hosts");
             assert!(self.backend.is_empty(), "a terminal cluster leaked a host");
         }
-        let joined = self
-            .hosts
-            .iter()
-            .any(|host| host.role == RoleKind::Scheduler && reached(host, StartPhase::Joined));
-        for host in self
-            .hosts
-            .iter()
-            .filter(|host| host.state == HostState::Starting && !ending)
-        {
+        let joined =
+            self.hosts.iter().any(|host| host.role == RoleKind::Scheduler && reached(host, StartPhase::Joined));
+        for host in self.hosts.iter().filter(|host| host.state == HostState::Starting && !ending) {
             let Some(phase) = waiting_for(host) else {
                 continue;
             };
-            let since = host
-                .phases
-                .last()
-                .map_or(host.created_at_ms, |timing| timing.reached_at_ms);
-            let late =
-                self.now_ms - since > self.settings.policy.phases.of(phase).as_millis() as u64;
+            let since = host.phases.last().map_or(host.created_at_ms, |timing| timing.reached_at_ms);
+            let late = self.now_ms - since > self.settings.policy.phases.of(phase).as_millis() as u64;
             let waits = host.role == RoleKind::Worker && phase >= StartPhase::Launched && !joined;
             if late && !waits && phase < StartPhase::Launched {
-                assert!(
-                    host.reason.is_some(),
-                    "{} is late with {phase:?} and nobody says why",
-                    host.id
-                );
+                assert!(host.reason.is_some(), "{} is late with {phase:?} and nobody says why", host.id);
             }
         }
-        for host in self
-            .hosts
-            .iter()
-            .filter(|host| host.state == HostState::Failed)
-        {
+        for host in self.hosts.iter().filter(|host| host.state == HostState::Failed) {
             assert!(host.reason.is_some(), "a host failed without a reason");
         }
         if self.cluster.state == ClusterState::Failed {
-            assert!(
-                self.cluster.reason.is_some(),
-                "a cluster failed without a reason"
-            );
+            assert!(self.cluster.reason.is_some(), "a cluster failed without a reason");
         }
     }
 }
@@ -443,19 +357,14 @@ fn running() -> World {
 }
 
 fn roles(world: &World) -> Vec<(RoleKind, HostState)> {
-    world
-        .hosts
-        .iter()
-        .map(|host| (host.role, host.state))
-        .collect()
+    world.hosts.iter().map(|host| (host.role, host.state)).collect()
 }
 
 #[test]
 fn a_new_cluster_gets_one_scheduler_and_its_workers_at_once() {
     let mut world = World::new();
     assert!(world.settle());
-    let expected = [RoleKind::Scheduler, RoleKind::Worker, RoleKind::Worker]
-        .map(|role| (role, HostState::Starting));
+    let expected = [RoleKind::Scheduler, RoleKind::Worker, RoleKind::Worker].map(|role| (role, HostState::Starting));
     assert_eq!(roles(&world), expected);
     assert_eq!(world.backend.len(), 3);
     assert_eq!(world.cluster.state, ClusterState::Starting);
@@ -493,14 +402,7 @@ fn a_lost_scheduler_fails_the_cluster_with_a_reason() {
     world.suffer(Event::Pass(11));
     assert!(world.settle());
     assert_eq!(world.cluster.state, ClusterState::Failed);
-    assert_eq!(
-        world
-            .cluster
-            .reason
-            .as_ref()
-            .map(|reason| reason.code.as_str()),
-        Some("scheduler_lost")
-    );
+    assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some("scheduler_lost"));
 }
 
 #[test]
@@ -509,14 +411,7 @@ fn a_scheduler_that_cannot_sync_fails_the_cluster_with_its_own_words() {
     assert!(world.settle());
     world.suffer(Event::Fails(0, FailureKind::HashMismatch, false));
     assert!(world.settle());
-    assert_eq!(
-        world
-            .cluster
-            .reason
-            .as_ref()
-            .map(|reason| reason.code.as_str()),
-        Some("hash_mismatch")
-    );
+    assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some("hash_mismatch"));
 }
 
 #[test]
@@ -524,27 +419,18 @@ fn failing_workers_are_replaced_three_times_and_then_people_read_why() {
     let mut world = running();
     for _ in 0..20 {
         let live = world.hosts.iter().position(|host| {
-            host.role == RoleKind::Worker
-                && matches!(host.state, HostState::Up | HostState::Starting)
+            host.role == RoleKind::Worker && matches!(host.state, HostState::Up | HostState::Starting)
         });
         let Some(live) = live else { break };
         world.suffer(Event::Fails(live, FailureKind::LaunchFailed, false));
         assert!(world.settle());
     }
-    let workers = world
-        .hosts
-        .iter()
-        .filter(|host| host.role == RoleKind::Worker)
-        .count();
+    let workers = world.hosts.iter().filter(|host| host.role == RoleKind::Worker).count();
     assert_eq!(workers, 2 + 3);
     assert_eq!(world.cluster.state, ClusterState::Running);
     let reason = world.cluster.reason.as_ref().expect("a reason");
     assert_eq!(reason.code, "workers_failing");
-    assert!(
-        reason.message.contains("could not be started"),
-        "{}",
-        reason.message
-    );
+    assert!(reason.message.contains("could not be started"), "{}", reason.message);
 }
 
 #[test]
@@ -559,10 +445,7 @@ fn a_taken_port_moves_the_scheduler_before_its_first_launch_only() {
     world.suffer(Event::Fails(0, FailureKind::PortTaken, false));
     assert!(world.settle());
     assert_ne!(Wanted::of(&world.cluster).port, port);
-    assert!(
-        world.hosts[0].state == HostState::Starting,
-        "moved, not given up"
-    );
+    assert!(world.hosts[0].state == HostState::Starting, "moved, not given up");
 
     let mut world = running();
     world.suffer(Event::Fails(0, FailureKind::PortTaken, false));
@@ -580,13 +463,7 @@ fn a_dead_agent_is_restarted_three_times() {
     }
     world.suffer(Event::AgentDies(1));
     assert!(world.settle());
-    assert_eq!(
-        world.hosts[1]
-            .reason
-            .as_ref()
-            .map(|reason| reason.code.as_str()),
-        Some("agent_dead")
-    );
+    assert_eq!(world.hosts[1].reason.as_ref().map(|reason| reason.code.as_str()), Some("agent_dead"));
 }
 
 #[test]
@@ -606,41 +483,19 @@ fn a_worker_is_not_late_while_its_scheduler_is_not_there() {
 #[test]
 fn idle_ends_a_cluster_only_when_every_host_says_so() {
     let mut world = running();
-    let idle = Verdict {
-        state: VerdictState::Idle,
-        reasons: Vec::new(),
-        idle_for: 1200,
-    };
+    let idle = Verdict { state: VerdictState::Idle, reasons: Vec::new(), idle_for: 1200 };
     for host in &mut world.hosts {
         host.said.verdict = Some(idle.clone());
     }
-    world.hosts[2].said.verdict = Some(Verdict {
-        state: VerdictState::Unknown,
-        ..idle.clone()
-    });
+    world.hosts[2].said.verdict = Some(Verdict { state: VerdictState::Unknown, ..idle.clone() });
     assert!(world.settle());
-    assert_eq!(
-        world.cluster.state,
-        ClusterState::Running,
-        "unknown counts as busy"
-    );
+    assert_eq!(world.cluster.state, ClusterState::Running, "unknown counts as busy");
     world.hosts[2].said.verdict = Some(idle);
     assert!(world.settle());
-    assert_eq!(
-        world
-            .cluster
-            .reason
-            .as_ref()
-            .map(|reason| reason.code.as_str()),
-        Some("idle")
-    );
+    assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some("idle"));
     world.suffer(Event::Pass(20));
     assert!(world.settle());
     world.suffer(Event::Pass(20));
     assert!(world.settle());
-    assert_eq!(
-        world.cluster.state,
-        ClusterState::Stopped,
-        "idleness is no failure"
-    );
+    assert_eq!(world.cluster.state, ClusterState::Stopped, "idleness is no failure");
 }
