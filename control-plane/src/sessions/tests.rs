@@ -55,7 +55,6 @@ struct World {
     _directory: tempfile::TempDir,
 }
 
-#[expect(clippy::too_many_lines, reason = "puts one server together")]
 async fn world() -> World {
     towline_transport::install_crypto_provider();
     let directory = tempfile::tempdir().expect("directory");

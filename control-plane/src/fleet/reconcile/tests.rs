@@ -276,7 +276,6 @@ impl World {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one list of promises")]
     fn check(&self) {
         let useful = |role| {
             self.hosts
