@@ -1,9 +1,7 @@
 //! The assignment: the whole desired state of one host. Not a command, and no place for one: every enum is closed,
 //! there is no shell, no file fetch and no free argument list.
 
-use crate::ids::{
-    ClusterId, Digest, Epoch, Generation, HostId, Position, VerifyingKey, WorkspaceId,
-};
+use crate::ids::{ClusterId, Digest, Epoch, Generation, HostId, Position, VerifyingKey, WorkspaceId};
 use crate::time::UnixSeconds;
 use serde::{Deserialize, Serialize};
 
@@ -52,10 +50,7 @@ pub struct Assignment {
 impl Assignment {
     /// Its place in the order of this host's assignments.
     pub fn position(&self) -> Position {
-        Position {
-            epoch: self.epoch,
-            generation: self.generation,
-        }
+        Position { epoch: self.epoch, generation: self.generation }
     }
 }
 

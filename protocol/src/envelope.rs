@@ -122,20 +122,14 @@ pub enum EnvelopeError {
 
 /// DSSE's pre-authentication encoding: what is really signed.
 pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let mut out = format!(
-        "DSSEv1 {} {payload_type} {} ",
-        payload_type.len(),
-        payload.len()
-    )
-    .into_bytes();
+    let mut out = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
     out.extend_from_slice(payload);
     out
 }
 
 /// Sign a document. The control plane stores the returned envelope and resends it as it is.
 pub fn sign<T: Document>(document: &T, key: &Ed25519KeyPair) -> Envelope {
-    let payload = serde_json::to_vec(document)
-        .expect("our documents hold only strings, integers, lists and objects");
+    let payload = serde_json::to_vec(document).expect("our documents hold only strings, integers, lists and objects");
     sign_bytes(&media_type::<T>(), &payload, key)
 }
 
@@ -145,28 +139,18 @@ pub fn sign_bytes(payload_type: &str, payload: &[u8], key: &Ed25519KeyPair) -> E
     Envelope {
         payload_type: payload_type.to_owned(),
         payload: STANDARD.encode(payload),
-        signatures: vec![Signature {
-            keyid: verifying_key(key).key_id(),
-            sig: STANDARD.encode(signature.as_ref()),
-        }],
+        signatures: vec![Signature { keyid: verifying_key(key).key_id(), sig: STANDARD.encode(signature.as_ref()) }],
     }
 }
 
 /// The public half of a key pair.
 pub fn verifying_key(key: &Ed25519KeyPair) -> VerifyingKey {
-    let bytes: [u8; 32] = key
-        .public_key()
-        .as_ref()
-        .try_into()
-        .expect("an Ed25519 public key has 32 bytes");
+    let bytes: [u8; 32] = key.public_key().as_ref().try_into().expect("an Ed25519 public key has 32 bytes");
     VerifyingKey::from_bytes(bytes)
 }
 
 /// Check an envelope against the one key it must be signed by, then parse the checked bytes.
-pub fn verify<T: Document>(
-    envelope: &Envelope,
-    key: &VerifyingKey,
-) -> Result<Verified<T>, EnvelopeError> {
+pub fn verify<T: Document>(envelope: &Envelope, key: &VerifyingKey) -> Result<Verified<T>, EnvelopeError> {
     let wanted = media_type::<T>();
     if envelope.payload_type != wanted {
         let found = envelope.payload_type.chars().take(100).collect();
@@ -176,39 +160,26 @@ pub fn verify<T: Document>(
     if envelope.payload.len() > MAX_FRAME_BYTES / 3 * 4 + 4 {
         return Err(EnvelopeError::TooLarge);
     }
-    let payload = STANDARD
-        .decode(&envelope.payload)
-        .map_err(|_| EnvelopeError::MalformedPayload)?;
+    let payload = STANDARD.decode(&envelope.payload).map_err(|_| EnvelopeError::MalformedPayload)?;
     let [signature] = envelope.signatures.as_slice() else {
         return Err(EnvelopeError::MalformedSignature);
     };
-    let signature = STANDARD
-        .decode(&signature.sig)
-        .map_err(|_| EnvelopeError::MalformedSignature)?;
+    let signature = STANDARD.decode(&signature.sig).map_err(|_| EnvelopeError::MalformedSignature)?;
     if signature.len() != 64 {
         return Err(EnvelopeError::MalformedSignature);
     }
     UnparsedPublicKey::new(&ED25519, key.bytes())
-        .verify(
-            &pre_authentication_encoding(&envelope.payload_type, &payload),
-            &signature,
-        )
+        .verify(&pre_authentication_encoding(&envelope.payload_type, &payload), &signature)
         .map_err(|_| EnvelopeError::BadSignature)?;
     let document: T = strict::from_slice(&payload).map_err(EnvelopeError::Malformed)?;
     if document.version() != WIRE_VERSION {
         return Err(EnvelopeError::Version(document.version()));
     }
-    Ok(Verified {
-        document,
-        signer: key.key_id(),
-    })
+    Ok(Verified { document, signer: key.key_id() })
 }
 
 /// SHA-256 over media type and payload: two envelopes with equal fingerprints say the same thing.
 pub fn fingerprint(envelope: &Envelope) -> crate::ids::Digest {
     let payload = STANDARD.decode(&envelope.payload).unwrap_or_default();
-    crate::ids::Digest::of(&pre_authentication_encoding(
-        &envelope.payload_type,
-        &payload,
-    ))
+    crate::ids::Digest::of(&pre_authentication_encoding(&envelope.payload_type, &payload))
 }

@@ -9,9 +9,7 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// The text does not start with this kind's prefix.
-    #[error(
-        "{kind} must look like `{prefix}` followed by 16 characters of a-z and 2-7, not {found:?}"
-    )]
+    #[error("{kind} must look like `{prefix}` followed by 16 characters of a-z and 2-7, not {found:?}")]
     Shape {
         /// The id's kind, e.g. `host id`.
         kind: &'static str,
@@ -193,23 +191,16 @@ pub struct Spki(String);
 
 /// DER of a P-256 SubjectPublicKeyInfo up to the 65-byte uncompressed point (RFC 5480).
 const P256_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 impl Spki {
     /// From DER. Refused unless it is an uncompressed P-256 key.
     pub fn from_der(der: &[u8]) -> Result<Self, IdError> {
-        let fits = der.len() == P256_PREFIX.len() + 65
-            && der.starts_with(&P256_PREFIX)
-            && der[P256_PREFIX.len()] == 0x04;
-        if fits {
-            Ok(Self(STANDARD.encode(der)))
-        } else {
-            Err(IdError::Key {
-                kind: "P-256 public key",
-            })
-        }
+        let fits =
+            der.len() == P256_PREFIX.len() + 65 && der.starts_with(&P256_PREFIX) && der[P256_PREFIX.len()] == 0x04;
+        if fits { Ok(Self(STANDARD.encode(der))) } else { Err(IdError::Key { kind: "P-256 public key" }) }
     }
 
     /// The DER bytes.
@@ -236,9 +227,7 @@ impl Spki {
 impl FromStr for Spki {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let der = STANDARD.decode(text).map_err(|_| IdError::Key {
-            kind: "P-256 public key",
-        })?;
+        let der = STANDARD.decode(text).map_err(|_| IdError::Key { kind: "P-256 public key" })?;
         Self::from_der(&der)
     }
 }
@@ -275,12 +264,8 @@ impl VerifyingKey {
 impl FromStr for VerifyingKey {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let bytes = STANDARD.decode(text).map_err(|_| IdError::Key {
-            kind: "Ed25519 public key",
-        })?;
-        let bytes: [u8; 32] = bytes.try_into().map_err(|_| IdError::Key {
-            kind: "Ed25519 public key",
-        })?;
+        let bytes = STANDARD.decode(text).map_err(|_| IdError::Key { kind: "Ed25519 public key" })?;
+        let bytes: [u8; 32] = bytes.try_into().map_err(|_| IdError::Key { kind: "Ed25519 public key" })?;
         Ok(Self::from_bytes(bytes))
     }
 }
@@ -339,13 +324,7 @@ mod tests {
     #[test]
     fn refuses_an_id_of_another_kind() {
         let id = ClusterId::from_random([0; 10]);
-        assert!(matches!(
-            id.as_str().parse::<HostId>(),
-            Err(IdError::Shape {
-                kind: "host id",
-                ..
-            })
-        ));
+        assert!(matches!(id.as_str().parse::<HostId>(), Err(IdError::Shape { kind: "host id", .. })));
         assert!("ho-../../etc/passwd".parse::<HostId>().is_err());
     }
 
@@ -358,14 +337,8 @@ mod tests {
 
     #[test]
     fn orders_positions_by_epoch_first() {
-        let old = Position {
-            epoch: Epoch(1),
-            generation: Generation(900),
-        };
-        let new = Position {
-            epoch: Epoch(2),
-            generation: Generation(1),
-        };
+        let old = Position { epoch: Epoch(1), generation: Generation(900) };
+        let new = Position { epoch: Epoch(2), generation: Generation(1) };
         assert!(old < new);
     }
 }

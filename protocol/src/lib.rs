@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod ids;
 pub mod lease;
 pub mod message;
+mod refusal;
 pub mod report;
 pub mod roster;
 pub mod session;

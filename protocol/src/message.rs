@@ -203,10 +203,7 @@ pub enum SessionRefusal {
 impl SessionRefusal {
     /// Whether the agent should try again by itself.
     pub fn retryable(self) -> bool {
-        matches!(
-            self,
-            Self::AlreadyConnected | Self::GoingAway | Self::Fenced
-        )
+        matches!(self, Self::AlreadyConnected | Self::GoingAway | Self::Fenced)
     }
 }
 
@@ -222,6 +219,5 @@ pub fn from_control_plane(frame: &[u8]) -> Result<FromControlPlane, StrictError>
 
 /// Write a frame.
 pub fn to_frame<T: Serialize>(message: &T) -> String {
-    serde_json::to_string(message)
-        .expect("our messages hold only strings, integers, lists and objects")
+    serde_json::to_string(message).expect("our messages hold only strings, integers, lists and objects")
 }

@@ -4,9 +4,7 @@
 //! refused with their own reason; unknown fields are refused by the types (`deny_unknown_fields`).
 
 use crate::{MAX_FRAME_BYTES, MAX_JSON_DEPTH};
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::cell::Cell;
 use std::fmt;
@@ -41,13 +39,8 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StrictError> {
     }
     let refusal = Cell::new(None);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Strict {
-        depth: 0,
-        refusal: &refusal,
-    };
-    let parsed = seed
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value));
+    let seed = Strict { depth: 0, refusal: &refusal };
+    let parsed = seed.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
     let value = match (parsed, refusal.take()) {
         (_, Some(reason)) => return Err(reason),
         (Err(error), None) => return Err(StrictError::Shape(error.to_string())),
@@ -56,11 +49,7 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StrictError> {
     serde_json::from_value(value).map_err(|error| {
         let text = error.to_string();
         // serde has no typed error for this case; the words are those of `serde::de::Error::unknown_field`.
-        if text.starts_with("unknown field") {
-            StrictError::UnknownField(text)
-        } else {
-            StrictError::Shape(text)
-        }
+        if text.starts_with("unknown field") { StrictError::UnknownField(text) } else { StrictError::Shape(text) }
     })
 }
 
@@ -80,10 +69,7 @@ impl Strict<'_> {
         if self.depth >= MAX_JSON_DEPTH {
             return Err(self.refuse(StrictError::TooDeep));
         }
-        Ok(Self {
-            depth: self.depth + 1,
-            refusal: self.refusal,
-        })
+        Ok(Self { depth: self.depth + 1, refusal: self.refusal })
     }
 }
 
@@ -163,27 +149,14 @@ mod tests {
             (r#"[1e3]"#, StrictError::NotInteger),
         ];
         for (text, reason) in cases {
-            assert_eq!(
-                from_slice::<Value>(text.as_bytes()) as Out,
-                Err(reason),
-                "{text}"
-            );
+            assert_eq!(from_slice::<Value>(text.as_bytes()) as Out, Err(reason), "{text}");
         }
         let deep = format!("{}1{}", "[".repeat(17), "]".repeat(17));
-        assert_eq!(
-            from_slice::<Value>(deep.as_bytes()) as Out,
-            Err(StrictError::TooDeep)
-        );
+        assert_eq!(from_slice::<Value>(deep.as_bytes()) as Out, Err(StrictError::TooDeep));
         let fits = format!("{}1{}", "[".repeat(16), "]".repeat(16));
         assert!(from_slice::<Value>(fits.as_bytes()).is_ok());
         let long = format!("\"{}\"", "x".repeat(MAX_FRAME_BYTES));
-        assert!(matches!(
-            from_slice::<Value>(long.as_bytes()),
-            Err(StrictError::TooLarge(_))
-        ));
-        assert!(matches!(
-            from_slice::<Value>(b"{} {}"),
-            Err(StrictError::Shape(_))
-        ));
+        assert!(matches!(from_slice::<Value>(long.as_bytes()), Err(StrictError::TooLarge(_))));
+        assert!(matches!(from_slice::<Value>(b"{} {}"), Err(StrictError::Shape(_))));
     }
 }

@@ -8,9 +8,10 @@ use crate::envelope::{self, Envelope, EnvelopeError, Verified};
 use crate::ids::{ClusterId, Digest, Epoch, HostId, Position, VerifyingKey, WorkspaceId};
 use crate::lease::Lease;
 use crate::roster::{Admission, MemberRole, Roster};
-use crate::strict::StrictError;
 use crate::time::{CLOCK_SKEW, UnixSeconds};
 use serde::{Deserialize, Serialize};
+
+pub use crate::refusal::Refusal;
 
 /// The root key's word that a signing key may sign for some workspaces, for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,128 +99,10 @@ pub enum Accepted<T> {
     Same,
 }
 
-/// Why a document was refused. Each attack has its own reason.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The envelope itself does not hold.
-    #[error("the envelope was refused")]
-    Envelope(#[from] EnvelopeError),
-    /// No delegation accepted yet.
-    #[error("no signing key is delegated yet")]
-    NoDelegation,
-    /// The delegation that names the signing key has run out, or has not begun.
-    #[error("the delegation of the signing key is not valid now")]
-    DelegationNotValid,
-    /// The signing key is not delegated for this workspace.
-    #[error("the signing key is not delegated for this workspace")]
-    NotDelegated,
-    /// An older delegation than the one in force.
-    #[error("the delegation is older than the one in force")]
-    DelegationRollback,
-    /// The delegation claims a longer life than allowed.
-    #[error("the delegation's life is longer than 30 days or ends before it begins")]
-    DelegationTooLong,
-    /// For another host.
-    #[error("the document is for another host")]
-    OtherAudience,
-    /// For another workspace.
-    #[error("the document is for another workspace")]
-    OtherWorkspace,
-    /// For another cluster.
-    #[error("the document is for another cluster")]
-    OtherCluster,
-    /// Names another owner than the first assignment did.
-    #[error("the document names another owner than the first assignment did")]
-    OtherOwner,
-    /// Below the delegation's floor.
-    #[error("the epoch is below the delegation's floor")]
-    EpochFloor,
-    /// Above what the delegation allows.
-    #[error("the epoch lies beyond the delegation's end")]
-    EpochCeiling,
-    /// Lower than the one in force.
-    #[error("the document is older than the one in force")]
-    Replay,
-    /// Same place, other content.
-    #[error("the document has the place of the one in force but says something else")]
-    Conflict,
-    /// Too late.
-    #[error("the document has expired")]
-    Expired,
-    /// Too early.
-    #[error("the document is from the future")]
-    NotYetValid,
-    /// A client entry without the owner's word.
-    #[error("roster entry {0:?} is a client without an admission")]
-    NoAdmission(String),
-    /// A host entry with an admission, or one that does not match the entry.
-    #[error("the admission of roster entry {0:?} does not fit the entry")]
-    AdmissionMismatch(String),
-    /// An admission signed by somebody else.
-    #[error("the admission of roster entry {0:?} is not the owner's")]
-    AdmissionNotOwners(String),
-    /// Entries vanished or changed.
-    #[error("the roster dropped or changed an entry")]
-    RosterShrank,
-    /// No assignment yet, so no owner to check admissions against.
-    #[error("a roster came before the first assignment")]
-    RosterTooEarly,
-}
-
-impl Refusal {
-    /// A stable word for metrics and events.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Envelope(EnvelopeError::BadSignature) => "bad_signature",
-            Self::Envelope(EnvelopeError::Malformed(StrictError::DuplicateKey)) => "duplicate_key",
-            Self::Envelope(EnvelopeError::Malformed(StrictError::NotInteger)) => "not_integer",
-            Self::Envelope(EnvelopeError::Malformed(StrictError::Shape(_))) => "malformed",
-            Self::Envelope(EnvelopeError::Malformed(StrictError::TooDeep)) => "too_deep",
-            Self::Envelope(EnvelopeError::Malformed(StrictError::TooLarge(_))) => "too_large",
-            Self::Envelope(EnvelopeError::Malformed(StrictError::UnknownField(_))) => {
-                "unknown_field"
-            }
-            Self::Envelope(EnvelopeError::MalformedPayload) => "malformed_payload",
-            Self::Envelope(EnvelopeError::MalformedSignature) => "malformed_signature",
-            Self::Envelope(EnvelopeError::TooLarge) => "too_large",
-            Self::Envelope(EnvelopeError::Version(_)) => "wire_version",
-            Self::Envelope(EnvelopeError::WrongType { .. }) => "wrong_type",
-            Self::NoDelegation => "no_delegation",
-            Self::DelegationNotValid => "delegation_not_valid",
-            Self::NotDelegated => "not_delegated",
-            Self::DelegationRollback => "delegation_rollback",
-            Self::DelegationTooLong => "delegation_too_long",
-            Self::OtherAudience => "other_audience",
-            Self::OtherWorkspace => "other_workspace",
-            Self::OtherCluster => "other_cluster",
-            Self::OtherOwner => "other_owner",
-            Self::EpochFloor => "epoch_floor",
-            Self::EpochCeiling => "epoch_ceiling",
-            Self::Replay => "replay",
-            Self::Conflict => "conflict",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::NoAdmission(_) => "no_admission",
-            Self::AdmissionMismatch(_) => "admission_mismatch",
-            Self::AdmissionNotOwners(_) => "admission_not_owners",
-            Self::RosterShrank => "roster_shrank",
-            Self::RosterTooEarly => "roster_too_early",
-        }
-    }
-}
-
 impl Trust {
     /// A host that has accepted nothing yet.
     pub fn new(root_key: VerifyingKey, me: Identity, clock_floor: UnixSeconds) -> Self {
-        Self {
-            root_key,
-            me,
-            delegation: None,
-            assignment: None,
-            owner: None,
-            roster: None,
-            clock_floor,
-        }
+        Self { root_key, me, delegation: None, assignment: None, owner: None, roster: None, clock_floor }
     }
 
     /// The trusted clock: the system's, but never below what verified documents proved.
@@ -253,11 +136,7 @@ impl Trust {
                 return Err(Refusal::DelegationRollback);
             }
             if new.version == old.version {
-                return if new == old {
-                    Ok(Accepted::Same)
-                } else {
-                    Err(Refusal::Conflict)
-                };
+                return if new == old { Ok(Accepted::Same) } else { Err(Refusal::Conflict) };
             }
         }
         // A stolen signing key may have pushed the floor far ahead; a newer delegation resets it.
@@ -294,18 +173,11 @@ impl Trust {
                 return Err(Refusal::Replay);
             }
             if new.position() == old.position {
-                return if fingerprint == old.fingerprint {
-                    Ok(Accepted::Same)
-                } else {
-                    Err(Refusal::Conflict)
-                };
+                return if fingerprint == old.fingerprint { Ok(Accepted::Same) } else { Err(Refusal::Conflict) };
             }
         }
         self.check_times(new.issued_at, new.expires_at, system)?;
-        self.assignment = Some(AcceptedAt {
-            position: new.position(),
-            fingerprint,
-        });
+        self.assignment = Some(AcceptedAt { position: new.position(), fingerprint });
         self.owner.get_or_insert_with(|| new.owner.clone());
         self.raise_floor(new.issued_at, &delegation);
         Ok(Accepted::New(verified))
@@ -338,38 +210,21 @@ impl Trust {
                 return Err(Refusal::Replay);
             }
             if (new.epoch, new.version) == (old.epoch, old.version) {
-                return if fingerprint == old.fingerprint {
-                    Ok(Accepted::Same)
-                } else {
-                    Err(Refusal::Conflict)
-                };
+                return if fingerprint == old.fingerprint { Ok(Accepted::Same) } else { Err(Refusal::Conflict) };
             }
         }
         self.check_times(new.issued_at, new.expires_at, system)?;
-        if known.is_some_and(|known| {
-            known
-                .entries
-                .iter()
-                .any(|entry| !new.entries.contains(entry))
-        }) {
+        if known.is_some_and(|known| known.entries.iter().any(|entry| !new.entries.contains(entry))) {
             return Err(Refusal::RosterShrank);
         }
         check_admissions(new, &owner)?;
-        self.roster = Some(AcceptedRoster {
-            epoch: new.epoch,
-            version: new.version,
-            fingerprint,
-        });
+        self.roster = Some(AcceptedRoster { epoch: new.epoch, version: new.version, fingerprint });
         self.raise_floor(new.issued_at, &delegation);
         Ok(Accepted::New(verified))
     }
 
     /// Check a lease. A lease changes nothing that must be durable but the clock floor.
-    pub fn accept_lease(
-        &mut self,
-        envelope: &Envelope,
-        system: UnixSeconds,
-    ) -> Result<Verified<Lease>, Refusal> {
+    pub fn accept_lease(&mut self, envelope: &Envelope, system: UnixSeconds) -> Result<Verified<Lease>, Refusal> {
         let delegation = self.delegation_in_force(system)?.clone();
         let verified = envelope::verify::<Lease>(envelope, &delegation.key)?;
         let lease = verified.document();
@@ -385,9 +240,7 @@ impl Trust {
     fn delegation_in_force(&self, system: UnixSeconds) -> Result<&Delegation, Refusal> {
         let delegation = self.delegation.as_ref().ok_or(Refusal::NoDelegation)?;
         let now = self.clock(system);
-        if now > delegation.not_after.plus(CLOCK_SKEW)
-            || now.plus(CLOCK_SKEW) < delegation.not_before
-        {
+        if now > delegation.not_after.plus(CLOCK_SKEW) || now.plus(CLOCK_SKEW) < delegation.not_before {
             return Err(Refusal::DelegationNotValid);
         }
         if !delegation.workspaces.contains(&self.me.workspace) {
@@ -396,12 +249,7 @@ impl Trust {
         Ok(delegation)
     }
 
-    fn check_times(
-        &self,
-        issued_at: UnixSeconds,
-        expires_at: UnixSeconds,
-        system: UnixSeconds,
-    ) -> Result<(), Refusal> {
+    fn check_times(&self, issued_at: UnixSeconds, expires_at: UnixSeconds, system: UnixSeconds) -> Result<(), Refusal> {
         let now = self.clock(system);
         if issued_at > now.plus(CLOCK_SKEW) {
             return Err(Refusal::NotYetValid);
@@ -432,14 +280,10 @@ fn check_admissions(roster: &Roster, owner: &VerifyingKey) -> Result<(), Refusal
         match (entry.role, &entry.admission) {
             (MemberRole::Client, None) => return Err(Refusal::NoAdmission(entry.id.clone())),
             (MemberRole::Client, Some(admission)) => {
-                let verified = envelope::verify::<Admission>(admission, owner).map_err(
-                    |error| match error {
-                        EnvelopeError::BadSignature => {
-                            Refusal::AdmissionNotOwners(entry.id.clone())
-                        }
-                        other => Refusal::Envelope(other),
-                    },
-                )?;
+                let verified = envelope::verify::<Admission>(admission, owner).map_err(|error| match error {
+                    EnvelopeError::BadSignature => Refusal::AdmissionNotOwners(entry.id.clone()),
+                    other => Refusal::Envelope(other),
+                })?;
                 let admission = verified.document();
                 let fits = admission.cluster == roster.cluster
                     && admission.spki == entry.spki

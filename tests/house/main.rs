@@ -4,6 +4,7 @@
 
 mod budgets;
 mod layering;
+mod units;
 
 use std::path::{Path, PathBuf};
 

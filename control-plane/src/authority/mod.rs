@@ -29,11 +29,7 @@ pub struct HostAuthority {
 impl HostAuthority {
     /// An authority for hosts of this trust domain, whose certificates live this long (96 h).
     pub fn new(authority: Arc<Authority>, trust_domain: String, life: Duration) -> Self {
-        Self {
-            authority,
-            trust_domain,
-            life,
-        }
+        Self { authority, trust_domain, life }
     }
 
     /// The trust domain in every name.
@@ -82,12 +78,7 @@ impl HostAuthority {
         }
         chain.push_str(self.authority.certificate_pem());
         let not_after = not_after.min(self.authority.not_after());
-        Ok(EnrolmentRecord {
-            key: spki.key_id(),
-            chain,
-            not_after,
-            instance: None,
-        })
+        Ok(EnrolmentRecord { key: spki.key_id(), chain, not_after, instance: None })
     }
 
     /// Whether a certificate with this end is so old that it only serves to renew itself.

@@ -29,9 +29,7 @@ pub fn user_data() -> UserData {
 /// What the backend sees of a host.
 pub async fn presence(backend: &dyn Backend, host: &HostId) -> Presence {
     let seen = backend.observe().await.expect("observed");
-    seen.iter()
-        .find(|seen| seen.host == *host)
-        .map_or(Presence::Absent, |seen| seen.presence)
+    seen.iter().find(|seen| seen.host == *host).map_or(Presence::Absent, |seen| seen.presence)
 }
 
 async fn until(backend: &dyn Backend, host: &HostId, wanted: Presence) {
@@ -41,10 +39,7 @@ async fn until(backend: &dyn Backend, host: &HostId, wanted: Presence) {
         if seen == wanted {
             return;
         }
-        assert!(
-            tokio::time::Instant::now() < end,
-            "{host} is {seen:?}, not {wanted:?}"
-        );
+        assert!(tokio::time::Instant::now() < end, "{host} is {seen:?}, not {wanted:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -59,10 +54,7 @@ pub async fn makes_sees_and_ends_a_host(backend: &dyn Backend) {
     until(backend, &host, Presence::Running).await;
     backend.destroy(&host).await.expect("ended");
     until(backend, &host, Presence::Absent).await;
-    assert!(
-        matches!(backend.create(order).await, Err(BackendError::Ended(_))),
-        "an ended host came back"
-    );
+    assert!(matches!(backend.create(order).await, Err(BackendError::Ended(_))), "an ended host came back");
 }
 
 /// Asking twice makes one host, as after a crash between the call and its record.
@@ -72,10 +64,7 @@ pub async fn making_twice_makes_one_host(backend: &dyn Backend) {
     let second = backend.create(order.clone()).await.expect("found");
     assert_eq!(first.reference, second.reference);
     let seen = backend.observe().await.expect("observed");
-    assert_eq!(
-        seen.iter().filter(|seen| seen.host == order.host).count(),
-        1
-    );
+    assert_eq!(seen.iter().filter(|seen| seen.host == order.host).count(), 1);
     backend.destroy(&order.host).await.expect("ended");
 }
 

@@ -96,10 +96,7 @@ pub trait Backend: Send + Sync + fmt::Debug {
     fn restart(&self, host: &HostId) -> BoxFuture<'_, Result<(), BackendError>>;
 
     /// Choose where a cluster's scheduler will listen; `taken` are the ports of other clusters.
-    fn scheduler_address(
-        &self,
-        taken: &BTreeSet<u16>,
-    ) -> BoxFuture<'_, Result<SchedulerAddress, BackendError>>;
+    fn scheduler_address(&self, taken: &BTreeSet<u16>) -> BoxFuture<'_, Result<SchedulerAddress, BackendError>>;
 }
 
 /// The backends of this control plane, by name.
@@ -109,12 +106,7 @@ pub struct Backends(BTreeMap<&'static str, Arc<dyn Backend>>);
 impl Backends {
     /// These backends.
     pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
-        Self(
-            backends
-                .into_iter()
-                .map(|backend| (backend.name(), backend))
-                .collect(),
-        )
+        Self(backends.into_iter().map(|backend| (backend.name(), backend)).collect())
     }
 
     /// The backend of this name.

@@ -32,17 +32,11 @@ impl Challenges {
 
     /// Take a challenge for its one answer. False: it never was, was used, or is too old.
     pub fn take(&mut self, challenge: &str, now: UnixSeconds) -> bool {
-        self.waiting
-            .remove(challenge)
-            .is_some_and(|expires_at| now <= expires_at)
+        self.waiting.remove(challenge).is_some_and(|expires_at| now <= expires_at)
     }
 
     fn forget_expired(&mut self, now: UnixSeconds) {
-        while self
-            .order
-            .front()
-            .is_some_and(|(expires_at, _)| *expires_at < now)
-        {
+        while self.order.front().is_some_and(|(expires_at, _)| *expires_at < now) {
             if let Some((_, challenge)) = self.order.pop_front() {
                 self.waiting.remove(&challenge);
             }

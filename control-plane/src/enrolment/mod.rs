@@ -27,9 +27,7 @@ pub use refusal::Refusal;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use towline_protocol::WIRE_VERSION;
-use towline_protocol::enrolment::{
-    Attestation, Challenge, EnrolmentGrant, EnrolmentRequest, proof_bytes,
-};
+use towline_protocol::enrolment::{Attestation, Challenge, EnrolmentGrant, EnrolmentRequest, proof_bytes};
 use towline_protocol::ids::Digest;
 use towline_protocol::strict;
 use towline_transport::keys;
@@ -57,11 +55,7 @@ struct Shared {
 
 /// The routes of enrolment.
 pub fn router(parts: EnrolmentParts) -> Router {
-    let shared = Shared {
-        parts,
-        challenges: Mutex::default(),
-        rate: Mutex::default(),
-    };
+    let shared = Shared { parts, challenges: Mutex::default(), rate: Mutex::default() };
     Router::new()
         .route("/enroll/challenge", post(challenge))
         .route("/enroll", post(enrol))
@@ -73,11 +67,7 @@ impl Shared {
     fn check_rate(&self, peer: Option<&Peer>) -> Result<(), Refusal> {
         let address = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.remote.ip());
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        if rate.allow(address, clock::boot_now()) {
-            Ok(())
-        } else {
-            Err(Refusal::TooMany)
-        }
+        if rate.allow(address, clock::boot_now()) { Ok(()) } else { Err(Refusal::TooMany) }
     }
 }
 
@@ -87,17 +77,9 @@ async fn challenge(
 ) -> Result<Json<Challenge>, Refusal> {
     shared.check_rate(peer.as_ref().map(|Extension(peer)| peer))?;
     let challenge = keys::random_hex(32);
-    let mut challenges = shared
-        .challenges
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let expires_at = challenges
-        .put(challenge.clone(), clock::unix_now())
-        .ok_or(Refusal::TooMany)?;
-    Ok(Json(Challenge {
-        challenge,
-        expires_at,
-    }))
+    let mut challenges = shared.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+    let expires_at = challenges.put(challenge.clone(), clock::unix_now()).ok_or(Refusal::TooMany)?;
+    Ok(Json(Challenge { challenge, expires_at }))
 }
 
 async fn enrol(
@@ -106,29 +88,18 @@ async fn enrol(
     body: Bytes,
 ) -> Result<Json<EnrolmentGrant>, Refusal> {
     shared.check_rate(peer.as_ref().map(|Extension(peer)| peer))?;
-    let request: EnrolmentRequest =
-        strict::from_slice(&body).map_err(|error| Refusal::Malformed(error.to_string()))?;
+    let request: EnrolmentRequest = strict::from_slice(&body).map_err(|error| Refusal::Malformed(error.to_string()))?;
     if request.v != WIRE_VERSION {
         return Err(Refusal::Version(request.v));
     }
     {
-        let mut challenges = shared
-            .challenges
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut challenges = shared.challenges.lock().unwrap_or_else(PoisonError::into_inner);
         if !challenges.take(&request.challenge, clock::unix_now()) {
             return Err(Refusal::ChallengeUnknown);
         }
     }
-    let proof = STANDARD
-        .decode(&request.proof)
-        .map_err(|_| Refusal::BadProof)?;
-    let signed = proof_bytes(
-        &request.challenge,
-        &request.host,
-        &request.token,
-        &request.spki,
-    );
+    let proof = STANDARD.decode(&request.proof).map_err(|_| Refusal::BadProof)?;
+    let signed = proof_bytes(&request.challenge, &request.host, &request.token, &request.spki);
     if !keys::verify(&request.spki, &signed, &proof) {
         return Err(Refusal::BadProof);
     }
@@ -149,24 +120,12 @@ async fn redeem(
     request: &EnrolmentRequest,
 ) -> Result<(ClusterRecord, EnrolmentRecord), Refusal> {
     // An unknown host and a wrong token get one answer: nobody learns which hosts there are.
-    let host = parts
-        .store
-        .host(&request.host)
-        .await?
-        .ok_or(Refusal::TokenUnknown)?;
-    let cluster = parts
-        .store
-        .cluster(&host.cluster)
-        .await?
-        .ok_or(Refusal::TokenUnknown)?;
+    let host = parts.store.host(&request.host).await?.ok_or(Refusal::TokenUnknown)?;
+    let cluster = parts.store.cluster(&host.cluster).await?.ok_or(Refusal::TokenUnknown)?;
     check_attestation(&cluster, &host, &request.attestation)?;
     let hash = Digest::of(request.token.as_bytes());
     let now = clock::unix_now();
-    match parts
-        .store
-        .redeem_token(&hash, &request.host, &request.spki, now)
-        .await?
-    {
+    match parts.store.redeem_token(&hash, &request.host, &request.spki, now).await? {
         Redemption::First | Redemption::Again => {}
         Redemption::Unknown => return Err(Refusal::TokenUnknown),
         Redemption::Expired => return Err(Refusal::TokenExpired),
@@ -175,10 +134,7 @@ async fn redeem(
     if !may_speak(&host) {
         return Err(Refusal::HostGone);
     }
-    let issued = parts
-        .authority
-        .issue(&cluster, &request.host, &request.spki, now)
-        .map_err(Refusal::Authority)?;
+    let issued = parts.authority.issue(&cluster, &request.host, &request.spki, now).map_err(Refusal::Authority)?;
     let now_ms = clock::unix_ms();
     let record = parts
         .store
@@ -214,11 +170,7 @@ fn other_key(cluster: &ClusterRecord, host: &HostRecord) -> Refusal {
 
 /// Whether the platform's proof fits the backend that made the host. Clouds answer [`Refusal::NotKnownYet`] while the
 /// instance is not yet in the record of the create call.
-fn check_attestation(
-    cluster: &ClusterRecord,
-    host: &HostRecord,
-    attestation: &Attestation,
-) -> Result<(), Refusal> {
+fn check_attestation(cluster: &ClusterRecord, host: &HostRecord, attestation: &Attestation) -> Result<(), Refusal> {
     match attestation {
         Attestation::Local if cluster.backend == crate::backends::local::NAME => Ok(()),
         Attestation::Local if host.backend.is_none() => Err(Refusal::NotKnownYet),

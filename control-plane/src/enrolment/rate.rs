@@ -31,16 +31,12 @@ impl RateLimit {
     pub fn allow(&mut self, address: IpAddr, now: BootTime) -> bool {
         if self.buckets.len() >= ADDRESS_LIMIT && !self.buckets.contains_key(&address) {
             let refill = Duration::from_secs(u64::from(BURST / PER_SECOND));
-            self.buckets
-                .retain(|_, bucket| now.since(bucket.at) < refill);
+            self.buckets.retain(|_, bucket| now.since(bucket.at) < refill);
             if self.buckets.len() >= ADDRESS_LIMIT {
                 return false;
             }
         }
-        let bucket = self.buckets.entry(address).or_insert(Bucket {
-            left: f64::from(BURST),
-            at: now,
-        });
+        let bucket = self.buckets.entry(address).or_insert(Bucket { left: f64::from(BURST), at: now });
         let back = now.since(bucket.at).as_secs_f64() * f64::from(PER_SECOND);
         bucket.left = (bucket.left + back).min(f64::from(BURST));
         bucket.at = now;
@@ -65,11 +61,6 @@ mod tests {
         assert!(!limit.allow(noisy, start));
         assert!(limit.allow(quiet, start));
         let later = start.plus(Duration::from_secs(1));
-        assert_eq!(
-            (0..PER_SECOND * 2)
-                .filter(|_| limit.allow(noisy, later))
-                .count(),
-            PER_SECOND as usize
-        );
+        assert_eq!((0..PER_SECOND * 2).filter(|_| limit.allow(noisy, later)).count(), PER_SECOND as usize);
     }
 }

@@ -58,57 +58,21 @@ struct Words {
 impl Refusal {
     fn words(&self) -> Words {
         let (status, code, remedy) = match self {
-            Self::Authority(_) | Self::Store(_) => (
-                500,
-                "internal",
-                "Try again; the control plane's log says more",
-            ),
-            Self::BadProof => (
-                403,
-                "proof_invalid",
-                "The host must sign with the key it shows",
-            ),
+            Self::Authority(_) | Self::Store(_) => (500, "internal", "Try again; the control plane's log says more"),
+            Self::BadProof => (403, "proof_invalid", "The host must sign with the key it shows"),
             Self::ChallengeUnknown => (409, "challenge_unknown", "Ask for a new challenge"),
             Self::HostGone => (410, "host_gone", "End this host; a new one has a new token"),
-            Self::Malformed(_) => (
-                400,
-                "malformed",
-                "Use a bootstrap of this control plane's version",
-            ),
+            Self::Malformed(_) => (400, "malformed", "Use a bootstrap of this control plane's version"),
             Self::NotKnownYet => (425, "not_known_yet", "Try again in some seconds"),
-            Self::OtherKey => (
-                409,
-                "token_spent",
-                "If this host was copied, end the copy; else make a new host",
-            ),
-            Self::TokenExpired => (
-                403,
-                "token_expired",
-                "Make a new host: its token lasts for one start",
-            ),
-            Self::TokenUnknown => (
-                403,
-                "token_unknown",
-                "Check that the user data belongs to this host",
-            ),
+            Self::OtherKey => (409, "token_spent", "If this host was copied, end the copy; else make a new host"),
+            Self::TokenExpired => (403, "token_expired", "Make a new host: its token lasts for one start"),
+            Self::TokenUnknown => (403, "token_unknown", "Check that the user data belongs to this host"),
             Self::TooMany => (429, "too_many_requests", "Try again later"),
-            Self::Version(_) => (
-                400,
-                "wire_version",
-                "Use a bootstrap of this control plane's version",
-            ),
-            Self::WrongAttestation => (
-                403,
-                "attestation_wrong",
-                "Check which backend the cluster names",
-            ),
+            Self::Version(_) => (400, "wire_version", "Use a bootstrap of this control plane's version"),
+            Self::WrongAttestation => (403, "attestation_wrong", "Check which backend the cluster names"),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Words {
-            status,
-            code,
-            remedy,
-        }
+        Words { status, code, remedy }
     }
 
     /// The stable word.
@@ -124,11 +88,7 @@ impl IntoResponse for Refusal {
             Self::Authority(_) | Self::Store(_) => {
                 tracing::error!(component = "enrolment", error = %chain(&self), "enrolment failed");
             }
-            _ => tracing::info!(
-                component = "enrolment",
-                code = words.code,
-                "enrolment refused"
-            ),
+            _ => tracing::info!(component = "enrolment", code = words.code, "enrolment refused"),
         }
         let body = serde_json::json!({
             "type": format!("urn:towline:error:{}", words.code),
@@ -138,12 +98,7 @@ impl IntoResponse for Refusal {
             "code": words.code,
             "remedy": words.remedy,
         });
-        (
-            words.status,
-            [(header::CONTENT_TYPE, "application/problem+json")],
-            body.to_string(),
-        )
-            .into_response()
+        (words.status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
     }
 }
 

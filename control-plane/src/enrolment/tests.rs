@@ -32,48 +32,19 @@ async fn world() -> World {
     let host = host(1, RoleKind::Worker);
     store.insert_cluster(cluster, None).await.expect("cluster");
     store.insert_host(host.clone()).await.expect("host");
-    put_token(
-        &store,
-        &host.id,
-        TOKEN,
-        clock::unix_now().plus(Duration::from_secs(300)),
-    )
-    .await;
+    put_token(&store, &host.id, TOKEN, clock::unix_now().plus(Duration::from_secs(300))).await;
     let now = clock::unix_now();
-    let authority = Authority::create(
-        "test CA",
-        now.minus(Duration::from_secs(60)),
-        now.plus(Duration::from_secs(1_000_000)),
-    )
-    .expect("authority");
-    let authority = HostAuthority::new(
-        Arc::new(authority),
-        "test".to_owned(),
-        Duration::from_secs(96 * 3600),
-    );
-    let parts = EnrolmentParts {
-        store: store.clone(),
-        authority: Arc::new(authority),
-        fleet: FleetHandle::default(),
-    };
-    World {
-        router: router(parts),
-        store,
-        host: host.id,
-        _directory: directory,
-    }
+    let authority =
+        Authority::create("test CA", now.minus(Duration::from_secs(60)), now.plus(Duration::from_secs(1_000_000)))
+            .expect("authority");
+    let authority = HostAuthority::new(Arc::new(authority), "test".to_owned(), Duration::from_secs(96 * 3600));
+    let parts = EnrolmentParts { store: store.clone(), authority: Arc::new(authority), fleet: FleetHandle::default() };
+    World { router: router(parts), store, host: host.id, _directory: directory }
 }
 
 async fn put_token(store: &Store, host: &HostId, token: &str, expires_at: UnixSeconds) {
     let hash = Digest::of(token.as_bytes());
-    store
-        .put_token(TokenRecord {
-            hash,
-            host: host.clone(),
-            expires_at,
-        })
-        .await
-        .expect("token");
+    store.put_token(TokenRecord { hash, host: host.clone(), expires_at }).await.expect("token");
 }
 
 struct Answer {
@@ -97,29 +68,19 @@ impl World {
         let request = Request::post(path).body(Body::from(body)).expect("request");
         let response = self.router.clone().oneshot(request).await.expect("answer");
         let status = response.status();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20)
-            .await
-            .expect("body");
-        Answer {
-            status,
-            body: serde_json::from_slice(&bytes).expect("json"),
-        }
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("body");
+        Answer { status, body: serde_json::from_slice(&bytes).expect("json") }
     }
 
     async fn challenge(&self) -> String {
         let answer = self.post("/enroll/challenge", "{}".to_owned()).await;
-        answer.body["challenge"]
-            .as_str()
-            .expect("challenge")
-            .to_owned()
+        answer.body["challenge"].as_str().expect("challenge").to_owned()
     }
 
     async fn request(&self, key: &KeyPair, token: &str) -> EnrolmentRequest {
         let challenge = self.challenge().await;
         let spki = key.spki();
-        let proof = key
-            .sign(&proof_bytes(&challenge, &self.host, token, &spki))
-            .expect("signed");
+        let proof = key.sign(&proof_bytes(&challenge, &self.host, token, &spki)).expect("signed");
         EnrolmentRequest {
             v: WIRE_VERSION,
             host: self.host.clone(),
@@ -132,8 +93,7 @@ impl World {
     }
 
     async fn enrol(&self, request: &EnrolmentRequest) -> Answer {
-        self.post("/enroll", serde_json::to_string(request).expect("json"))
-            .await
+        self.post("/enroll", serde_json::to_string(request).expect("json")).await
     }
 
     async fn enrol_with(&self, key: &KeyPair) -> Answer {
@@ -152,17 +112,9 @@ async fn the_same_key_gets_the_same_certificate_again() {
     let certificate = PeerCertificate::from_pem(first.chain()).expect("certificate");
     assert_eq!(certificate.spki, key.spki());
     let cluster = cluster(1);
-    let name = format!(
-        "spiffe://test/workspace/{}/cluster/{}/host/{}",
-        cluster.workspace, cluster.id, world.host
-    );
+    let name = format!("spiffe://test/workspace/{}/cluster/{}/host/{}", cluster.workspace, cluster.id, world.host);
     assert_eq!(certificate.uris, [name]);
-    let record = world
-        .store
-        .host(&world.host)
-        .await
-        .expect("read")
-        .expect("there");
+    let record = world.store.host(&world.host).await.expect("read").expect("there");
     assert!(crate::fleet::observed::reached(&record, StartPhase::Booted));
 }
 
@@ -178,37 +130,22 @@ async fn two_hundred_keys_at_once_get_one_certificate() {
         });
     }
     let answers = tasks.join_all().await;
-    let good = answers
-        .iter()
-        .filter(|answer| answer.status == StatusCode::OK)
-        .count();
-    let codes: BTreeSet<&str> = answers
-        .iter()
-        .filter(|answer| answer.status != StatusCode::OK)
-        .map(Answer::code)
-        .collect();
+    let good = answers.iter().filter(|answer| answer.status == StatusCode::OK).count();
+    let codes: BTreeSet<&str> =
+        answers.iter().filter(|answer| answer.status != StatusCode::OK).map(Answer::code).collect();
     assert_eq!((good, codes), (1, BTreeSet::from(["token_spent"])));
 }
 
 #[tokio::test]
 async fn a_second_token_of_one_host_does_not_make_a_second_identity() {
     let world = world().await;
-    put_token(
-        &world.store,
-        &world.host,
-        "another",
-        clock::unix_now().plus(Duration::from_secs(300)),
-    )
-    .await;
+    put_token(&world.store, &world.host, "another", clock::unix_now().plus(Duration::from_secs(300))).await;
     let key = KeyPair::generate().expect("key");
     world.enrol_with(&key).await.chain();
     let thief = KeyPair::generate().expect("key");
     let request = world.request(&thief, "another").await;
     let answer = world.enrol(&request).await;
-    assert_eq!(
-        (answer.status, answer.code()),
-        (StatusCode::CONFLICT, "token_spent")
-    );
+    assert_eq!((answer.status, answer.code()), (StatusCode::CONFLICT, "token_spent"));
 }
 
 #[tokio::test]
@@ -220,23 +157,13 @@ async fn each_wrong_request_gets_its_own_word() {
     let unknown = world.request(&key, "not-the-token").await;
     assert_eq!(world.enrol(&unknown).await.code(), "token_unknown");
 
-    put_token(
-        &world.store,
-        &world.host,
-        "old",
-        clock::unix_now().minus(Duration::from_secs(1)),
-    )
-    .await;
+    put_token(&world.store, &world.host, "old", clock::unix_now().minus(Duration::from_secs(1))).await;
     let expired = world.request(&key, "old").await;
     assert_eq!(world.enrol(&expired).await.code(), "token_expired");
 
     let mut other_host = world.request(&key, TOKEN).await;
     other_host.host = HostId::from_random([9; 10]);
-    assert_eq!(
-        world.enrol(&other_host).await.code(),
-        "proof_invalid",
-        "the proof covers the host"
-    );
+    assert_eq!(world.enrol(&other_host).await.code(), "proof_invalid", "the proof covers the host");
 
     let mut never_given = good.clone();
     never_given.challenge = "0".repeat(64);
@@ -246,43 +173,24 @@ async fn each_wrong_request_gets_its_own_word() {
     other_version.v = 99;
     assert_eq!(world.enrol(&other_version).await.code(), "wire_version");
 
-    assert_eq!(
-        world
-            .post("/enroll", "{\"v\":0,\"v\":0}".to_owned())
-            .await
-            .code(),
-        "malformed"
-    );
+    assert_eq!(world.post("/enroll", "{\"v\":0,\"v\":0}".to_owned()).await.code(), "malformed");
 
     world.enrol(&good).await.chain();
-    assert_eq!(
-        world.enrol(&good).await.code(),
-        "challenge_unknown",
-        "a challenge serves once"
-    );
+    assert_eq!(world.enrol(&good).await.code(), "challenge_unknown", "a challenge serves once");
 }
 
 #[tokio::test]
 async fn a_host_that_is_shut_out_gets_nothing() {
     let world = world().await;
-    world
-        .store
-        .update_host(&world.host, |host| host.state = HostState::Banned)
-        .await
-        .expect("banned");
+    world.store.update_host(&world.host, |host| host.state = HostState::Banned).await.expect("banned");
     let answer = world.enrol_with(&KeyPair::generate().expect("key")).await;
-    assert_eq!(
-        (answer.status, answer.code()),
-        (StatusCode::GONE, "host_gone")
-    );
+    assert_eq!((answer.status, answer.code()), (StatusCode::GONE, "host_gone"));
 }
 
 #[tokio::test]
 async fn a_body_that_is_too_long_is_not_read() {
     let world = world().await;
-    let request = Request::post("/enroll")
-        .body(Body::from("x".repeat(BODY_LIMIT + 1)))
-        .expect("request");
+    let request = Request::post("/enroll").body(Body::from("x".repeat(BODY_LIMIT + 1))).expect("request");
     let response = world.router.clone().oneshot(request).await.expect("answer");
     assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }

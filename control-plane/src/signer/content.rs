@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use towline_protocol::WIRE_VERSION;
 use towline_protocol::assignment::{
-    Assignment, Caps, DaskOptions, IdlePolicy, Lifecycle, LogPlan, Ports, Profile, Role, RoleKind,
-    SchedulerAddress, Sink, VitalsPlan,
+    Assignment, Caps, DaskOptions, IdlePolicy, Lifecycle, LogPlan, Ports, Profile, Role, RoleKind, SchedulerAddress,
+    Sink, VitalsPlan,
 };
 use towline_protocol::ids::{Digest, Epoch, Generation};
 use towline_protocol::roster::{Member, MemberRole};
@@ -39,11 +39,7 @@ pub fn log_stream(host: &HostRecord) -> String {
 
 /// What a host should be told now, without place and times; none while there is nothing to tell: no address is chosen
 /// yet, or the host is past telling.
-pub fn wanted(
-    cluster: &ClusterRecord,
-    host: &HostRecord,
-    policy: &AssignmentPolicy,
-) -> Option<Assignment> {
+pub fn wanted(cluster: &ClusterRecord, host: &HostRecord, policy: &AssignmentPolicy) -> Option<Assignment> {
     let lifecycle = match host.state {
         HostState::Starting | HostState::Up => Lifecycle::Run,
         HostState::Ending | HostState::Failed => Lifecycle::End,
@@ -63,27 +59,15 @@ pub fn wanted(
         lifecycle,
         environment: Some(cluster.environment.clone()),
         role: Some(role(cluster, host, &scheduler)),
-        deadlines: policy.rules.deadlines(
-            Duration::from_secs(cluster.terms.no_client_after),
-            &policy.phases,
-        ),
+        deadlines: policy.rules.deadlines(Duration::from_secs(cluster.terms.no_client_after), &policy.phases),
         scheduler: Some(scheduler),
         logs: LogPlan {
-            sink: Sink::File {
-                directory: policy.logs.join(cluster.id.as_str()).display().to_string(),
-            },
+            sink: Sink::File { directory: policy.logs.join(cluster.id.as_str()).display().to_string() },
             stream: log_stream(host),
         },
-        vitals: VitalsPlan {
-            period: policy.vitals_period.as_secs().max(1),
-        },
-        idle: IdlePolicy {
-            after: cluster.terms.idle_after,
-        },
-        caps: Caps {
-            max_lifetime: cluster.terms.max_lifetime,
-            budget_milli: None,
-        },
+        vitals: VitalsPlan { period: policy.vitals_period.as_secs().max(1) },
+        idle: IdlePolicy { after: cluster.terms.idle_after },
+        caps: Caps { max_lifetime: cluster.terms.max_lifetime, budget_milli: None },
     })
 }
 
@@ -95,28 +79,12 @@ fn role(cluster: &ClusterRecord, host: &HostRecord, scheduler: &SchedulerAddress
         profile: Profile::Dask,
         processes: if is_scheduler { 1 } else { shape.processes },
         threads: if is_scheduler { 1 } else { shape.threads },
-        memory_limit: if is_scheduler {
-            None
-        } else {
-            shape.memory_limit
-        },
+        memory_limit: if is_scheduler { None } else { shape.memory_limit },
         local_directory: None,
-        ports: Ports {
-            dask: if is_scheduler {
-                port(scheduler).unwrap_or(0)
-            } else {
-                0
-            },
-        },
-        resources: if is_scheduler {
-            Vec::new()
-        } else {
-            shape.resources.clone()
-        },
+        ports: Ports { dask: if is_scheduler { port(scheduler).unwrap_or(0) } else { 0 } },
+        resources: if is_scheduler { Vec::new() } else { shape.resources.clone() },
         job_sha256: None,
-        options: DaskOptions {
-            nanny: !is_scheduler && shape.nanny,
-        },
+        options: DaskOptions { nanny: !is_scheduler && shape.nanny },
     }
 }
 
@@ -127,25 +95,18 @@ pub fn port(address: &SchedulerAddress) -> Option<u16> {
 
 /// SHA-256 of what an assignment asks; its place and times must still be unset.
 pub fn digest(wanted: &Assignment) -> Digest {
-    let bytes = serde_json::to_vec(wanted)
-        .expect("our documents hold only strings, integers, lists and objects");
+    let bytes = serde_json::to_vec(wanted).expect("our documents hold only strings, integers, lists and objects");
     Digest::of(&bytes)
 }
 
 /// The members that a cluster's roster should hold now. Made from what never changes in a record, so that an entry
 /// looks the same every time.
-pub fn members(
-    cluster: &ClusterRecord,
-    hosts: &[HostRecord],
-    clients: &[MemberRecord],
-) -> Vec<Member> {
+pub fn members(cluster: &ClusterRecord, hosts: &[HostRecord], clients: &[MemberRecord]) -> Vec<Member> {
     let not_after = UnixSeconds(cluster.created_at_ms / 1000)
         .plus(Duration::from_secs(cluster.terms.max_lifetime))
         .plus(MEMBERSHIP_MARGIN);
-    let of_hosts = hosts
-        .iter()
-        .filter(|host| matches!(host.state, HostState::Starting | HostState::Up))
-        .filter_map(|host| {
+    let of_hosts =
+        hosts.iter().filter(|host| matches!(host.state, HostState::Starting | HostState::Up)).filter_map(|host| {
             Some(Member {
                 id: host.id.as_str().to_owned(),
                 role: MemberRole::of(host.role)?,

@@ -16,9 +16,7 @@ use std::time::Duration;
 use towline_protocol::WIRE_VERSION;
 use towline_protocol::assignment::Assignment;
 use towline_protocol::envelope::{self, Document, Envelope};
-use towline_protocol::ids::{
-    ClusterId, Digest, Epoch, Generation, HostId, KeyId, Position, VerifyingKey, WorkspaceId,
-};
+use towline_protocol::ids::{ClusterId, Digest, Epoch, Generation, HostId, KeyId, Position, VerifyingKey, WorkspaceId};
 use towline_protocol::lease::Lease;
 use towline_protocol::roster::{Member, Roster};
 use towline_protocol::strict;
@@ -47,10 +45,7 @@ pub struct Signer {
 
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer")
-            .field("key_id", &self.key_id)
-            .field("epoch", &self.epoch)
-            .finish_non_exhaustive()
+        f.debug_struct("Signer").field("key_id", &self.key_id).field("epoch", &self.epoch).finish_non_exhaustive()
     }
 }
 
@@ -67,20 +62,9 @@ pub struct RosterAddress {
 
 impl Signer {
     /// A signer with its key, the delegation that names the key, and the term it signs in.
-    pub fn new(
-        key: Ed25519KeyPair,
-        delegation: Envelope,
-        epoch: Epoch,
-        times: SignerTimes,
-    ) -> Self {
+    pub fn new(key: Ed25519KeyPair, delegation: Envelope, epoch: Epoch, times: SignerTimes) -> Self {
         let key_id = envelope::verifying_key(&key).key_id();
-        Self {
-            key,
-            key_id,
-            epoch,
-            times,
-            delegation: RwLock::new(delegation),
-        }
+        Self { key, key_id, epoch, times, delegation: RwLock::new(delegation) }
     }
 
     /// The term of this run.
@@ -95,26 +79,17 @@ impl Signer {
 
     /// The delegation to show to agents.
     pub fn delegation(&self) -> Envelope {
-        self.delegation
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
+        self.delegation.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Show a newer delegation of the same key from now on.
     pub fn replace_delegation(&self, delegation: Envelope) {
-        *self
-            .delegation
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = delegation;
+        *self.delegation.write().unwrap_or_else(std::sync::PoisonError::into_inner) = delegation;
     }
 
     /// Whether an envelope was signed by the key in use. The hint is enough: we read our own store.
     pub fn is_current(&self, envelope: &Envelope) -> bool {
-        envelope
-            .signatures
-            .first()
-            .is_some_and(|signature| signature.keyid == self.key_id)
+        envelope.signatures.first().is_some_and(|signature| signature.keyid == self.key_id)
     }
 
     /// Sign `wanted` in the next place, if that is due. `wanted` comes without place and times; `held` is the newest
@@ -131,15 +106,8 @@ impl Signer {
             return None;
         }
         // The generation rises over epochs too, so that people can count assignments.
-        let newest = [stored.map(|stored| stored.position), held]
-            .into_iter()
-            .flatten()
-            .map(|p| p.generation.0)
-            .max();
-        let position = Position {
-            epoch: self.epoch,
-            generation: Generation(newest.unwrap_or(0) + 1),
-        };
+        let newest = [stored.map(|stored| stored.position), held].into_iter().flatten().map(|p| p.generation.0).max();
+        let position = Position { epoch: self.epoch, generation: Generation(newest.unwrap_or(0) + 1) };
         let document = Assignment {
             epoch: position.epoch,
             generation: position.generation,
@@ -147,20 +115,10 @@ impl Signer {
             expires_at: now.plus(self.times.instruction),
             ..wanted.clone()
         };
-        Some(SignedAssignment {
-            position,
-            content,
-            envelope: envelope::sign(&document, &self.key),
-        })
+        Some(SignedAssignment { position, content, envelope: envelope::sign(&document, &self.key) })
     }
 
-    fn is_due(
-        &self,
-        stored: &SignedAssignment,
-        content: &Digest,
-        held: Option<Position>,
-        now: UnixSeconds,
-    ) -> bool {
+    fn is_due(&self, stored: &SignedAssignment, content: &Digest, held: Option<Position>, now: UnixSeconds) -> bool {
         if stored.content != *content {
             return true;
         }
@@ -168,10 +126,7 @@ impl Signer {
             Some(held) if held == stored.position => false,
             // The host holds something newer than the store knows: a restored backup.
             Some(held) if held > stored.position => true,
-            _ => {
-                !self.is_current(&stored.envelope)
-                    || self.is_stale::<Assignment>(&stored.envelope, now)
-            }
+            _ => !self.is_current(&stored.envelope) || self.is_stale::<Assignment>(&stored.envelope, now),
         }
     }
 
@@ -185,10 +140,7 @@ impl Signer {
         now: UnixSeconds,
     ) -> Option<SignedRoster> {
         let known = stored.and_then(|stored| read_own::<Roster>(&stored.envelope));
-        let mut entries = known
-            .as_ref()
-            .map(|roster| roster.entries.clone())
-            .unwrap_or_default();
+        let mut entries = known.as_ref().map(|roster| roster.entries.clone()).unwrap_or_default();
         let before = entries.len();
         for member in members {
             if !entries.contains(member) {
@@ -200,17 +152,13 @@ impl Signer {
         }
         if let Some(stored) = stored {
             let unheld = held != Some(stored.version);
-            let unusable = !self.is_current(&stored.envelope)
-                || self.is_stale::<Roster>(&stored.envelope, now);
+            let unusable = !self.is_current(&stored.envelope) || self.is_stale::<Roster>(&stored.envelope, now);
             let other_audience = known.is_none_or(|roster| roster.audience != address.audience);
             if entries.len() == before && !other_audience && !(unheld && unusable) {
                 return None;
             }
         }
-        let version = stored
-            .map_or(0, |stored| stored.version)
-            .max(held.unwrap_or(0))
-            + 1;
+        let version = stored.map_or(0, |stored| stored.version).max(held.unwrap_or(0)) + 1;
         let document = Roster {
             v: WIRE_VERSION,
             audience: address.audience.clone(),
@@ -222,10 +170,7 @@ impl Signer {
             expires_at: now.plus(self.times.instruction),
             entries,
         };
-        Some(SignedRoster {
-            version,
-            envelope: envelope::sign(&document, &self.key),
-        })
+        Some(SignedRoster { version, envelope: envelope::sign(&document, &self.key) })
     }
 
     fn is_stale<T: Expires>(&self, envelope: &Envelope, now: UnixSeconds) -> bool {
@@ -266,8 +211,7 @@ impl Expires for Roster {
 
 /// Whether a stored roster has an entry of this host.
 fn names(envelope: &Envelope, host: &HostId) -> bool {
-    read_own::<Roster>(envelope)
-        .is_some_and(|roster| roster.entries.iter().any(|entry| entry.id == host.as_str()))
+    read_own::<Roster>(envelope).is_some_and(|roster| roster.entries.iter().any(|entry| entry.id == host.as_str()))
 }
 
 /// Read a document out of our own store. Not verified: the signing key may have changed since, and nothing but this
@@ -301,10 +245,7 @@ pub mod testing {
             not_after: UnixSeconds(u64::MAX),
         };
         let envelope = envelope::sign(&delegation, &pair);
-        let times = SignerTimes {
-            instruction: Duration::from_secs(900),
-            lease: Duration::from_secs(95),
-        };
+        let times = SignerTimes { instruction: Duration::from_secs(900), lease: Duration::from_secs(95) };
         Signer::new(pair, envelope, Epoch(epoch), times)
     }
 }

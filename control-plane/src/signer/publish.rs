@@ -54,10 +54,9 @@ fn due(
 
 /// The live scheduler host of a cluster, which its roster is for.
 pub fn scheduler_host(hosts: &[HostRecord]) -> Option<&HostRecord> {
-    hosts.iter().find(|host| {
-        host.role == RoleKind::Scheduler
-            && matches!(host.state, HostState::Starting | HostState::Up)
-    })
+    hosts
+        .iter()
+        .find(|host| host.role == RoleKind::Scheduler && matches!(host.state, HostState::Starting | HostState::Up))
 }
 
 /// When [`roster`] has something to sign.
@@ -86,12 +85,7 @@ pub struct Membership<'a> {
 
 /// When a roster is to be signed.
 pub fn roster_due(signer: &Signer, membership: Membership<'_>, now: UnixSeconds) -> RosterDue {
-    let Membership {
-        cluster,
-        hosts,
-        clients,
-        held,
-    } = membership;
+    let Membership { cluster, hosts, clients, held } = membership;
     let Some(address) = roster_address(cluster, hosts) else {
         return RosterDue::Never;
     };
@@ -100,13 +94,8 @@ pub fn roster_due(signer: &Signer, membership: Membership<'_>, now: UnixSeconds)
         return RosterDue::Never;
     };
     let stored = cluster.roster.as_ref();
-    let knows_scheduler =
-        stored.is_some_and(|stored| super::names(&stored.envelope, &address.audience));
-    if !knows_scheduler && super::names(&next.envelope, &address.audience) {
-        RosterDue::Now
-    } else {
-        RosterDue::Soon
-    }
+    let knows_scheduler = stored.is_some_and(|stored| super::names(&stored.envelope, &address.audience));
+    if !knows_scheduler && super::names(&next.envelope, &address.audience) { RosterDue::Now } else { RosterDue::Soon }
 }
 
 /// Sign a cluster's next roster if that is due. True when there is a new one to send.
@@ -116,12 +105,7 @@ pub async fn roster(
     membership: Membership<'_>,
     now: UnixSeconds,
 ) -> Result<bool, StoreError> {
-    let Membership {
-        cluster,
-        hosts,
-        clients,
-        held,
-    } = membership;
+    let Membership { cluster, hosts, clients, held } = membership;
     let Some(address) = roster_address(cluster, hosts) else {
         return Ok(false);
     };
@@ -129,8 +113,7 @@ pub async fn roster(
     let mut signed = None;
     store
         .update_cluster(&cluster.id, |record| {
-            if let Some(new) = signer.roster(&address, &members, record.roster.as_ref(), held, now)
-            {
+            if let Some(new) = signer.roster(&address, &members, record.roster.as_ref(), held, now) {
                 signed = Some(new.version);
                 record.roster = Some(new);
             }

@@ -12,10 +12,7 @@ use towline_transport::keys::KeyPair;
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
 fn place(epoch: u64, generation: u64) -> Position {
-    Position {
-        epoch: Epoch(epoch),
-        generation: Generation(generation),
-    }
+    Position { epoch: Epoch(epoch), generation: Generation(generation) }
 }
 
 #[test]
@@ -27,20 +24,13 @@ fn signs_only_when_the_content_changes() {
     assert_eq!(first.position, place(7, 1));
     assert_eq!(signer.assignment(&wanted, Some(&first), None, NOW), None);
     assert_eq!(
-        signer.assignment(
-            &wanted,
-            Some(&first),
-            Some(first.position),
-            NOW.plus(Duration::from_secs(9999))
-        ),
+        signer.assignment(&wanted, Some(&first), Some(first.position), NOW.plus(Duration::from_secs(9999))),
         None
     );
     host.state = HostState::Ending;
     let end = content::wanted(&cluster, &host, &policy()).expect("wanted");
     assert_eq!(end.lifecycle, Lifecycle::End);
-    let second = signer
-        .assignment(&end, Some(&first), Some(first.position), NOW)
-        .expect("second");
+    let second = signer.assignment(&end, Some(&first), Some(first.position), NOW).expect("second");
     assert_eq!(second.position, place(7, 2));
 }
 
@@ -51,12 +41,7 @@ fn signs_anew_what_nobody_holds_and_nobody_could_accept_any_more() {
     let wanted = content::wanted(&cluster, &host, &policy()).expect("wanted");
     let first = signer.assignment(&wanted, None, None, NOW).expect("first");
     let late = NOW.plus(Duration::from_secs(800));
-    assert_eq!(
-        signer
-            .assignment(&wanted, Some(&first), None, late)
-            .map(|new| new.position),
-        Some(place(7, 2))
-    );
+    assert_eq!(signer.assignment(&wanted, Some(&first), None, late).map(|new| new.position), Some(place(7, 2)));
 }
 
 #[test]
@@ -66,9 +51,7 @@ fn outbids_what_a_host_holds_after_an_older_store_was_restored() {
     let wanted = content::wanted(&cluster, &host, &policy()).expect("wanted");
     let stored = old.assignment(&wanted, None, None, NOW).expect("first");
     let held = place(8, 40);
-    let next = signer(9)
-        .assignment(&wanted, Some(&stored), Some(held), NOW)
-        .expect("new");
+    let next = signer(9).assignment(&wanted, Some(&stored), Some(held), NOW).expect("new");
     assert_eq!(next.position, place(9, 41));
 }
 
@@ -76,11 +59,7 @@ fn outbids_what_a_host_holds_after_an_older_store_was_restored() {
 fn a_host_accepts_what_the_signer_signs() {
     let signer = signer(7);
     let (mut cluster, mut host) = (cluster(1), host(1, RoleKind::Scheduler));
-    let me = Identity {
-        host: host.id.clone(),
-        workspace: cluster.workspace.clone(),
-        cluster: cluster.id.clone(),
-    };
+    let me = Identity { host: host.id.clone(), workspace: cluster.workspace.clone(), cluster: cluster.id.clone() };
     let key = envelope::verifying_key(&signer.key);
     let mut trust = Trust::new(key.clone(), me, UnixSeconds(0));
     // The delegation of a real signer is the root's; here one key plays both.
@@ -94,27 +73,16 @@ fn a_host_accepts_what_the_signer_signs() {
         not_after: NOW.plus(Duration::from_secs(86_400)),
     };
     let delegation = envelope::sign(&delegation, &signer.key);
-    assert!(matches!(
-        trust.accept_delegation(&delegation, NOW),
-        Ok(Accepted::New(_))
-    ));
+    assert!(matches!(trust.accept_delegation(&delegation, NOW), Ok(Accepted::New(_))));
     let wanted = content::wanted(&cluster, &host, &policy()).expect("wanted");
     let assignment = signer.assignment(&wanted, None, None, NOW).expect("signed");
-    assert!(matches!(
-        trust.accept_assignment(&assignment.envelope, NOW),
-        Ok(Accepted::New(_))
-    ));
-    assert_eq!(
-        trust.accept_assignment(&assignment.envelope, NOW),
-        Ok(Accepted::Same)
-    );
+    assert!(matches!(trust.accept_assignment(&assignment.envelope, NOW), Ok(Accepted::New(_))));
+    assert_eq!(trust.accept_assignment(&assignment.envelope, NOW), Ok(Accepted::Same));
 
     host.dask.spki = Some(KeyPair::generate().expect("key").spki());
     let address = address(&cluster, &host);
     let members = content::members(&cluster, std::slice::from_ref(&host), &[]);
-    let first = signer
-        .roster(&address, &members, None, None, NOW)
-        .expect("roster");
+    let first = signer.roster(&address, &members, None, None, NOW).expect("roster");
     let Ok(Accepted::New(known)) = trust.accept_roster(&first.envelope, None, NOW) else {
         panic!("the first roster was refused");
     };
@@ -122,30 +90,14 @@ fn a_host_accepts_what_the_signer_signs() {
     let mut worker = crate::fleet::testing::host(2, RoleKind::Worker);
     worker.dask.spki = Some(KeyPair::generate().expect("key").spki());
     let members = content::members(&cluster, &[worker], &[]);
-    let second = signer
-        .roster(&address, &members, Some(&first), Some(1), NOW)
-        .expect("roster");
+    let second = signer.roster(&address, &members, Some(&first), Some(1), NOW).expect("roster");
     let accepted = trust.accept_roster(&second.envelope, Some(known.document()), NOW);
-    assert!(
-        matches!(accepted, Ok(Accepted::New(_))),
-        "an entry of a host that is gone must stay: {accepted:?}"
-    );
-    assert!(
-        trust
-            .accept_lease(&signer.lease(&host.id, Some(assignment.position), NOW), NOW)
-            .is_ok()
-    );
+    assert!(matches!(accepted, Ok(Accepted::New(_))), "an entry of a host that is gone must stay: {accepted:?}");
+    assert!(trust.accept_lease(&signer.lease(&host.id, Some(assignment.position), NOW), NOW).is_ok());
 }
 
-fn address(
-    cluster: &crate::model::ClusterRecord,
-    host: &crate::model::HostRecord,
-) -> RosterAddress {
-    RosterAddress {
-        audience: host.id.clone(),
-        workspace: cluster.workspace.clone(),
-        cluster: cluster.id.clone(),
-    }
+fn address(cluster: &crate::model::ClusterRecord, host: &crate::model::HostRecord) -> RosterAddress {
+    RosterAddress { audience: host.id.clone(), workspace: cluster.workspace.clone(), cluster: cluster.id.clone() }
 }
 
 #[test]
@@ -153,40 +105,15 @@ fn a_roster_is_signed_when_a_member_comes_and_not_again() {
     let signer = signer(7);
     let (cluster, mut host) = (cluster(1), host(1, RoleKind::Scheduler));
     let address = address(&cluster, &host);
-    assert_eq!(
-        signer.roster(&address, &[], None, None, NOW),
-        None,
-        "an empty roster says nothing"
-    );
+    assert_eq!(signer.roster(&address, &[], None, None, NOW), None, "an empty roster says nothing");
     host.dask.spki = Some(KeyPair::generate().expect("key").spki());
     let members = content::members(&cluster, std::slice::from_ref(&host), &[]);
     assert_eq!(members[0].role, MemberRole::Scheduler);
-    let first = signer
-        .roster(&address, &members, None, None, NOW)
-        .expect("roster");
+    let first = signer.roster(&address, &members, None, None, NOW).expect("roster");
     assert_eq!(first.version, 1);
-    assert_eq!(
-        signer.roster(
-            &address,
-            &members,
-            Some(&first),
-            Some(1),
-            NOW.plus(Duration::from_secs(5000))
-        ),
-        None
-    );
-    let unheld = signer.roster(
-        &address,
-        &members,
-        Some(&first),
-        None,
-        NOW.plus(Duration::from_secs(5000)),
-    );
-    assert_eq!(
-        unheld.map(|roster| roster.version),
-        Some(2),
-        "nobody holds it and nobody could accept it"
-    );
+    assert_eq!(signer.roster(&address, &members, Some(&first), Some(1), NOW.plus(Duration::from_secs(5000))), None);
+    let unheld = signer.roster(&address, &members, Some(&first), None, NOW.plus(Duration::from_secs(5000)));
+    assert_eq!(unheld.map(|roster| roster.version), Some(2), "nobody holds it and nobody could accept it");
 }
 
 #[test]
@@ -203,11 +130,8 @@ fn nothing_is_said_before_an_address_is_chosen_or_after_the_end() {
 #[test]
 fn only_the_scheduler_gets_the_port() {
     let cluster = cluster(1);
-    let port = |role| {
-        content::wanted(&cluster, &host(1, role), &policy())
-            .and_then(|a| a.role)
-            .map(|role| role.ports.dask)
-    };
+    let port =
+        |role| content::wanted(&cluster, &host(1, role), &policy()).and_then(|a| a.role).map(|role| role.ports.dask);
     assert_eq!(port(RoleKind::Scheduler), Some(20_001));
     assert_eq!(port(RoleKind::Worker), Some(0));
 }

@@ -3,9 +3,7 @@
 use super::{DEAD_AFTER, HELLO_WITHIN, OUTBOX_LIMIT, REPORT_PERIOD, REPORT_SPACING, SessionEnd};
 use crate::envelope::Envelope;
 use crate::ids::KeyId;
-use crate::message::{
-    BlobGrant, CertificatePurpose, FromAgent, FromControlPlane, Hello, Instance, TunnelPort,
-};
+use crate::message::{BlobGrant, CertificatePurpose, FromAgent, FromControlPlane, Hello, Instance, TunnelPort};
 use crate::report::Report;
 use crate::time::BootTime;
 use std::collections::VecDeque;
@@ -93,10 +91,7 @@ impl AgentSession {
             }
             // The half-open rule may challenge a newcomer before it is welcomed; both orders are fine.
             FromControlPlane::Challenge { nonce } => {
-                self.push(FromAgent::ChallengeAnswer {
-                    nonce,
-                    instance: self.instance.clone(),
-                });
+                self.push(FromAgent::ChallengeAnswer { nonce, instance: self.instance.clone() });
                 return;
             }
             FromControlPlane::Welcome { version, nonce } => {
@@ -119,19 +114,9 @@ impl AgentSession {
             FromControlPlane::Assignment { envelope } => AgentEvent::Assignment(envelope),
             FromControlPlane::Roster { envelope } => AgentEvent::Roster(envelope),
             FromControlPlane::Lease { envelope } => AgentEvent::Lease(envelope),
-            FromControlPlane::Certificate {
-                purpose,
-                key,
-                chain,
-            } => AgentEvent::Certificate {
-                purpose,
-                key,
-                chain,
-            },
+            FromControlPlane::Certificate { purpose, key, chain } => AgentEvent::Certificate { purpose, key, chain },
             FromControlPlane::BlobGrants { grants } => AgentEvent::BlobGrants(grants),
-            FromControlPlane::OpenTunnel { tunnel, port } => {
-                AgentEvent::OpenTunnel { tunnel, port }
-            }
+            FromControlPlane::OpenTunnel { tunnel, port } => AgentEvent::OpenTunnel { tunnel, port },
         };
         self.events.push_back(event);
         self.flush_report(now);
@@ -178,11 +163,7 @@ impl AgentSession {
         if self.end.is_some() {
             return None;
         }
-        let dead = self.last_heard.plus(if self.welcomed {
-            DEAD_AFTER
-        } else {
-            HELLO_WITHIN
-        });
+        let dead = self.last_heard.plus(if self.welcomed { DEAD_AFTER } else { HELLO_WITHIN });
         Some(self.report_due().map_or(dead, |due| due.min(dead)))
     }
 

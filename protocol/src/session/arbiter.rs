@@ -64,38 +64,19 @@ impl Arbiter {
         now: BootTime,
     ) -> Vec<ArbiterAction> {
         let Some(holder) = self.hosts.get_mut(host) else {
-            self.hosts.insert(
-                host.clone(),
-                Holder {
-                    session,
-                    instance,
-                    contest: None,
-                },
-            );
+            self.hosts.insert(host.clone(), Holder { session, instance, contest: None });
             return vec![ArbiterAction::Admit(session)];
         };
         if holder.contest.is_some() {
             // One contest at a time: a third caller waits its back-off.
-            return vec![ArbiterAction::Refuse(
-                session,
-                SessionRefusal::AlreadyConnected,
-            )];
+            return vec![ArbiterAction::Refuse(session, SessionRefusal::AlreadyConnected)];
         }
-        holder.contest = Some(Contest {
-            newcomer: session,
-            instance,
-            until: now.plus(CHALLENGE_WITHIN),
-        });
+        holder.contest = Some(Contest { newcomer: session, instance, until: now.plus(CHALLENGE_WITHIN) });
         vec![ArbiterAction::Challenge(holder.session)]
     }
 
     /// The challenged session answered.
-    pub fn handle_answer(
-        &mut self,
-        host: &HostId,
-        session: SessionNumber,
-        instance: &Instance,
-    ) -> Vec<ArbiterAction> {
+    pub fn handle_answer(&mut self, host: &HostId, session: SessionNumber, instance: &Instance) -> Vec<ArbiterAction> {
         let Some(holder) = self.hosts.get_mut(host) else {
             return Vec::new();
         };
@@ -109,10 +90,7 @@ impl Arbiter {
             self.hosts.remove(host);
             return vec![ArbiterAction::Ban(host.clone())];
         }
-        vec![ArbiterAction::Refuse(
-            contest.newcomer,
-            SessionRefusal::AlreadyConnected,
-        )]
+        vec![ArbiterAction::Refuse(contest.newcomer, SessionRefusal::AlreadyConnected)]
     }
 
     /// A connection is gone.
@@ -120,11 +98,7 @@ impl Arbiter {
         let Some(holder) = self.hosts.get_mut(host) else {
             return Vec::new();
         };
-        if holder
-            .contest
-            .as_ref()
-            .is_some_and(|contest| contest.newcomer == session)
-        {
+        if holder.contest.as_ref().is_some_and(|contest| contest.newcomer == session) {
             holder.contest = None;
             return Vec::new();
         }
@@ -148,11 +122,7 @@ impl Arbiter {
     pub fn handle_timeout(&mut self, now: BootTime) -> Vec<ArbiterAction> {
         let mut actions = Vec::new();
         for holder in self.hosts.values_mut() {
-            if holder
-                .contest
-                .as_ref()
-                .is_none_or(|contest| contest.until > now)
-            {
+            if holder.contest.as_ref().is_none_or(|contest| contest.until > now) {
                 continue;
             }
             if let Some(contest) = holder.contest.take() {
@@ -167,10 +137,7 @@ impl Arbiter {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<BootTime> {
-        self.hosts
-            .values()
-            .filter_map(|holder| holder.contest.as_ref().map(|contest| contest.until))
-            .min()
+        self.hosts.values().filter_map(|holder| holder.contest.as_ref().map(|contest| contest.until)).min()
     }
 
     /// The session that speaks for a host.

@@ -76,9 +76,7 @@ impl ControlPlaneSession {
                     return;
                 }
                 let Some(version) = negotiate(&self.speaks, &hello.speaks) else {
-                    self.push(FromControlPlane::Refused {
-                        code: SessionRefusal::AgentTooOld,
-                    });
+                    self.push(FromControlPlane::Refused { code: SessionRefusal::AgentTooOld });
                     self.end = Some(SessionEnd::NoCommonVersion);
                     return;
                 };
@@ -90,9 +88,7 @@ impl ControlPlaneSession {
                 self.end = Some(SessionEnd::OutOfTurn("a frame before the hello"));
                 return;
             }
-            FromAgent::ChallengeAnswer { nonce, instance } => {
-                ControlPlaneEvent::ChallengeAnswer { nonce, instance }
-            }
+            FromAgent::ChallengeAnswer { nonce, instance } => ControlPlaneEvent::ChallengeAnswer { nonce, instance },
             _ if !self.admitted => {
                 self.refuse(SessionRefusal::Malformed);
                 self.end = Some(SessionEnd::OutOfTurn("a frame before the welcome"));
@@ -159,11 +155,7 @@ impl ControlPlaneSession {
         if self.end.is_some() {
             return None;
         }
-        Some(self.last_heard.plus(if self.version.is_some() {
-            DEAD_AFTER
-        } else {
-            HELLO_WITHIN
-        }))
+        Some(self.last_heard.plus(if self.version.is_some() { DEAD_AFTER } else { HELLO_WITHIN }))
     }
 
     /// Whether and why the session is over. Frames that still wait should be written first.

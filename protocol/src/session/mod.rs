@@ -58,10 +58,7 @@ pub enum SessionEnd {
 
 /// The newest version that both sides speak.
 pub fn negotiate(ours: &[u32], theirs: &[u32]) -> Option<u32> {
-    ours.iter()
-        .filter(|version| theirs.contains(version))
-        .max()
-        .copied()
+    ours.iter().filter(|version| theirs.contains(version)).max().copied()
 }
 
 #[cfg(test)]

@@ -8,10 +8,7 @@ use crate::time::BootTime;
 use proptest::prelude::*;
 
 fn instance(name: &str) -> Instance {
-    Instance {
-        machine: Digest::of(name.as_bytes()),
-        boot: Digest::of(b"boot"),
-    }
+    Instance { machine: Digest::of(name.as_bytes()), boot: Digest::of(b"boot") }
 }
 
 fn hello(speaks: Vec<u32>) -> Hello {
@@ -31,11 +28,7 @@ fn at(seconds: u64) -> BootTime {
     BootTime(Duration::from_secs(seconds))
 }
 
-fn pump(
-    agent: &mut AgentSession,
-    control: &mut ControlPlaneSession,
-    now: BootTime,
-) -> Vec<ControlPlaneEvent> {
+fn pump(agent: &mut AgentSession, control: &mut ControlPlaneSession, now: BootTime) -> Vec<ControlPlaneEvent> {
     let mut heard = Vec::new();
     loop {
         let mut moved = false;
@@ -64,10 +57,7 @@ fn an_agent_is_welcomed_in_the_newest_common_version() {
     let mut agent = AgentSession::new(hello(vec![0, 1, 2]), at(0));
     let mut control = ControlPlaneSession::new(vec![0, 1], at(0));
     pump(&mut agent, &mut control, at(0));
-    assert!(matches!(
-        agent.poll_event(),
-        Some(AgentEvent::Welcomed { version: 1, .. })
-    ));
+    assert!(matches!(agent.poll_event(), Some(AgentEvent::Welcomed { version: 1, .. })));
 }
 
 #[test]
@@ -75,12 +65,7 @@ fn an_agent_too_old_is_told_so() {
     let mut agent = AgentSession::new(hello(vec![7]), at(0));
     let mut control = ControlPlaneSession::new(vec![0], at(0));
     pump(&mut agent, &mut control, at(0));
-    assert_eq!(
-        agent.is_over(),
-        Some(&SessionEnd::Refused(
-            crate::message::SessionRefusal::AgentTooOld
-        ))
-    );
+    assert_eq!(agent.is_over(), Some(&SessionEnd::Refused(crate::message::SessionRefusal::AgentTooOld)));
     assert_eq!(control.is_over(), Some(&SessionEnd::NoCommonVersion));
 }
 
@@ -90,31 +75,14 @@ fn reports_go_out_at_changes_and_every_period() {
     let mut control = ControlPlaneSession::new(vec![0], at(0));
     pump(&mut agent, &mut control, at(0));
     let count = |events: Vec<ControlPlaneEvent>| {
-        events
-            .iter()
-            .filter(|event| matches!(event, ControlPlaneEvent::Report(_)))
-            .count()
+        events.iter().filter(|event| matches!(event, ControlPlaneEvent::Report(_))).count()
     };
     agent.handle_report(Report::default(), at(1));
     assert_eq!(count(pump(&mut agent, &mut control, at(1))), 1);
     agent.handle_report(Report::default(), at(2));
-    assert_eq!(
-        count(pump(&mut agent, &mut control, at(2))),
-        0,
-        "an unchanged report waits for its period"
-    );
-    agent.handle_report(
-        Report {
-            roster_version: Some(1),
-            ..Report::default()
-        },
-        at(3),
-    );
-    assert_eq!(
-        count(pump(&mut agent, &mut control, at(3))),
-        1,
-        "a changed one does not"
-    );
+    assert_eq!(count(pump(&mut agent, &mut control, at(2))), 0, "an unchanged report waits for its period");
+    agent.handle_report(Report { roster_version: Some(1), ..Report::default() }, at(3));
+    assert_eq!(count(pump(&mut agent, &mut control, at(3))), 1, "a changed one does not");
     assert_eq!(agent.poll_timeout(), Some(at(33)));
     agent.handle_timeout(at(33));
     assert_eq!(count(pump(&mut agent, &mut control, at(33))), 1);
@@ -134,10 +102,7 @@ fn each_end_gives_up_on_a_silent_peer() {
     assert_eq!(agent.is_over(), None);
     agent.handle_timeout(at(95));
     control.handle_timeout(at(95));
-    assert_eq!(
-        (agent.is_over(), control.is_over()),
-        (Some(&SessionEnd::Silent), Some(&SessionEnd::Silent))
-    );
+    assert_eq!((agent.is_over(), control.is_over()), (Some(&SessionEnd::Silent), Some(&SessionEnd::Silent)));
 }
 
 #[test]
@@ -158,12 +123,7 @@ fn frames_out_of_turn_end_the_session() {
 fn a_peer_that_does_not_read_is_dropped() {
     let mut control = ControlPlaneSession::new(vec![0], at(0));
     for _ in 0..=OUTBOX_LIMIT {
-        control.handle_send(
-            FromControlPlane::Challenge {
-                nonce: String::new(),
-            },
-            at(0),
-        );
+        control.handle_send(FromControlPlane::Challenge { nonce: String::new() }, at(0));
     }
     assert_eq!(control.is_over(), Some(&SessionEnd::Overrun));
 }
@@ -176,19 +136,10 @@ fn host() -> HostId {
 fn a_half_open_holder_is_fenced() {
     let mut arbiter = Arbiter::new();
     let (old, new) = (SessionNumber(1), SessionNumber(2));
-    assert_eq!(
-        arbiter.handle_hello(&host(), instance("a"), old, at(0)),
-        [ArbiterAction::Admit(old)]
-    );
-    assert_eq!(
-        arbiter.handle_hello(&host(), instance("a"), new, at(1)),
-        [ArbiterAction::Challenge(old)]
-    );
+    assert_eq!(arbiter.handle_hello(&host(), instance("a"), old, at(0)), [ArbiterAction::Admit(old)]);
+    assert_eq!(arbiter.handle_hello(&host(), instance("a"), new, at(1)), [ArbiterAction::Challenge(old)]);
     assert_eq!(arbiter.handle_timeout(at(5)), []);
-    assert_eq!(
-        arbiter.handle_timeout(at(6)),
-        [ArbiterAction::Fence(old), ArbiterAction::Admit(new)]
-    );
+    assert_eq!(arbiter.handle_timeout(at(6)), [ArbiterAction::Fence(old), ArbiterAction::Admit(new)]);
     assert_eq!(arbiter.holder(&host()), Some(new));
 }
 
@@ -197,14 +148,8 @@ fn a_duplicate_of_a_live_holder_is_refused() {
     let mut arbiter = Arbiter::new();
     arbiter.handle_hello(&host(), instance("a"), SessionNumber(1), at(0));
     arbiter.handle_hello(&host(), instance("a"), SessionNumber(2), at(1));
-    let refused = ArbiterAction::Refuse(
-        SessionNumber(2),
-        crate::message::SessionRefusal::AlreadyConnected,
-    );
-    assert_eq!(
-        arbiter.handle_answer(&host(), SessionNumber(1), &instance("a")),
-        [refused]
-    );
+    let refused = ArbiterAction::Refuse(SessionNumber(2), crate::message::SessionRefusal::AlreadyConnected);
+    assert_eq!(arbiter.handle_answer(&host(), SessionNumber(1), &instance("a")), [refused]);
     assert_eq!(arbiter.holder(&host()), Some(SessionNumber(1)));
 }
 
@@ -222,10 +167,7 @@ fn a_newcomer_takes_over_when_the_holder_closes() {
     let mut arbiter = Arbiter::new();
     arbiter.handle_hello(&host(), instance("a"), SessionNumber(1), at(0));
     arbiter.handle_hello(&host(), instance("a"), SessionNumber(2), at(1));
-    assert_eq!(
-        arbiter.handle_closed(&host(), SessionNumber(1)),
-        [ArbiterAction::Admit(SessionNumber(2))]
-    );
+    assert_eq!(arbiter.handle_closed(&host(), SessionNumber(1)), [ArbiterAction::Admit(SessionNumber(2))]);
 }
 
 proptest! {

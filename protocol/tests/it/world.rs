@@ -2,9 +2,8 @@
 
 use aws_lc_rs::signature::Ed25519KeyPair;
 use towline_protocol::assignment::{
-    Assignment, Caps, DaskOptions, Deadlines, EnvironmentKind, EnvironmentSpec, IdlePolicy,
-    Interpreter, Lifecycle, LogPlan, PhaseDeadlines, Ports, Profile, Role, RoleKind,
-    SchedulerAddress, Sink, VitalsPlan,
+    Assignment, Caps, DaskOptions, Deadlines, EnvironmentKind, EnvironmentSpec, IdlePolicy, Interpreter, Lifecycle,
+    LogPlan, PhaseDeadlines, Ports, Profile, Role, RoleKind, SchedulerAddress, Sink, VitalsPlan,
 };
 use towline_protocol::envelope::{Envelope, sign, verifying_key};
 use towline_protocol::ids::{ClusterId, Digest, Epoch, Generation, HostId, Spki, WorkspaceId};
@@ -46,8 +45,8 @@ pub fn workspace(n: u8) -> WorkspaceId {
 /// A P-256 key by shape only: nothing here signs with it.
 pub fn spki(n: u8) -> Spki {
     let mut der = vec![
-        0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08,
-        0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+        0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
+        0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
     ];
     der.extend([n; 64]);
     Spki::from_der(&der).expect("of the right shape")
@@ -79,11 +78,7 @@ pub fn assignment() -> Assignment {
         lifecycle: Lifecycle::Run,
         environment: Some(EnvironmentSpec {
             digest: Digest::of(b"a lock"),
-            interpreter: Interpreter {
-                implementation: "cpython".into(),
-                version: "3.11.2".into(),
-                sha256: None,
-            },
+            interpreter: Interpreter { implementation: "cpython".into(), version: "3.11.2".into(), sha256: None },
             kind: EnvironmentKind::Wheels,
         }),
         role: Some(Role {
@@ -103,27 +98,13 @@ pub fn assignment() -> Assignment {
             control_plane_lost: 14_400,
             scheduler_lost: 300,
             no_client: 120,
-            phases: PhaseDeadlines {
-                synced: 600,
-                launched: 120,
-                joined: 120,
-            },
+            phases: PhaseDeadlines { synced: 600, launched: 120, joined: 120 },
         },
-        scheduler: Some(SchedulerAddress {
-            addresses: vec!["tls://127.0.0.1:20001".into()],
-        }),
-        logs: LogPlan {
-            sink: Sink::File {
-                directory: "/var/log/towline".into(),
-            },
-            stream: "worker".into(),
-        },
+        scheduler: Some(SchedulerAddress { addresses: vec!["tls://127.0.0.1:20001".into()] }),
+        logs: LogPlan { sink: Sink::File { directory: "/var/log/towline".into() }, stream: "worker".into() },
         vitals: VitalsPlan { period: 10 },
         idle: IdlePolicy { after: Some(1_200) },
-        caps: Caps {
-            max_lifetime: 86_400,
-            budget_milli: None,
-        },
+        caps: Caps { max_lifetime: 86_400, budget_milli: None },
     }
 }
 
@@ -183,30 +164,12 @@ pub fn lease() -> Lease {
 
 /// A host that accepted the delegation and one earlier assignment and roster.
 pub fn trust() -> Trust {
-    let me = Identity {
-        host: host(1),
-        workspace: workspace(1),
-        cluster: cluster(1),
-    };
+    let me = Identity { host: host(1), workspace: workspace(1), cluster: cluster(1) };
     let mut trust = Trust::new(verifying_key(&root()), me, UnixSeconds(NOW - 3_600));
-    trust
-        .accept_delegation(&sign(&delegation(), &root()), UnixSeconds(NOW))
-        .expect("a valid delegation");
-    let earlier = Assignment {
-        generation: Generation(6),
-        issued_at: UnixSeconds(NOW - 60),
-        ..assignment()
-    };
-    trust
-        .accept_assignment(&sign(&earlier, &signer()), UnixSeconds(NOW))
-        .expect("a valid assignment");
-    let first = Roster {
-        version: 3,
-        entries: Vec::new(),
-        ..roster()
-    };
-    trust
-        .accept_roster(&sign(&first, &signer()), None, UnixSeconds(NOW))
-        .expect("a valid roster");
+    trust.accept_delegation(&sign(&delegation(), &root()), UnixSeconds(NOW)).expect("a valid delegation");
+    let earlier = Assignment { generation: Generation(6), issued_at: UnixSeconds(NOW - 60), ..assignment() };
+    trust.accept_assignment(&sign(&earlier, &signer()), UnixSeconds(NOW)).expect("a valid assignment");
+    let first = Roster { version: 3, entries: Vec::new(), ..roster() };
+    trust.accept_roster(&sign(&first, &signer()), None, UnixSeconds(NOW)).expect("a valid roster");
     trust
 }

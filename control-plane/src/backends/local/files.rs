@@ -31,9 +31,7 @@ pub struct HostDir {
 impl HostDir {
     /// The directory of `host` among all `hosts`.
     pub fn new(hosts: &Path, host: &HostId) -> Self {
-        Self {
-            path: hosts.join(host.as_str()),
-        }
+        Self { path: hosts.join(host.as_str()) }
     }
 
     /// Where it is.
@@ -63,11 +61,7 @@ impl HostDir {
 
     fn read_process(&self, name: &str) -> Result<Option<ProcessId>, BackendError> {
         let path = self.path.join(name);
-        let failed = |source| BackendError::File {
-            doing: "read",
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| BackendError::File { doing: "read", path: path.clone(), source };
         match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
@@ -80,15 +74,10 @@ impl HostDir {
     }
 
     /// Make the directory and what the first boot reads. What an enrolled host has is left as it is.
-    pub fn prepare(
-        &self,
-        user_data: &UserData,
-        settings: &LocalSettings,
-    ) -> Result<(), BackendError> {
+    pub fn prepare(&self, user_data: &UserData, settings: &LocalSettings) -> Result<(), BackendError> {
         self.make_directory()?;
         if !self.path.join("identity").join("chain.pem").exists() {
-            let text = serde_json::to_vec_pretty(user_data)
-                .expect("user data holds only strings and an integer");
+            let text = serde_json::to_vec_pretty(user_data).expect("user data holds only strings and an integer");
             self.write("user-data.json", &text)?;
         }
         let mut table = toml::Table::new();
@@ -101,25 +90,13 @@ impl HostDir {
     }
 
     fn make_directory(&self) -> Result<(), BackendError> {
-        let failed = |source| BackendError::File {
-            doing: "create the directory",
-            path: self.path.clone(),
-            source,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path)
-            .map_err(failed)
+        let failed = |source| BackendError::File { doing: "create the directory", path: self.path.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(failed)
     }
 
     fn write(&self, name: &str, contents: &[u8]) -> Result<(), BackendError> {
         let path = self.path.join(name);
-        keys::write_secret(&path, contents).map_err(|source| BackendError::File {
-            doing: "write",
-            path,
-            source,
-        })
+        keys::write_secret(&path, contents).map_err(|source| BackendError::File { doing: "write", path, source })
     }
 
     /// Note which process was started, before the agent can say so itself.
@@ -131,16 +108,11 @@ impl HostDir {
     /// The file that the agent's output goes to.
     pub fn open_log(&self) -> Result<File, BackendError> {
         let path = self.path.join("agent.log");
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| BackendError::File {
-                doing: "open",
-                path,
-                source,
-            })
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(|source| BackendError::File {
+            doing: "open",
+            path,
+            source,
+        })
     }
 
     /// Take away what is secret or large and mark the host as ended.
@@ -174,11 +146,7 @@ fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
 
 /// Every host that has a directory.
 pub fn list(hosts: &Path) -> Result<Vec<HostId>, BackendError> {
-    let failed = |source| BackendError::File {
-        doing: "list",
-        path: hosts.to_owned(),
-        source,
-    };
+    let failed = |source| BackendError::File { doing: "list", path: hosts.to_owned(), source };
     let entries = match fs::read_dir(hosts) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,

@@ -62,12 +62,7 @@ pub struct Local {
 impl Local {
     /// A backend that wakes the fleet when one of its children ends. Its own tasks end with `shutdown`; agents do not.
     pub fn new(settings: LocalSettings, wake: Arc<Notify>, shutdown: CancellationToken) -> Self {
-        Self {
-            settings,
-            wake,
-            children: TaskTracker::new(),
-            shutdown,
-        }
+        Self { settings, wake, children: TaskTracker::new(), shutdown }
     }
 
     /// Wait until every task of this backend has ended; `shutdown` must have been cancelled.
@@ -90,10 +85,7 @@ impl Local {
             dir.prepare(&user_data, &self.settings)?;
             self.spawn(&host)?;
         }
-        Ok(BackendHandle {
-            reference: host.to_string(),
-            attempts: 1,
-        })
+        Ok(BackendHandle { reference: host.to_string(), attempts: 1 })
     }
 
     async fn start_again(&self, host: &HostId) -> Result<(), BackendError> {
@@ -111,10 +103,7 @@ impl Local {
         let dir = self.dir(host);
         let log = dir.open_log()?;
         let program = &self.settings.agent_program;
-        let failed = |source| BackendError::Spawn {
-            program: program.clone(),
-            source,
-        };
+        let failed = |source| BackendError::Spawn { program: program.clone(), source };
         let mut command = tokio::process::Command::new(program);
         command
             .arg("agent")
@@ -130,10 +119,7 @@ impl Local {
             .kill_on_drop(false);
         for (name, _) in std::env::vars_os() {
             // What configures or authorises the person's tools is none of an agent's business.
-            if name
-                .to_str()
-                .is_some_and(|name| name.starts_with("TOWLINE_") && name != MARK)
-            {
+            if name.to_str().is_some_and(|name| name.starts_with("TOWLINE_") && name != MARK) {
                 command.env_remove(name);
             }
         }
@@ -181,10 +167,7 @@ impl Local {
         let program = &self.settings.agent_program;
         let left = process::end_all(dir.path(), program, self.settings.patience).await;
         if left > 0 {
-            return Err(BackendError::StillThere {
-                host: host.clone(),
-                count: left,
-            });
+            return Err(BackendError::StillThere { host: host.clone(), count: left });
         }
         dir.retire()
     }
@@ -213,16 +196,8 @@ impl Backend for Local {
         async move { self.start_again(&host).await }.boxed()
     }
 
-    fn scheduler_address(
-        &self,
-        taken: &BTreeSet<u16>,
-    ) -> BoxFuture<'_, Result<SchedulerAddress, BackendError>> {
+    fn scheduler_address(&self, taken: &BTreeSet<u16>) -> BoxFuture<'_, Result<SchedulerAddress, BackendError>> {
         let port = ports::choose(taken);
-        async move {
-            Ok(SchedulerAddress {
-                addresses: vec![format!("tls://127.0.0.1:{}", port?)],
-            })
-        }
-        .boxed()
+        async move { Ok(SchedulerAddress { addresses: vec![format!("tls://127.0.0.1:{}", port?)] }) }.boxed()
     }
 }

@@ -16,17 +16,12 @@ pub const LAST: u16 = 29_999;
 pub fn choose(taken: &BTreeSet<u16>) -> Result<u16, BackendError> {
     let random = keys::random_id();
     let start = u16::from_be_bytes([random[0], random[1]]);
-    choose_from(start, taken, is_free).ok_or(BackendError::NoPort {
-        first: FIRST,
-        last: LAST,
-    })
+    choose_from(start, taken, is_free).ok_or(BackendError::NoPort { first: FIRST, last: LAST })
 }
 
 fn choose_from(start: u16, taken: &BTreeSet<u16>, is_free: impl Fn(u16) -> bool) -> Option<u16> {
     let size = LAST - FIRST + 1;
-    (0..size)
-        .map(|n| FIRST + (start % size + n) % size)
-        .find(|port| !taken.contains(port) && is_free(*port))
+    (0..size).map(|n| FIRST + (start % size + n) % size).find(|port| !taken.contains(port) && is_free(*port))
 }
 
 fn is_free(port: u16) -> bool {
@@ -42,10 +37,7 @@ mod tests {
         let taken: BTreeSet<u16> = (FIRST..LAST).collect();
         assert_eq!(choose_from(5, &taken, |_| true), Some(LAST));
         assert_eq!(choose_from(5, &taken, |port| port != LAST), None);
-        assert_eq!(
-            choose_from(9_999, &BTreeSet::from([LAST]), |_| true),
-            Some(FIRST)
-        );
+        assert_eq!(choose_from(9_999, &BTreeSet::from([LAST]), |_| true), Some(FIRST));
     }
 
     #[test]

@@ -34,11 +34,7 @@ impl ProcessId {
     /// The process that has this pid now.
     pub fn of(pid: u32) -> Option<Self> {
         let stat = Stat::read(pid)?;
-        Some(Self {
-            pid,
-            start_time: stat.start_time,
-            boot_id: boot_id()?,
-        })
+        Some(Self { pid, start_time: stat.start_time, boot_id: boot_id()? })
     }
 
     /// Whether it still runs. One that waits to be reaped does not.
@@ -63,12 +59,7 @@ impl ProcessId {
 }
 
 fn boot_id() -> Option<String> {
-    Some(
-        fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .ok()?
-            .trim()
-            .to_owned(),
-    )
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
 }
 
 /// What we read from `/proc/<pid>/stat`.
@@ -105,25 +96,17 @@ fn own(host_dir: &Path, program: &Path) -> Vec<ProcessId> {
     let me = std::process::id();
     let mut stats = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok());
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
         if let Some((pid, stat)) = pid.and_then(|pid| Some((pid, Stat::read(pid)?))) {
             stats.insert(pid, stat);
         }
     }
-    let mut found: BTreeSet<u32> = stats
-        .keys()
-        .copied()
-        .filter(|pid| *pid != me && is_root(*pid, host_dir, program))
-        .collect();
+    let mut found: BTreeSet<u32> =
+        stats.keys().copied().filter(|pid| *pid != me && is_root(*pid, host_dir, program)).collect();
     loop {
         let more: Vec<u32> = stats
             .iter()
-            .filter(|(pid, stat)| {
-                **pid != me && found.contains(&stat.parent) && !found.contains(pid)
-            })
+            .filter(|(pid, stat)| **pid != me && found.contains(&stat.parent) && !found.contains(pid))
             .map(|(pid, _)| *pid)
             .collect();
         if more.is_empty() {
@@ -134,11 +117,7 @@ fn own(host_dir: &Path, program: &Path) -> Vec<ProcessId> {
     stats
         .into_iter()
         .filter(|(pid, stat)| found.contains(pid) && !stat.dead)
-        .map(|(pid, stat)| ProcessId {
-            pid,
-            start_time: stat.start_time,
-            boot_id: boot_id.clone(),
-        })
+        .map(|(pid, stat)| ProcessId { pid, start_time: stat.start_time, boot_id: boot_id.clone() })
         .collect()
 }
 
@@ -153,17 +132,14 @@ fn is_root(pid: u32, host_dir: &Path, program: &Path) -> bool {
         return true;
     }
     // A person's `tail` in that directory is not ours: the program must be the agent's, too.
-    has("cmdline", host_dir.as_os_str().as_bytes())
-        && executable(pid).is_some_and(|exe| exe == program)
+    has("cmdline", host_dir.as_os_str().as_bytes()) && executable(pid).is_some_and(|exe| exe == program)
 }
 
 fn executable(pid: u32) -> Option<PathBuf> {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     // A program that was replaced since is still the program.
     let text = path.to_str()?;
-    Some(PathBuf::from(
-        text.strip_suffix(" (deleted)").unwrap_or(text),
-    ))
+    Some(PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(text)))
 }
 
 /// End every process of a host: ask, wait for `patience`, kill. Gives the number that is left, which should be 0.
@@ -190,11 +166,7 @@ pub async fn end_all(host_dir: &Path, program: &Path, patience: Duration) -> usi
         if left.is_empty() || Instant::now() >= killed_until {
             return left.len();
         }
-        tracing::info!(
-            component = "backend_local",
-            processes = left.len(),
-            "killing what is left of a host"
-        );
+        tracing::info!(component = "backend_local", processes = left.len(), "killing what is left of a host");
         for process in &left {
             process.signal(Signal::KILL);
         }
@@ -209,14 +181,7 @@ mod tests {
     #[test]
     fn reads_the_fields_after_a_name_with_brackets() {
         let text = "42 (a) b (c)) S 7 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2 3";
-        assert_eq!(
-            Stat::parse(text),
-            Some(Stat {
-                parent: 7,
-                start_time: 987_654,
-                dead: false
-            })
-        );
+        assert_eq!(Stat::parse(text), Some(Stat { parent: 7, start_time: 987_654, dead: false }));
         assert_eq!(Stat::parse("42 (a"), None);
     }
 
@@ -224,19 +189,7 @@ mod tests {
     fn this_process_is_alive_and_another_start_time_is_another_process() {
         let me = ProcessId::of(std::process::id()).expect("this process");
         assert!(me.is_alive());
-        assert!(
-            !ProcessId {
-                start_time: me.start_time + 1,
-                ..me.clone()
-            }
-            .is_alive()
-        );
-        assert!(
-            !ProcessId {
-                boot_id: "another".to_owned(),
-                ..me
-            }
-            .is_alive()
-        );
+        assert!(!ProcessId { start_time: me.start_time + 1, ..me.clone() }.is_alive());
+        assert!(!ProcessId { boot_id: "another".to_owned(), ..me }.is_alive());
     }
 }

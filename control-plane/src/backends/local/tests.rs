@@ -36,12 +36,7 @@ fn place() -> Place {
     };
     let shutdown = CancellationToken::new();
     let local = Local::new(settings.clone(), Arc::default(), shutdown.clone());
-    Place {
-        local,
-        shutdown,
-        settings,
-        _directory: directory,
-    }
+    Place { local, shutdown, settings, _directory: directory }
 }
 
 impl Place {
@@ -87,18 +82,14 @@ async fn secrets_are_for_the_owner_alone_and_go_with_the_host() {
         assert_eq!(mode(&dir.join(file)), 0o600, "{file}");
     }
     let written: UserData =
-        serde_json::from_slice(&fs::read(dir.join("user-data.json")).expect("there"))
-            .expect("user data");
+        serde_json::from_slice(&fs::read(dir.join("user-data.json")).expect("there")).expect("user data");
     assert_eq!(written, order);
     fs::create_dir(dir.join("identity")).expect("directory");
     fs::write(dir.join("identity/key.pem"), "secret").expect("written");
     place.local.destroy(&order.host).await.expect("ended");
     assert!(!dir.join("identity").exists());
     assert!(!dir.join("user-data.json").exists());
-    assert!(
-        dir.join("agent.log").exists(),
-        "people read the log after the end"
-    );
+    assert!(dir.join("agent.log").exists(), "people read the log after the end");
     place.stop().await;
 }
 
@@ -107,17 +98,10 @@ async fn another_control_plane_finds_the_agents_of_the_one_that_was_killed() {
     let first = place();
     let order = user_data();
     first.local.create(order.clone()).await.expect("made");
-    let second = Local::new(
-        first.settings.clone(),
-        Arc::default(),
-        CancellationToken::new(),
-    );
+    let second = Local::new(first.settings.clone(), Arc::default(), CancellationToken::new());
     assert_eq!(presence(&second, &order.host).await, Presence::Running);
     second.create(order.clone()).await.expect("found");
-    until("the agent's first words", || {
-        first.host_dir(&order.host).join("runs").exists()
-    })
-    .await;
+    until("the agent's first words", || first.host_dir(&order.host).join("runs").exists()).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let runs = fs::read_to_string(first.host_dir(&order.host).join("runs")).expect("runs");
     assert_eq!(runs.lines().count(), 1, "a second agent was started");
@@ -136,9 +120,7 @@ async fn a_dead_agent_is_seen_and_its_end_wakes_the_fleet() {
     fs::create_dir_all(&dir).expect("directory");
     fs::write(dir.join("die"), "").expect("written");
     place.local.create(order.clone()).await.expect("made");
-    tokio::time::timeout(Duration::from_secs(10), wake.notified())
-        .await
-        .expect("woken");
+    tokio::time::timeout(Duration::from_secs(10), wake.notified()).await.expect("woken");
     assert_eq!(presence(&place.local, &order.host).await, Presence::Stopped);
     fs::remove_file(dir.join("die")).expect("removed");
     place.local.restart(&order.host).await.expect("restarted");
@@ -156,10 +138,7 @@ async fn an_enrolled_host_keeps_its_user_data_when_it_is_made_again() {
     fs::write(dir.join("identity/chain.pem"), "chain").expect("written");
     fs::write(dir.join("user-data.json"), "without the token").expect("written");
     place.local.create(order.clone()).await.expect("made");
-    assert_eq!(
-        fs::read_to_string(dir.join("user-data.json")).expect("there"),
-        "without the token"
-    );
+    assert_eq!(fs::read_to_string(dir.join("user-data.json")).expect("there"), "without the token");
     place.local.destroy(&order.host).await.expect("ended");
     place.stop().await;
 }
@@ -181,10 +160,7 @@ async fn ending_a_host_leaves_the_processes_of_others_alone() {
         .expect("sleep");
     place.local.destroy(&one.host).await.expect("ended");
     assert_eq!(presence(&place.local, &two.host).await, Presence::Running);
-    assert!(
-        reader.try_wait().expect("status").is_none(),
-        "a stranger's process was ended"
-    );
+    assert!(reader.try_wait().expect("status").is_none(), "a stranger's process was ended");
     reader.kill().await.expect("killed");
     place.local.destroy(&two.host).await.expect("ended");
     place.stop().await;
@@ -194,16 +170,8 @@ async fn ending_a_host_leaves_the_processes_of_others_alone() {
 async fn a_program_that_is_not_there_is_named() {
     let mut place = place();
     place.settings.agent_program = "/nowhere/towline".into();
-    place.local = Local::new(
-        place.settings.clone(),
-        Arc::default(),
-        place.shutdown.clone(),
-    );
-    let error = place
-        .local
-        .create(user_data())
-        .await
-        .expect_err("cannot start");
+    place.local = Local::new(place.settings.clone(), Arc::default(), place.shutdown.clone());
+    let error = place.local.create(user_data()).await.expect_err("cannot start");
     assert!(error.to_string().contains("/nowhere/towline"), "{error}");
     place.stop().await;
 }

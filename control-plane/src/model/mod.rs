@@ -13,6 +13,10 @@ use towline_protocol::report::{Failure, ProcessRecord, SignOff, Verdict, Vitals}
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
+mod view;
+
+pub use view::{ClientView, ClusterView, CurrentPhase, HostView, LogsView};
+
 /// Where a cluster is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -361,132 +365,4 @@ pub struct BlobSize {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
-}
-
-/// A cluster as people see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ClusterView {
-    /// Its id.
-    #[schema(value_type = String)]
-    pub id: ClusterId,
-    /// Its name.
-    pub name: String,
-    /// Its workspace.
-    #[schema(value_type = String)]
-    pub workspace: WorkspaceId,
-    /// The person it belongs to.
-    pub owner: String,
-    /// The owner key, base64.
-    #[schema(value_type = String)]
-    pub owner_key: VerifyingKey,
-    /// Where its hosts come from.
-    pub backend: String,
-    /// Where it is.
-    pub state: ClusterState,
-    /// Why.
-    pub reason: Option<Reason>,
-    /// Worker hosts wanted.
-    pub n_workers: u32,
-    /// Its packages.
-    #[schema(value_type = Object)]
-    pub environment: EnvironmentSpec,
-    /// Where its scheduler listens.
-    #[schema(value_type = Option<Object>)]
-    pub scheduler: Option<SchedulerAddress>,
-    /// The cluster CA's certificate, PEM.
-    pub cluster_ca: Option<String>,
-    /// Admitted clients.
-    pub clients: Vec<ClientView>,
-    /// Its hosts, ended ones included.
-    pub hosts: Vec<HostView>,
-    /// Where its log lines lie: kind and directory or address of the sink, never a line.
-    pub logs: LogsView,
-    /// Rises with every change.
-    pub revision: u64,
-    /// When it was asked for, Unix milliseconds.
-    pub created_at_ms: u64,
-    /// When it ended, Unix milliseconds.
-    pub ended_at_ms: Option<u64>,
-}
-
-/// An admitted client as people see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct ClientView {
-    /// Its name.
-    pub id: String,
-    /// SHA-256 of its key.
-    #[schema(value_type = String)]
-    pub key: KeyId,
-    /// Its certificate, PEM, once issued.
-    pub certificate: Option<String>,
-    /// Until when, Unix seconds.
-    #[schema(value_type = u64)]
-    pub not_after: UnixSeconds,
-}
-
-/// Where log lines lie.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct LogsView {
-    /// `file` until more sinks come.
-    pub kind: String,
-    /// The directory of a `file` sink.
-    pub directory: String,
-}
-
-/// A host as people see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct HostView {
-    /// Its id.
-    #[schema(value_type = String)]
-    pub id: HostId,
-    /// Its cluster.
-    #[schema(value_type = String)]
-    pub cluster: ClusterId,
-    /// `scheduler` or `worker`.
-    pub role: String,
-    /// Where it is.
-    pub state: HostState,
-    /// Why.
-    pub reason: Option<Reason>,
-    /// The phases it reached.
-    pub phases: Vec<PhaseTiming>,
-    /// The phase it is in now, when it is starting.
-    pub current: Option<CurrentPhase>,
-    /// The newest assignment it holds durably, as `epoch/generation`.
-    pub observed: Option<String>,
-    /// Its agent's version.
-    pub agent_version: Option<String>,
-    /// How many reports it sent.
-    pub reports: u64,
-    /// When it was last heard, Unix milliseconds.
-    pub last_seen_at_ms: Option<u64>,
-    /// Measurements.
-    #[schema(value_type = Option<Object>)]
-    pub vitals: Option<Vitals>,
-    /// The idle engine's answer.
-    #[schema(value_type = Option<Object>)]
-    pub verdict: Option<Verdict>,
-    /// Its Dask processes.
-    #[schema(value_type = Vec<Object>)]
-    pub processes: Vec<ProcessRecord>,
-    /// Its last word.
-    #[schema(value_type = Option<Object>)]
-    pub sign_off: Option<SignOff>,
-    /// When it was asked for, Unix milliseconds.
-    pub created_at_ms: u64,
-    /// When it ended, Unix milliseconds.
-    pub ended_at_ms: Option<u64>,
-}
-
-/// The phase a starting host is in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct CurrentPhase {
-    /// What is waited for.
-    pub waiting_for: StartPhase,
-    /// Since when, Unix milliseconds.
-    pub since_ms: u64,
-    /// Its limit in seconds.
-    pub deadline_seconds: u64,
-    /// Whether the limit has passed.
-    pub late: bool,
 }
