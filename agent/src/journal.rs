@@ -171,9 +171,7 @@ impl Journal {
         match newest {
             Some((sequence, state)) => Ok(Self { directory: directory.to_owned(), sequence, state: *state }),
             // One torn slot beside none is the very first commit cut short: before it there was nothing.
-            None if torn < 2 && empty > 0 => {
-                Ok(Self { directory: directory.to_owned(), sequence: 0, state: fresh() })
-            }
+            None if torn < 2 && empty > 0 => Ok(Self { directory: directory.to_owned(), sequence: 0, state: fresh() }),
             None => Err(JournalError::Damaged { directory: directory.to_owned() }),
         }
     }

@@ -15,11 +15,7 @@ use towline_agent::{AgentOptions, observe, runner};
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// The host's directory.
-    #[arg(
-        long,
-        value_name = "DIRECTORY",
-        default_value = "/var/lib/towline/host"
-    )]
+    #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/towline/host")]
     host_dir: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
@@ -45,14 +41,8 @@ fn main() -> ExitCode {
     match agent(arguments.host_dir) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!(
-                component = "main",
-                error = format!("{error:#}"),
-                "the agent cannot run"
-            );
-            let code = error
-                .downcast_ref()
-                .map_or(1, towline_agent::AgentError::exit_code);
+            tracing::error!(component = "main", error = format!("{error:#}"), "the agent cannot run");
+            let code = error.downcast_ref().map_or(1, towline_agent::AgentError::exit_code);
             ExitCode::from(code)
         }
     }
@@ -60,20 +50,14 @@ fn main() -> ExitCode {
 
 fn agent(host_dir: PathBuf) -> anyhow::Result<ExitCode> {
     let exe = std::env::current_exe()?;
-    let tokio = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     tokio.block_on(async {
         let shutdown = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let options = AgentOptions {
             host_dir,
-            runner: RunnerProgram {
-                exe,
-                args: vec!["runner".to_owned()],
-            },
+            runner: RunnerProgram { exe, args: vec!["runner".to_owned()] },
             shutdown: shutdown.clone(),
         };
         let agent = towline_agent::run(options);

@@ -111,8 +111,7 @@ mod tests {
         assert_eq!(snapshot.line(), "waiting for the control plane; not connected");
         snapshot.connected = true;
         snapshot.report.phases.push(PhaseRecord { phase: Phase::Enrolled, at: UnixSeconds(1), millis: 1 });
-        snapshot.report.failure =
-            Some(Failure { kind: FailureKind::IndexUnreachable, subject: None, retryable: true });
+        snapshot.report.failure = Some(Failure { kind: FailureKind::IndexUnreachable, subject: None, retryable: true });
         assert_eq!(snapshot.line(), "making the environment; connected; failure: index_unreachable");
     }
 

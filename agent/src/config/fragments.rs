@@ -27,9 +27,8 @@ pub fn read(files: &[PathBuf]) -> Result<Fragments, ConfigError> {
     let mut merged = Fragments::new();
     for file in files {
         let Some(text) = read_file(file)? else { continue };
-        let table: toml::Table = text
-            .parse()
-            .map_err(|source| ConfigError::Syntax { file: file.clone(), source: Box::new(source) })?;
+        let table: toml::Table =
+            text.parse().map_err(|source| ConfigError::Syntax { file: file.clone(), source: Box::new(source) })?;
         for (key, value) in table {
             merged.insert(key, Value { file: file.clone(), value });
         }

@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn refuses_values_of_another_kind_or_size() {
-        for text in ["store = 1", "store = \"rel\"", "renew_identity_after = 0", "reconnect_within = 345601", "uv = []"] {
+        for text in ["store = 1", "store = \"rel\"", "renew_identity_after = 0", "reconnect_within = 345601", "uv = []"]
+        {
             let refused = load_from(host(text).path(), &[]);
             assert!(matches!(refused, Err(ConfigError::WrongValue { .. })), "{text}: {refused:?}");
         }

@@ -150,9 +150,7 @@ fn environment_step(order: &Order, had: &Had, now: BootTime) -> Option<Effect> {
         // One sync at a time; a newer digest waits for the running one, which has a deadline.
         EnvironmentHad::Syncing(_) => false,
         EnvironmentHad::Present(present) => present != digest,
-        EnvironmentHad::Failed { digest: failed, retry_at } => {
-            failed != digest || retry_at.is_some_and(|at| at <= now)
-        }
+        EnvironmentHad::Failed { digest: failed, retry_at } => failed != digest || retry_at.is_some_and(|at| at <= now),
     };
     due.then(|| Effect::Sync(digest.clone()))
 }

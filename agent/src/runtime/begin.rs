@@ -13,7 +13,7 @@ use crate::reconcile::{Adoption, Effect, Outcome, RosterPlace, Seen as Look};
 use crate::runner::facts::{boot_time, unix_time};
 use std::time::Duration;
 use towline_protocol::assignment::{Assignment, RoleKind};
-use towline_protocol::report::{EndReason, Event, EventCode, Failure, FailureKind, IssuedCertificate, Phase};
+use towline_protocol::report::{EndReason, Event, EventCode, Failure, FailureKind, IssuedCertificate, Phase, SignOff};
 use towline_protocol::time::BootTime;
 use towline_transport::keys::random_fraction;
 
@@ -144,11 +144,11 @@ impl Owner {
             Done::Adopted(result) => self.adopted(result, now),
             Done::Issued(place, result) => self.issued(place, result, now).await,
             Done::Launched(result) => {
-                self.settle(Step::Dask, result.map(|()| ()));
+                self.settle(Step::Dask, result);
                 Outcome::Launched
             }
             Done::Looked(result) => self.looked(result, now),
-            Done::Opened(result) => match self.settle(Step::Runner, result) {
+            Done::Opened(result) => match self.settle(Step::Authority, result) {
                 Some(authority) => {
                     self.work.authority = Some(authority);
                     Outcome::Opened(Ok(()))
@@ -162,16 +162,7 @@ impl Owner {
                 }
                 None => Outcome::RunnerStarted(Err(self.retry_at(now))),
             },
-            Done::SignedOff(word, error) => {
-                if let Some(error) = error {
-                    tracing::error!(component = "ending", %error, "the evidence could not be written");
-                }
-                tracing::info!(component = "ending", reason = ?word.reason, "the host signs off");
-                if let Err(error) = self.memory.change_at_the_end(|state| state.sign_off = Some(word)).await {
-                    self.journal_failed(&error);
-                }
-                Outcome::SignedOff(now.plus(FAREWELL))
-            }
+            Done::SignedOff(word, error) => self.signed_off(word, error, now).await,
             Done::Stopped(result) => {
                 match result {
                     Ok(report) => self.seen.stopped = report,
@@ -194,18 +185,24 @@ impl Owner {
         self.had.ended(&outcome);
     }
 
-    fn adopted(
-        &mut self,
-        result: Result<std::sync::Arc<dyn super::Runner>, AdoptFailure>,
-        now: BootTime,
-    ) -> Outcome {
+    async fn signed_off(&mut self, word: SignOff, error: Option<String>, now: BootTime) -> Outcome {
+        if let Some(error) = error {
+            tracing::error!(component = "ending", %error, "the evidence could not be written");
+        }
+        tracing::info!(component = "ending", reason = ?word.reason, "the host signs off");
+        if let Err(error) = self.memory.change_at_the_end(|state| state.sign_off = Some(word)).await {
+            self.journal_failed(&error);
+        }
+        Outcome::SignedOff(now.plus(FAREWELL))
+    }
+
+    fn adopted(&mut self, result: Result<std::sync::Arc<dyn super::Runner>, AdoptFailure>, now: BootTime) -> Outcome {
         match result {
             Ok(runner) => {
                 tracing::info!(component = "runtime", runner = runner.record().pid, "the runner was adopted");
                 self.work.runner = Some(runner);
                 self.seen.failures.remove(&Step::Runner);
-                let event = Event { code: EventCode::Adopted, at: unix_time(), numbers: Vec::new() };
-                self.talk.send(towline_protocol::message::FromAgent::Event(event), now);
+                self.seen.adopted = true;
                 Outcome::Adopted(Adoption::Held)
             }
             Err(AdoptFailure::Unknown(story)) => {
@@ -248,7 +245,7 @@ impl Owner {
         result: Result<Vec<IssuedCertificate>, StepError>,
         now: BootTime,
     ) -> Outcome {
-        let Some(issued) = self.settle(Step::Runner, result) else {
+        let Some(issued) = self.settle(Step::Authority, result) else {
             return Outcome::Issued(place, Err(self.retry_at(now)));
         };
         tracing::info!(component = "cluster", count = issued.len(), "certificates were issued");
@@ -285,6 +282,11 @@ impl Owner {
         self.seen.silent_looks = 0;
         let look = meaning(&status);
         self.note_scheduler(look, now);
+        if std::mem::take(&mut self.seen.adopted) {
+            let running = status.processes.iter().filter(|process| process.exit.is_none()).count();
+            let numbers = vec![running as u64];
+            self.talk.tell(Event { code: EventCode::Adopted, at: unix_time(), numbers });
+        }
         self.seen.processes = status.processes;
         if let Some(failure) = status.failure {
             if self.seen.failures.get(&Step::Dask) != Some(&failure) {

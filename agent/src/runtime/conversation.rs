@@ -9,12 +9,15 @@ use std::collections::{BTreeSet, VecDeque};
 use tokio::sync::mpsc;
 use towline_protocol::ids::KeyId;
 use towline_protocol::message::{FromAgent, Hello};
-use towline_protocol::report::{IssuedCertificate, Report};
+use towline_protocol::report::{Event, IssuedCertificate, Report};
 use towline_protocol::session::{AgentEvent, AgentSession, REPORT_PERIOD, SessionEnd};
 use towline_protocol::time::BootTime;
 
 /// Certificates in one report: about 900 bytes each, so a report stays far below a frame's limit.
 const ISSUED_PER_REPORT: usize = 200;
+
+/// Events that wait for a session. More are dropped, the oldest first: they are in our own log.
+const WAITING_EVENTS: usize = 64;
 
 /// All that belongs to talking with the control plane.
 #[derive(Debug, Default)]
@@ -26,6 +29,7 @@ pub struct Conversation {
     offered: Option<(Report, BootTime)>,
     issued: Vec<IssuedCertificate>,
     unheard: BTreeSet<KeyId>,
+    events: VecDeque<Event>,
     blobs: OpenRequests,
 }
 
@@ -98,6 +102,11 @@ impl Conversation {
         said.farewell
     }
 
+    /// A lease came that does not hold: its report is answered, but nothing in it counts as heard.
+    pub fn skip_lease(&mut self) {
+        self.said.pop_front();
+    }
+
     /// The newest report. Changes go out at once, but fresh measurements alone only once a period.
     pub fn offer(&mut self, mut report: Report, now: BootTime) -> Report {
         report.issued = self
@@ -131,6 +140,14 @@ impl Conversation {
         }
     }
 
+    /// Tell of an event, now or when a session is up.
+    pub fn tell(&mut self, event: Event) {
+        if self.events.len() == WAITING_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
     /// Take in a sync's question.
     pub fn ask_blobs(&mut self, request: GrantRequest) {
         self.blobs.push(request);
@@ -138,6 +155,11 @@ impl Conversation {
 
     /// Let time pass, move frames to the socket's queue, hang up when the session is over. Gives the reason if it is.
     pub fn flush(&mut self, now: BootTime) -> Option<SessionEnd> {
+        while self.nonce.is_some()
+            && let Some(event) = self.events.pop_front()
+        {
+            self.send(FromAgent::Event(event), now);
+        }
         if self.nonce.is_some()
             && let Some(digests) = self.blobs.next()
         {
@@ -255,10 +277,10 @@ mod tests {
         let mut socket = connect(&mut talk, at(0));
         let certificate = IssuedCertificate { member: "m".into(), key: KeyId::of(b"k"), certificate: "c".into() };
         talk.tell_issued(vec![certificate.clone()]);
-        assert_eq!(talk.offer(Report::default(), at(0)).issued, [certificate.clone()]);
+        assert_eq!(talk.offer(Report::default(), at(0)).issued, std::slice::from_ref(&certificate));
         talk.flush(at(0));
         assert_eq!(reports(&mut socket).len(), 1);
-        assert_eq!(talk.offer(Report::default(), at(1)).issued, [certificate.clone()]);
+        assert_eq!(talk.offer(Report::default(), at(1)).issued, std::slice::from_ref(&certificate));
         assert!(!talk.handle_lease());
         assert!(talk.offer(Report::default(), at(2)).issued.is_empty());
         // A new session may be with a control plane that forgot.

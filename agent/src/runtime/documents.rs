@@ -9,7 +9,7 @@ use crate::reconcile::Outcome;
 use crate::runner::facts::{boot_time, unix_time};
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::KeyId;
-use towline_protocol::message::{CertificatePurpose, FromAgent};
+use towline_protocol::message::CertificatePurpose;
 use towline_protocol::report::{Event, EventCode};
 use towline_protocol::session::AgentEvent;
 use towline_protocol::time::CLOCK_SKEW;
@@ -72,7 +72,10 @@ impl Owner {
         let (now, system) = (boot_time(), unix_time());
         let lease = match self.memory.accept_lease(envelope, system, now) {
             Ok(lease) => lease.into_document(),
-            Err(refusal) => return self.refused("lease", &refusal),
+            Err(refusal) => {
+                self.talk.skip_lease();
+                return self.refused("lease", &refusal);
+            }
         };
         let apart = lease.now.since(system).max(system.since(lease.now));
         if apart > CLOCK_SKEW {
@@ -93,9 +96,7 @@ impl Owner {
     }
 
     fn tell(&mut self, code: EventCode, numbers: Vec<u64>) {
-        let event = Event { code, at: unix_time(), numbers };
-        // Without a session it is in our own log.
-        self.talk.send(FromAgent::Event(event), boot_time());
+        self.talk.tell(Event { code, at: unix_time(), numbers });
     }
 
     async fn certificate(&mut self, purpose: CertificatePurpose, key: KeyId, chain: String) {

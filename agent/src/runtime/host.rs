@@ -152,17 +152,16 @@ impl Host {
     /// Take over a renewed identity: key and chain become durable together, in one file, before they are taken apart.
     pub fn install_identity(&self, key: &KeyId, chain: &str) -> Result<(), HostError> {
         let path = self.directory.join("identity/next-key.pem");
-        let pem = keys::Zeroizing::new(read_text(&path).map_err(|source| HostError::Io { path: path.clone(), source })?);
+        let pem =
+            keys::Zeroizing::new(read_text(&path).map_err(|source| HostError::Io { path: path.clone(), source })?);
         let pair = KeyPair::from_pem(&pem).map_err(|source| HostError::Key { path: path.clone(), source })?;
-        let certificate = PeerCertificate::from_pem(chain)
-            .map_err(|source| HostError::Certificate { path: path.clone(), source })?;
+        let certificate =
+            PeerCertificate::from_pem(chain).map_err(|source| HostError::Certificate { path: path.clone(), source })?;
         if pair.spki().key_id() != *key || certificate.spki != pair.spki() {
             let source = io::Error::new(io::ErrorKind::InvalidData, "the certificate is for another key");
             return Err(HostError::Io { path, source });
         }
-        let both = keys::Zeroizing::new(
-            serde_json::to_string(&(pem.as_str(), chain)).expect("two strings are JSON"),
-        );
+        let both = keys::Zeroizing::new(serde_json::to_string(&(pem.as_str(), chain)).expect("two strings are JSON"));
         let renewed = self.directory.join("identity/renewed.json");
         keys::write_secret(&renewed, both.as_bytes()).map_err(|source| HostError::Io { path: renewed, source })?;
         finish_renewal(&self.directory)

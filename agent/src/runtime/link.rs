@@ -54,7 +54,8 @@ pub async fn run(endpoint: Endpoint, events: mpsc::Sender<LinkEvent>, stop: Canc
     let mut attempt = 0u32;
     loop {
         attempt += 1;
-        let pause = match session(&endpoint, &events, &stop).await {
+        // Boxed: a TLS handshake's state is large, and most of the time this task only waits.
+        let pause = match Box::pin(session(&endpoint, &events, &stop)).await {
             Gone::Stopping => return,
             Gone::Established => {
                 backoff.reset();

@@ -34,7 +34,9 @@ pub enum MemoryError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// A journaled document no longer verifies: the journal was tampered with.
-    #[error("the journal holds a document that does not verify; this host cannot trust its memory. End it and start another")]
+    #[error(
+        "the journal holds a document that does not verify; this host cannot trust its memory. End it and start another"
+    )]
     Kept(#[from] towline_protocol::envelope::EnvelopeError),
 }
 
@@ -174,7 +176,8 @@ impl Memory {
     async fn commit(&mut self, mut next: State) -> Result<(), JournalError> {
         let now = boot_time();
         let (lived, silent) = self.ages(now);
-        next.age = Age { boot: self.boot.clone(), at: now.0.as_secs(), lived: lived.as_secs(), silent: silent.as_secs() };
+        next.age =
+            Age { boot: self.boot.clone(), at: now.0.as_secs(), lived: lived.as_secs(), silent: silent.as_secs() };
         let mut journal = self.journal.take().expect("one commit at a time");
         let (journal, result) = tokio::task::spawn_blocking(move || {
             let result = journal.commit(next);

@@ -15,6 +15,7 @@ mod owner;
 mod parties;
 mod renewal;
 mod store;
+mod telling;
 mod withheld;
 mod work;
 

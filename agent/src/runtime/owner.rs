@@ -9,14 +9,15 @@ use super::host::Host;
 use super::link::LinkEvent;
 use super::memory::Memory;
 use super::parties::Parties;
-use super::renewal::Renewal;
+use super::renewal::{IDENTITY_LIFE, Renewal};
+use super::telling::{hello, reached};
 use super::withheld::Withheld;
 use super::work::Work;
 use super::{Departure, RuntimeError, certificates};
 use crate::idle::{Engine, Signals};
 use crate::launch::StopReport;
 use crate::reconcile::rules::{self, Limits, Ruling, Signs};
-use crate::reconcile::{self, DaskHad, Effect, EnvironmentHad, Had, RunnerHad};
+use crate::reconcile::{self, DaskHad, Effect, Had};
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
 use crate::vitals::{Sample, Sampler, Wish};
@@ -26,8 +27,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::assignment::RoleKind;
-use towline_protocol::message::{Hello, Inventory};
-use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord, Report, Verdict};
+use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord, Verdict};
 use towline_protocol::time::BootTime;
 use towline_protocol::trust::Trust;
 use towline_transport::TlsIdentity;
@@ -53,6 +53,7 @@ const VITALS_PERIOD: Duration = Duration::from_secs(10);
 pub(super) enum Step {
     Journal,
     Environment,
+    Authority,
     Runner,
     Dask,
 }
@@ -64,6 +65,7 @@ pub(super) struct Seen {
     pub(super) processes: Vec<ProcessRecord>,
     pub(super) scheduler_gone: Option<BootTime>,
     pub(super) silent_looks: u32,
+    pub(super) adopted: bool,
     pub(super) verdict: Option<Verdict>,
     pub(super) sample: Option<Sample>,
     pub(super) stopped: StopReport,
@@ -83,7 +85,7 @@ pub(super) struct Owner {
     pub(super) withheld: Withheld,
     pub(super) retries: Backoff,
     clocks: Clocks,
-    out: Outlets,
+    pub(super) out: Outlets,
 }
 
 /// Times that the loop keeps for itself.
@@ -94,11 +96,11 @@ struct Clocks {
 }
 
 /// Where the loop's findings go.
-struct Outlets {
+pub(super) struct Outlets {
     engine: Engine,
     sampler: Sampler,
     wish: Wish,
-    snapshots: watch::Sender<Snapshot>,
+    pub(super) snapshots: watch::Sender<Snapshot>,
 }
 
 impl Owner {
@@ -110,8 +112,10 @@ impl Owner {
         snapshots: watch::Sender<Snapshot>,
     ) -> Result<Self, RuntimeError> {
         let now = boot_time();
-        // The floor begins with the identity's own start of life: a host is never older than its certificate.
-        let fresh = Trust::new(host.user_data.root_key.clone(), host.identity(), unix_time());
+        // The floor is the start of the identity's life, not our own clock: one that ran ahead at the first start
+        // would otherwise make every document look expired for good.
+        let floor = host.certificate()?.not_after.minus(IDENTITY_LIFE);
+        let fresh = Trust::new(host.user_data.root_key.clone(), host.identity(), floor);
         let mut memory = Memory::open(&host.directory.join("journal"), fresh, &host.boot)?;
         memory.change(|state| state.starts += 1).await?;
         let wanted = memory.wanted(None);
@@ -318,43 +322,15 @@ impl Owner {
     }
 
     fn tune_sampler(&mut self) {
-        let period = self.memory.assignment().map_or(VITALS_PERIOD, |assignment| {
-            Duration::from_secs(assignment.vitals.period.clamp(1, 3600))
-        });
+        let period = self
+            .memory
+            .assignment()
+            .map_or(VITALS_PERIOD, |assignment| Duration::from_secs(assignment.vitals.period.clamp(1, 3600)));
         let wish = Wish { period, runner: self.work.runner.as_ref().map(|runner| runner.record().pid) };
         if wish != self.out.wish {
             self.out.wish = wish;
             self.out.sampler.wish(wish);
         }
-    }
-
-    /// One snapshot: the report, the status line and the status file say the same.
-    pub(super) fn publish(&mut self) {
-        let now = boot_time();
-        let state = self.memory.state();
-        let report = Report {
-            observed: state.trust.assignment.as_ref().map(|accepted| accepted.position),
-            roster_version: state.trust.roster.as_ref().map(|roster| roster.version),
-            phases: state.phases.clone(),
-            failure: self.seen.failures.values().next().cloned(),
-            processes: self.seen.processes.clone(),
-            vitals: self.seen.sample.and_then(|sample| sample.vitals),
-            verdict: self.seen.verdict.clone(),
-            issued: Vec::new(),
-            cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
-            sign_off: state.sign_off.clone(),
-        };
-        let runner = state.runner.clone();
-        let report = self.talk.offer(report, now);
-        if let Some(end) = self.talk.flush(now) {
-            tracing::warn!(component = "session", error = %end, "the session is over");
-        }
-        let snapshot = Snapshot { report, connected: self.talk.connected(), runner };
-        self.out.snapshots.send_if_modified(|last| {
-            let changed = *last != snapshot;
-            *last = snapshot;
-            changed
-        });
     }
 
     async fn depart(&mut self, departure: Departure) {
@@ -367,37 +343,5 @@ impl Owner {
         }
         self.publish();
         tracing::info!(component = "runtime", ?departure, "the agent leaves");
-    }
-}
-
-/// The phases that a host has reached, as far as they show.
-fn reached(had: &Had, connected: bool) -> Vec<Phase> {
-    let dask = had.runner == RunnerHad::Held;
-    [
-        (connected, Phase::Enrolled),
-        (matches!(had.environment, EnvironmentHad::Present(_)), Phase::Synced),
-        (dask && matches!(had.dask, DaskHad::Launched | DaskHad::Joined), Phase::Launched),
-        (dask && had.dask == DaskHad::Joined, Phase::Joined),
-    ]
-    .into_iter()
-    .filter_map(|(is, phase)| is.then_some(phase))
-    .collect()
-}
-
-fn hello(host: &Host, parties: &Parties, memory: &Memory, processes: &[ProcessRecord]) -> Hello {
-    let state = memory.state();
-    Hello {
-        speaks: vec![towline_protocol::WIRE_VERSION],
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        instance: host.instance.clone(),
-        starts: state.starts,
-        last: state.trust.assignment.as_ref().map(|accepted| accepted.position),
-        roster_version: state.trust.roster.as_ref().map(|roster| roster.version),
-        inventory: Inventory {
-            environments: parties.environments.present(),
-            interpreters: parties.environments.interpreters(),
-            running: processes.iter().filter(|process| process.exit.is_none()).map(|p| p.name.clone()).collect(),
-        },
-        dask_spki: Some(host.dask.clone()),
     }
 }

@@ -18,7 +18,7 @@ use towline_transport::TlsIdentity;
 use towline_transport::keys::KeyPair;
 
 /// Life of an identity certificate, as the control plane issues it.
-const LIFE: Duration = Duration::from_secs(96 * 3600);
+pub(super) const IDENTITY_LIFE: Duration = Duration::from_secs(96 * 3600);
 
 /// Between two tries. Above the minute that the control plane wants between them.
 const RETRY: Duration = Duration::from_secs(10 * 60);
@@ -57,7 +57,7 @@ impl Renewal {
 
 /// How long until a certificate is `period` old.
 fn until_due(not_after: UnixSeconds, period: Duration, now: UnixSeconds) -> Duration {
-    not_after.minus(LIFE).plus(period).since(now)
+    not_after.minus(IDENTITY_LIFE).plus(period).since(now)
 }
 
 impl Owner {
@@ -111,7 +111,7 @@ mod tests {
     fn is_due_when_the_certificate_is_a_period_old() {
         let hour = Duration::from_secs(3600);
         let issued = UnixSeconds(1_800_000_000);
-        let not_after = issued.plus(LIFE);
+        let not_after = issued.plus(IDENTITY_LIFE);
         assert_eq!(until_due(not_after, hour * 12, issued), hour * 12);
         assert_eq!(until_due(not_after, hour * 12, issued.plus(hour * 11)), hour);
         assert_eq!(until_due(not_after, hour * 12, issued.plus(hour * 90)), Duration::ZERO);

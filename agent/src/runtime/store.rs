@@ -69,10 +69,9 @@ impl Environments for Store {
 impl BlobSource for SessionBlobs {
     fn grants(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<BlobGrant>, GrantsRefused>> {
         async move {
-            SessionBlobs::grants(self, digests).await.map_err(|error| GrantsRefused {
-                reason: error.to_string(),
-                retryable: error == GrantsError::Silent,
-            })
+            SessionBlobs::grants(self, digests)
+                .await
+                .map_err(|error| GrantsRefused { reason: error.to_string(), retryable: error == GrantsError::Silent })
         }
         .boxed()
     }

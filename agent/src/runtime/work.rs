@@ -76,13 +76,7 @@ pub struct Work {
 impl Work {
     /// Nothing begun.
     pub fn new() -> Self {
-        Self {
-            tasks: JoinSet::new(),
-            syncs: CancellationToken::new(),
-            runner: None,
-            authority: None,
-            python: None,
-        }
+        Self { tasks: JoinSet::new(), syncs: CancellationToken::new(), runner: None, authority: None, python: None }
     }
 
     /// The next finished effect; waits for ever when none runs. Cancel-safe.

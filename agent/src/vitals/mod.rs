@@ -5,7 +5,7 @@
 
 mod processes;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
@@ -64,7 +64,7 @@ impl Sampler {
 
 /// The thread ends when the sampler is dropped: the channel's other end is the only reason to live.
 fn sample_until_dropped(
-    directory: &PathBuf,
+    directory: &Path,
     mut wish: Wish,
     inbox: &mpsc::Receiver<Wish>,
     outbox: &watch::Sender<Option<Sample>>,

@@ -30,12 +30,13 @@ use towline_transport::keys::{self, KeyPair};
 use towline_transport::server::{self, ClientCertificates, Limits, Peer};
 
 pub const TRUST_DOMAIN: &str = "towline.test";
+/// More than any test makes an agent say.
+const HEARD: usize = 65_536;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What a test sees of the agent.
 #[derive(Clone, Debug)]
 pub enum Heard {
-    Blobs(Vec<Digest>),
     Event(Event),
     Hello(Hello),
     Report(Report),
@@ -55,7 +56,7 @@ struct Shared {
     signing: aws_lc_rs::signature::Ed25519KeyPair,
     authority: Arc<Authority>,
     who: Who,
-    heard: mpsc::UnboundedSender<Heard>,
+    heard: mpsc::Sender<Heard>,
     push: broadcast::Sender<FromControlPlane>,
 }
 
@@ -77,7 +78,7 @@ pub struct ControlPlane {
     address: SocketAddr,
     tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     shared: Arc<Shared>,
-    heard: mpsc::UnboundedReceiver<Heard>,
+    heard: mpsc::Receiver<Heard>,
     past: VecDeque<Heard>,
     running: Option<(CancellationToken, tokio::task::JoinHandle<std::io::Result<()>>)>,
 }
@@ -102,7 +103,7 @@ impl ControlPlane {
         let identity = issue(&authority, vec![], true);
         let clients = ClientCertificates::Optional { ca_pem: authority.certificate_pem().to_owned() };
         let config = server::server_config(&identity, clients).expect("TLS");
-        let (heard_sender, heard) = mpsc::unbounded_channel();
+        let (heard_sender, heard) = mpsc::channel(HEARD);
         let plan = Plan { delegation: None, assignment: None, roster: None, newest: None, leases: true };
         let shared = Arc::new(Shared {
             plan: Mutex::new(plan),
@@ -368,10 +369,7 @@ fn issue(authority: &Authority, uris: Vec<String>, server: bool) -> TlsIdentity 
         not_after: now.plus(Duration::from_secs(96 * 3600)),
     };
     let leaf = authority.issue(&request).expect("a certificate");
-    TlsIdentity {
-        chain_pem: format!("{leaf}{}", authority.certificate_pem()),
-        key_pem: key.to_pem().to_string(),
-    }
+    TlsIdentity { chain_pem: format!("{leaf}{}", authority.certificate_pem()), key_pem: key.to_pem().to_string() }
 }
 
 async fn upgrade(
@@ -424,7 +422,7 @@ impl Shared {
                 for message in [delegation, assignment, roster].into_iter().flatten() {
                     session.handle_send(message, now);
                 }
-                let _ = self.heard.send(Heard::Hello(*hello));
+                let _ = self.heard.try_send(Heard::Hello(*hello));
             }
             ControlPlaneEvent::Report(report) => {
                 if plan.leases {
@@ -439,10 +437,10 @@ impl Shared {
                     let envelope = envelope::sign(&lease, &self.signing);
                     session.handle_send(FromControlPlane::Lease { envelope }, now);
                 }
-                let _ = self.heard.send(Heard::Report(*report));
+                let _ = self.heard.try_send(Heard::Report(*report));
             }
             ControlPlaneEvent::Event(event) => {
-                let _ = self.heard.send(Heard::Event(event));
+                let _ = self.heard.try_send(Heard::Event(event));
             }
             ControlPlaneEvent::BlobRequest(digests) => {
                 let grant = |digest: &Digest| BlobGrant {
@@ -452,7 +450,6 @@ impl Shared {
                 };
                 let grants = digests.iter().map(grant).collect();
                 session.handle_send(FromControlPlane::BlobGrants { grants }, now);
-                let _ = self.heard.send(Heard::Blobs(digests));
             }
             ControlPlaneEvent::Renewal { spki, .. } => {
                 let request = CertificateRequest {

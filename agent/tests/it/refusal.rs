@@ -93,7 +93,9 @@ async fn refuses_a_certificate_of_another_cluster_ca() {
     let pinned = std::fs::read_to_string(host.path().join("keys/ca.crt")).expect("a CA");
     plane.certify(&cluster_ca(), &key);
     // A later message shows that the one before was handled.
-    plane.send(FromControlPlane::Delegation { envelope: plane.sign(&plane.assignment(9, RoleKind::Worker, &host.logs())) });
+    plane.send(FromControlPlane::Delegation {
+        envelope: plane.sign(&plane.assignment(9, RoleKind::Worker, &host.logs())),
+    });
     refused(&mut plane).await;
     assert_eq!(std::fs::read_to_string(host.path().join("keys/ca.crt")).expect("a CA"), pinned);
     agent.stop().await;

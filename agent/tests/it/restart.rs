@@ -57,9 +57,9 @@ async fn a_crash_at_each_moment_of_the_start_leads_to_one_launch() {
     let agent = host.start();
     plane.certify_when_connected(&ca).await;
     plane.report("a joined host", |report| phases(report).len() == 4).await;
-    let (launches, runners) = (host.machine.holds().launches.len(), host.machine.holds().runners_started);
-    assert_eq!((launches, runners), (1, 1));
     agent.stop().await;
+    let holds = host.machine.holds();
+    assert_eq!((holds.launches.len(), holds.runners_started), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,82 @@
+//! What the owner tells of the host: one snapshot for report, status line and status file, and the hello of a session.
+//!
+//! Part of the owner task; changes nothing but what was told.
+
+use super::host::Host;
+use super::memory::Memory;
+use super::owner::Owner;
+use super::parties::Parties;
+use crate::reconcile::{DaskHad, EnvironmentHad, Had, RunnerHad};
+use crate::runner::facts::boot_time;
+use crate::status::Snapshot;
+use towline_protocol::message::{Hello, Inventory};
+use towline_protocol::report::{Phase, ProcessRecord, Report};
+use towline_protocol::session::SessionEnd;
+
+impl Owner {
+    /// One snapshot: the report, the status line and the status file say the same.
+    pub(super) fn publish(&mut self) {
+        let now = boot_time();
+        let state = self.memory.state();
+        let report = Report {
+            observed: state.trust.assignment.as_ref().map(|accepted| accepted.position),
+            roster_version: state.trust.roster.as_ref().map(|roster| roster.version),
+            phases: state.phases.clone(),
+            failure: self.seen.failures.values().next().cloned(),
+            processes: self.seen.processes.clone(),
+            vitals: self.seen.sample.and_then(|sample| sample.vitals),
+            verdict: self.seen.verdict.clone(),
+            issued: Vec::new(),
+            cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
+            sign_off: state.sign_off.clone(),
+        };
+        let runner = state.runner.clone();
+        let report = self.talk.offer(report, now);
+        match self.talk.flush(now) {
+            None => {}
+            Some(end @ SessionEnd::Refused(code)) if code.retryable() => {
+                tracing::info!(component = "session", reason = %end, "the session is over");
+            }
+            Some(end) => tracing::warn!(component = "session", error = %end, "the session is over"),
+        }
+        let snapshot = Snapshot { report, connected: self.talk.connected(), runner };
+        self.out.snapshots.send_if_modified(|last| {
+            let changed = *last != snapshot;
+            *last = snapshot;
+            changed
+        });
+    }
+}
+
+/// The phases that a host has reached, as far as they show.
+pub(super) fn reached(had: &Had, connected: bool) -> Vec<Phase> {
+    let dask = had.runner == RunnerHad::Held;
+    [
+        (connected, Phase::Enrolled),
+        (matches!(had.environment, EnvironmentHad::Present(_)), Phase::Synced),
+        (dask && matches!(had.dask, DaskHad::Launched | DaskHad::Joined), Phase::Launched),
+        (dask && had.dask == DaskHad::Joined, Phase::Joined),
+    ]
+    .into_iter()
+    .filter_map(|(is, phase)| is.then_some(phase))
+    .collect()
+}
+
+/// What a session begins with.
+pub(super) fn hello(host: &Host, parties: &Parties, memory: &Memory, processes: &[ProcessRecord]) -> Hello {
+    let state = memory.state();
+    Hello {
+        speaks: vec![towline_protocol::WIRE_VERSION],
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: host.instance.clone(),
+        starts: state.starts,
+        last: state.trust.assignment.as_ref().map(|accepted| accepted.position),
+        roster_version: state.trust.roster.as_ref().map(|roster| roster.version),
+        inventory: Inventory {
+            environments: parties.environments.present(),
+            interpreters: parties.environments.interpreters(),
+            running: processes.iter().filter(|process| process.exit.is_none()).map(|p| p.name.clone()).collect(),
+        },
+        dask_spki: Some(host.dask.clone()),
+    }
+}
