@@ -14,9 +14,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio_util::io::ReaderStream;
-use towline_transport::blob_grant::{
-    self, BlobClaims, BlobMethod, Digest, UnixSeconds, VerifyingKey,
-};
+use towline_transport::blob_grant::{self, BlobClaims, BlobMethod, Digest, UnixSeconds, VerifyingKey};
 use tracing::{error, info};
 
 /// Piece size when a blob is read: large wheels pass in few system calls, a connection holds little memory.
@@ -33,11 +31,7 @@ pub(crate) fn router(store: Arc<Store>, key: VerifyingKey, max_blob_bytes: u64) 
     Router::new()
         .route("/v1/blobs/{digest}", get(read).head(read).put(write))
         .fallback(async || Problem::NO_SUCH_PAGE)
-        .with_state(Arc::new(Shared {
-            store,
-            key,
-            max_blob_bytes,
-        }))
+        .with_state(Arc::new(Shared { store, key, max_blob_bytes }))
 }
 
 #[derive(Deserialize)]
@@ -69,11 +63,7 @@ async fn read(
     Path(digest): Path<String>,
     capability: Result<Query<Capability>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
-    let wanted = if method == Method::HEAD {
-        BlobMethod::Head
-    } else {
-        BlobMethod::Get
-    };
+    let wanted = if method == Method::HEAD { BlobMethod::Head } else { BlobMethod::Get };
     let (digest, _) = shared.allowed(wanted, &digest, capability.ok(), now())?;
     let found = shared.store.read(&digest).await.map_err(|error| {
         error!(component = "blob-store", %digest, %error, "a blob cannot be read");
@@ -101,26 +91,16 @@ async fn write(
 ) -> Result<StatusCode, Problem> {
     let (digest, claims) = shared.allowed(BlobMethod::Put, &digest, capability.ok(), now())?;
     let limit = claims.max_size.min(shared.max_blob_bytes);
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|announced| announced > limit) {
         return Err(Problem::from(&UploadError::TooLarge));
     }
     let started = std::time::Instant::now();
-    match shared
-        .store
-        .write(&digest, limit, body.into_data_stream())
-        .await
-    {
+    match shared.store.write(&digest, limit, body.into_data_stream()).await {
         Ok(new) => {
             let elapsed_ms = started.elapsed().as_millis() as u64;
             info!(component = "blob-store", %digest, new, elapsed_ms, "a blob was uploaded");
-            Ok(if new {
-                StatusCode::CREATED
-            } else {
-                StatusCode::NO_CONTENT
-            })
+            Ok(if new { StatusCode::CREATED } else { StatusCode::NO_CONTENT })
         }
         Err(error) => {
             let problem = Problem::from(&error);
@@ -136,8 +116,6 @@ async fn write(
 }
 
 fn now() -> UnixSeconds {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixSeconds(since.as_secs())
 }

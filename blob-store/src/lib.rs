@@ -71,21 +71,14 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), BlobStoreError> {
     let store = Arc::new(store::Store::open(&settings.directory)?);
-    let tls = server::server_config(&settings.tls, ClientCertificates::Ignored)
-        .map_err(BlobStoreError::Tls)?;
+    let tls = server::server_config(&settings.tls, ClientCertificates::Ignored).map_err(BlobStoreError::Tls)?;
     let listen = settings.listen;
-    let listener = TcpListener::bind(listen)
-        .await
-        .map_err(|source| BlobStoreError::Listen { listen, source })?;
-    let address = listener
-        .local_addr()
-        .map_err(|source| BlobStoreError::Listen { listen, source })?;
+    let listener = TcpListener::bind(listen).await.map_err(|source| BlobStoreError::Listen { listen, source })?;
+    let address = listener.local_addr().map_err(|source| BlobStoreError::Listen { listen, source })?;
     tracing::info!(component = "blob-store", %address, "listening");
     // Nobody may be waiting for the address any more; the store serves all the same.
     let _ = ready.send(address);
     let router = api::router(store, settings.verifying_key, settings.max_blob_bytes);
     let (_keep, tls) = watch::channel(tls);
-    server::serve(listener, tls, router, Limits::default(), shutdown)
-        .await
-        .map_err(BlobStoreError::Serve)
+    server::serve(listener, tls, router, Limits::default(), shutdown).await.map_err(BlobStoreError::Serve)
 }

@@ -46,37 +46,18 @@ impl Problem {
 impl From<GrantError> for Problem {
     fn from(error: GrantError) -> Self {
         let (detail, remedy) = match error {
-            GrantError::Malformed => (
-                "The grant is malformed.",
-                "Use the URL exactly as the control plane gave it.",
-            ),
-            GrantError::BadSignature => (
-                "The grant's signature does not fit.",
-                "Use the URL exactly as the control plane gave it.",
-            ),
-            GrantError::Expired => (
-                "The grant has expired.",
-                "Ask the control plane for a new one.",
-            ),
-            GrantError::TooLong => (
-                "The grant claims a longer life than grants may have.",
-                "Compare the clocks of both machines.",
-            ),
-            GrantError::OtherDigest => (
-                "The grant is for another blob.",
-                "Ask the control plane for this blob.",
-            ),
-            GrantError::OtherMethod => (
-                "The grant is for another method.",
-                "Ask the control plane for this method.",
-            ),
+            GrantError::Malformed => ("The grant is malformed.", "Use the URL exactly as the control plane gave it."),
+            GrantError::BadSignature => {
+                ("The grant's signature does not fit.", "Use the URL exactly as the control plane gave it.")
+            }
+            GrantError::Expired => ("The grant has expired.", "Ask the control plane for a new one."),
+            GrantError::TooLong => {
+                ("The grant claims a longer life than grants may have.", "Compare the clocks of both machines.")
+            }
+            GrantError::OtherDigest => ("The grant is for another blob.", "Ask the control plane for this blob."),
+            GrantError::OtherMethod => ("The grant is for another method.", "Ask the control plane for this method."),
         };
-        Self {
-            status: StatusCode::FORBIDDEN,
-            code: error.kind(),
-            detail,
-            remedy,
-        }
+        Self { status: StatusCode::FORBIDDEN, code: error.kind(), detail, remedy }
     }
 }
 
@@ -95,12 +76,7 @@ impl From<&UploadError> for Problem {
                 "The bytes do not have the hash they were announced with.",
                 "Upload again; if it happens again, the file changes while it is read.",
             ),
-            UploadError::Cut => (
-                StatusCode::BAD_REQUEST,
-                "upload_cut",
-                "The upload ended early.",
-                "Upload again.",
-            ),
+            UploadError::Cut => (StatusCode::BAD_REQUEST, "upload_cut", "The upload ended early.", "Upload again."),
             UploadError::Stalled => (
                 StatusCode::REQUEST_TIMEOUT,
                 "upload_stalled",
@@ -115,12 +91,7 @@ impl From<&UploadError> for Problem {
             ),
             UploadError::Storage(_) => return Self::BROKEN,
         };
-        Self {
-            status,
-            code,
-            detail,
-            remedy,
-        }
+        Self { status, code, detail, remedy }
     }
 }
 

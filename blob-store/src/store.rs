@@ -59,10 +59,7 @@ pub(crate) struct Store {
 impl Store {
     /// Open the directory, make it if absent, and remove what an earlier life left unfinished.
     pub(crate) fn open(directory: &Path) -> Result<Self, BlobStoreError> {
-        let failed = |source| BlobStoreError::Directory {
-            directory: directory.to_owned(),
-            source,
-        };
+        let failed = |source| BlobStoreError::Directory { directory: directory.to_owned(), source };
         make_directory(directory).map_err(failed)?;
         let lock = OpenOptions::new()
             .write(true)
@@ -120,15 +117,9 @@ impl Store {
     where
         B: AsRef<[u8]>,
     {
-        let staged = Staged {
-            path: self.staging.join(keys::random_hex(16)),
-        };
-        let mut file = tokio::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&staged.path)
-            .await?;
+        let staged = Staged { path: self.staging.join(keys::random_hex(16)) };
+        let mut file =
+            tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged.path).await?;
         let found = copy(body, limit, self.silence, &mut file).await?;
         if found != *digest {
             return Err(UploadError::OtherDigest);
@@ -159,10 +150,7 @@ where
 {
     let mut hash = Context::new(&SHA256);
     let mut size = 0u64;
-    while let Some(piece) = timeout(silence, body.next())
-        .await
-        .map_err(|_| UploadError::Stalled)?
-    {
+    while let Some(piece) = timeout(silence, body.next()).await.map_err(|_| UploadError::Stalled)? {
         let piece = piece.map_err(|_| UploadError::Cut)?;
         let piece = piece.as_ref();
         size += piece.len() as u64;
@@ -174,11 +162,7 @@ where
     }
     // tokio's files write behind; an error of the last write shows only here.
     file.flush().await?;
-    let hash: [u8; 32] = hash
-        .finish()
-        .as_ref()
-        .try_into()
-        .expect("SHA-256 has 32 bytes");
+    let hash: [u8; 32] = hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
     Ok(Digest::from_sha256(hash))
 }
 
@@ -189,9 +173,7 @@ struct Staged {
 
 impl Staged {
     fn keep(self, target: &Path) -> io::Result<()> {
-        let directory = target
-            .parent()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let directory = target.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         make_directory(directory)?;
         fs::rename(&self.path, target)?;
         File::open(directory)?.sync_all()
@@ -218,12 +200,7 @@ mod tests {
     type Piece = Result<Vec<u8>, Infallible>;
 
     fn pieces(bytes: &[u8], size: usize) -> impl Stream<Item = Piece> + Unpin {
-        stream::iter(
-            bytes
-                .chunks(size)
-                .map(|piece| Ok(piece.to_vec()))
-                .collect::<Vec<Piece>>(),
-        )
+        stream::iter(bytes.chunks(size).map(|piece| Ok(piece.to_vec())).collect::<Vec<Piece>>())
     }
 
     fn files(directory: &Path) -> usize {
@@ -240,30 +217,13 @@ mod tests {
         let large = store.write(&digest, 9, pieces(b"hello blob", 3)).await;
         assert!(matches!(large, Err(UploadError::TooLarge)));
         let cut = stream::iter([Ok(b"hello".to_vec()), Err("cut")]);
-        assert!(matches!(
-            store.write(&digest, 100, cut).await,
-            Err(UploadError::Cut)
-        ));
+        assert!(matches!(store.write(&digest, 100, cut).await, Err(UploadError::Cut)));
         assert!(store.read(&digest).await.expect("readable").is_none());
         assert_eq!(files(&directory.path().join("staging")), 0);
 
-        assert!(
-            store
-                .write(&digest, 10, pieces(b"hello blob", 3))
-                .await
-                .expect("kept")
-        );
-        assert!(
-            !store
-                .write(&digest, 10, pieces(b"hello blob", 3))
-                .await
-                .expect("kept again")
-        );
-        let (_, size) = store
-            .read(&digest)
-            .await
-            .expect("readable")
-            .expect("present");
+        assert!(store.write(&digest, 10, pieces(b"hello blob", 3)).await.expect("kept"));
+        assert!(!store.write(&digest, 10, pieces(b"hello blob", 3)).await.expect("kept again"));
+        let (_, size) = store.read(&digest).await.expect("readable").expect("present");
         assert_eq!(size, 10);
         assert_eq!(files(&directory.path().join("staging")), 0);
     }
@@ -272,10 +232,7 @@ mod tests {
     async fn a_stalled_upload_ends_by_itself() {
         let directory = tempfile::tempdir().expect("directory");
         let opened = Store::open(directory.path()).expect("store");
-        let store = Store {
-            silence: Duration::from_millis(20),
-            ..opened
-        };
+        let store = Store { silence: Duration::from_millis(20), ..opened };
         let body = stream::pending::<Piece>();
         let stalled = store.write(&Digest::of(b""), 10, body).await;
         assert!(matches!(stalled, Err(UploadError::Stalled)));
@@ -288,10 +245,7 @@ mod tests {
         let digest = Digest::of(b"kept");
         {
             let store = Store::open(directory.path()).expect("store");
-            store
-                .write(&digest, 10, pieces(b"kept", 4))
-                .await
-                .expect("kept");
+            store.write(&digest, 10, pieces(b"kept", 4)).await.expect("kept");
             fs::write(directory.path().join("staging/half"), b"ke").expect("left over");
         }
         let store = Store::open(directory.path()).expect("store");
@@ -303,9 +257,6 @@ mod tests {
     fn refuses_a_directory_that_another_store_serves() {
         let directory = tempfile::tempdir().expect("directory");
         let _first = Store::open(directory.path()).expect("store");
-        assert!(matches!(
-            Store::open(directory.path()),
-            Err(BlobStoreError::Taken(_))
-        ));
+        assert!(matches!(Store::open(directory.path()), Err(BlobStoreError::Taken(_))));
     }
 }

@@ -65,9 +65,7 @@ pub struct IdentityFiles {
 impl IdentityFiles {
     /// Those of the host in this directory.
     pub fn of(host_dir: &Path) -> Self {
-        Self {
-            directory: host_dir.join("identity"),
-        }
+        Self { directory: host_dir.join("identity") }
     }
 
     /// The directory, mode 0700.
@@ -94,11 +92,7 @@ impl IdentityFiles {
     /// enrolling with another is an alarm; so the key is on disk before anybody hears of it.
     pub fn key_or_new(&self) -> Result<KeyPair, IdentityError> {
         let directory = &self.directory;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|source| file(directory, source))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|source| file(directory, source))?;
         let path = self.key();
         match read(&path)? {
             Some(pem) => {
@@ -106,10 +100,7 @@ impl IdentityFiles {
                 KeyPair::from_pem(&pem).map_err(|source| IdentityError::Key { path, source })
             }
             None => {
-                let key = KeyPair::generate().map_err(|source| IdentityError::Key {
-                    path: path.clone(),
-                    source,
-                })?;
+                let key = KeyPair::generate().map_err(|source| IdentityError::Key { path: path.clone(), source })?;
                 write(&path, key.to_pem().as_bytes())?;
                 Ok(key)
             }
@@ -119,10 +110,7 @@ impl IdentityFiles {
     /// Write a first identity. `identity.json` comes last: where it is, the rest is too.
     pub fn write(&self, identity: &HostIdentity, chain_pem: &str) -> Result<(), IdentityError> {
         write(&self.chain(), chain_pem.as_bytes())?;
-        let identity = HostIdentity {
-            user_data: without_token(&identity.user_data),
-            ..identity.clone()
-        };
+        let identity = HostIdentity { user_data: without_token(&identity.user_data), ..identity.clone() };
         write(&self.identity(), &to_json(&identity))
     }
 
@@ -140,16 +128,12 @@ impl IdentityFiles {
 
 /// The same user data with the token taken out.
 pub fn without_token(user_data: &UserData) -> UserData {
-    UserData {
-        token: None,
-        ..user_data.clone()
-    }
+    UserData { token: None, ..user_data.clone() }
 }
 
 /// A document as a file, with members that say nothing left out.
 pub fn to_json(document: &impl Serialize) -> Vec<u8> {
-    let mut value = serde_json::to_value(document)
-        .expect("our documents hold only strings, integers and objects");
+    let mut value = serde_json::to_value(document).expect("our documents hold only strings, integers and objects");
     if let Some(members) = value.as_object_mut() {
         members.retain(|_, member| !member.is_null());
     }
@@ -171,10 +155,7 @@ fn write(path: &Path, contents: &[u8]) -> Result<(), IdentityError> {
 }
 
 fn file(path: &Path, source: io::Error) -> IdentityError {
-    IdentityError::File {
-        path: path.to_owned(),
-        source,
-    }
+    IdentityError::File { path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -195,10 +176,7 @@ mod tests {
             host: HostId::from_random([3; 10]),
             token: Some("the-one-time-token".to_owned()),
         };
-        HostIdentity {
-            user_data,
-            not_after: UnixSeconds(1_900_000_000),
-        }
+        HostIdentity { user_data, not_after: UnixSeconds(1_900_000_000) }
     }
 
     #[test]
@@ -207,41 +185,18 @@ mod tests {
         let files = IdentityFiles::of(host.path());
         assert_eq!(files.load().expect("readable"), None);
         let key = files.key_or_new().expect("key");
-        assert_eq!(
-            files.load().expect("readable"),
-            None,
-            "a key alone is no identity"
-        );
+        assert_eq!(files.load().expect("readable"), None, "a key alone is no identity");
         files.write(&identity(), "chain").expect("written");
         let found = files.load().expect("readable").expect("present");
         assert_eq!(found.user_data, without_token(&identity().user_data));
         assert_eq!(found.not_after, identity().not_after);
-        assert_eq!(
-            files.key_or_new().expect("key").spki(),
-            key.spki(),
-            "the key is made once"
-        );
+        assert_eq!(files.key_or_new().expect("key").spki(), key.spki(), "the key is made once");
         for entry in fs::read_dir(files.directory()).expect("listing") {
             let entry = entry.expect("entry");
-            assert_eq!(
-                entry.metadata().expect("metadata").permissions().mode() & 0o777,
-                0o600,
-                "{entry:?}"
-            );
-            assert!(
-                !fs::read_to_string(entry.path())
-                    .expect("text")
-                    .contains("the-one-time-token")
-            );
+            assert_eq!(entry.metadata().expect("metadata").permissions().mode() & 0o777, 0o600, "{entry:?}");
+            assert!(!fs::read_to_string(entry.path()).expect("text").contains("the-one-time-token"));
         }
-        assert_eq!(
-            fs::metadata(files.directory())
-                .expect("metadata")
-                .permissions()
-                .mode()
-                & 0o777,
-            0o700
-        );
+        assert_eq!(fs::metadata(files.directory()).expect("metadata").permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
@@ -251,14 +206,8 @@ mod tests {
         files.key_or_new().expect("key");
         keys::write_secret(&files.key(), b"damaged").expect("written");
         keys::write_secret(&files.identity(), b"{}").expect("written");
-        let (key, identity) = (
-            files.key_or_new().expect_err("damaged"),
-            files.load().expect_err("damaged"),
-        );
+        let (key, identity) = (files.key_or_new().expect_err("damaged"), files.load().expect_err("damaged"));
         assert!(matches!(key, IdentityError::Key { .. }) && key.to_string().contains("key.pem"));
-        assert!(
-            matches!(identity, IdentityError::Malformed { .. })
-                && identity.to_string().contains("identity.json")
-        );
+        assert!(matches!(identity, IdentityError::Malformed { .. }) && identity.to_string().contains("identity.json"));
     }
 }

@@ -85,10 +85,7 @@ pub async fn run(host_dir: &Path) -> Result<HostIdentity, BootstrapError> {
 }
 
 /// [`run`] with another limit for the enrolment.
-pub async fn run_within(
-    host_dir: &Path,
-    deadline: Duration,
-) -> Result<HostIdentity, BootstrapError> {
+pub async fn run_within(host_dir: &Path, deadline: Duration) -> Result<HostIdentity, BootstrapError> {
     let _lock = lock(host_dir)?;
     let files = IdentityFiles::of(host_dir);
     let path = host_dir.join(USER_DATA);
@@ -104,10 +101,7 @@ pub async fn run_within(
         return finish(host_dir, identity, told.as_ref());
     }
     let Some(told) = told else {
-        return Err(BootstrapError::UserData {
-            path,
-            source: UserDataError::Missing,
-        });
+        return Err(BootstrapError::UserData { path, source: UserDataError::Missing });
     };
     if !has_token {
         return Err(BootstrapError::TokenSpent(path));
@@ -115,21 +109,14 @@ pub async fn run_within(
     let key = files.key_or_new()?;
     info!(component = "bootstrap", host_id = %told.host, cluster_id = %told.cluster, "enrolling");
     let grant = enrol::enrol(&told, &key, Attestation::Local, deadline).await?;
-    let identity = HostIdentity {
-        user_data: identity::without_token(&told),
-        not_after: grant.not_after,
-    };
+    let identity = HostIdentity { user_data: identity::without_token(&told), not_after: grant.not_after };
     files.write(&identity, &grant.certificate_chain)?;
     info!(component = "bootstrap", host_id = %told.host, not_after = grant.not_after.0, "enrolled");
     finish(host_dir, identity, Some(&told))
 }
 
 /// The last step: the token has done its work and goes.
-fn finish(
-    host_dir: &Path,
-    identity: HostIdentity,
-    told: Option<&UserData>,
-) -> Result<HostIdentity, BootstrapError> {
+fn finish(host_dir: &Path, identity: HostIdentity, told: Option<&UserData>) -> Result<HostIdentity, BootstrapError> {
     let Some(told) = told else {
         return Ok(identity);
     };
@@ -139,8 +126,7 @@ fn finish(
     if told.token.is_some() {
         let path = host_dir.join(USER_DATA);
         let contents = identity::to_json(&identity::without_token(told));
-        keys::write_secret(&path, &contents)
-            .map_err(|source| BootstrapError::Directory { path, source })?;
+        keys::write_secret(&path, &contents).map_err(|source| BootstrapError::Directory { path, source })?;
     }
     Ok(identity)
 }
@@ -148,20 +134,11 @@ fn finish(
 /// Two bootstraps at once would make two keys, and the second would look like a thief.
 fn lock(host_dir: &Path) -> Result<File, BootstrapError> {
     let path = host_dir.join("bootstrap.lock");
-    let failed = |source| BootstrapError::Directory {
-        path: path.clone(),
-        source,
-    };
+    let failed = |source| BootstrapError::Directory { path: path.clone(), source };
     if !fs::metadata(host_dir).map_err(failed)?.is_dir() {
         return Err(failed(io::ErrorKind::NotADirectory.into()));
     }
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(BootstrapError::Busy(host_dir.to_owned())),
@@ -170,10 +147,5 @@ fn lock(host_dir: &Path) -> Result<File, BootstrapError> {
 }
 
 fn now() -> UnixSeconds {
-    UnixSeconds(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs(),
-    )
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
 }

@@ -40,30 +40,20 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let exit = if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Enrolled
-            };
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Enrolled };
             // Nothing is left to tell a terminal that cannot be written to.
             let _ = error.print();
             return exit.into();
         }
     };
     let filter = EnvFilter::try_from_env("TOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     towline_transport::install_crypto_provider();
     run(&arguments).into()
 }
 
 fn run(arguments: &Arguments) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("towline-bootstrap: no runtime could be started: {error}");
@@ -73,11 +63,7 @@ fn run(arguments: &Arguments) -> Exit {
     match runtime.block_on(towline_bootstrap::run(&arguments.host_dir)) {
         Ok(_) => Exit::Enrolled,
         Err(error) => {
-            let exit = if error.retryable() {
-                Exit::Retry
-            } else {
-                Exit::Configuration
-            };
+            let exit = if error.retryable() { Exit::Retry } else { Exit::Configuration };
             eprintln!("towline-bootstrap: {:#}", anyhow::Error::from(error));
             exit
         }

@@ -40,16 +40,12 @@ pub enum UserDataError {
 
 /// Read and check `user-data.json`.
 pub fn read(path: &Path) -> Result<UserData, UserDataError> {
-    let descriptor = rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|error| match error {
-        rustix::io::Errno::NOENT => UserDataError::Missing,
-        rustix::io::Errno::LOOP => UserDataError::NotOurs,
-        other => UserDataError::Unreadable(other.into()),
-    })?;
+    let descriptor = rustix::fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| match error {
+            rustix::io::Errno::NOENT => UserDataError::Missing,
+            rustix::io::Errno::LOOP => UserDataError::NotOurs,
+            other => UserDataError::Unreadable(other.into()),
+        })?;
     let file = File::from(descriptor);
     let metadata = file.metadata().map_err(UserDataError::Unreadable)?;
     if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -60,9 +56,7 @@ pub fn read(path: &Path) -> Result<UserData, UserDataError> {
     }
     let mut bytes = Vec::new();
     // One byte more than allowed, so that the strict reader sees that it is too much.
-    file.take(MAX_FRAME_BYTES as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(UserDataError::Unreadable)?;
+    file.take(MAX_FRAME_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(UserDataError::Unreadable)?;
     parse(&bytes)
 }
 

@@ -96,17 +96,12 @@ pub fn boot_id() -> Result<String, FactsError> {
 }
 
 fn boot_id_of(path: &Path) -> Result<String, FactsError> {
-    let text = std::fs::read_to_string(path).map_err(|source| FactsError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| FactsError::Unreadable { path: path.to_owned(), source })?;
     let id = text.trim();
     let fits = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     if !fits {
-        return Err(FactsError::Malformed {
-            path: path.to_owned(),
-            what: "a boot id",
-        });
+        return Err(FactsError::Malformed { path: path.to_owned(), what: "a boot id" });
     }
     Ok(id.to_owned())
 }
@@ -118,11 +113,7 @@ fn hash(domain: &str, parts: &[&[u8]]) -> [u8; 32] {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);
     }
-    context
-        .finish()
-        .as_ref()
-        .try_into()
-        .expect("SHA-256 has 32 bytes")
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 #[cfg(test)]
@@ -147,13 +138,7 @@ mod tests {
     fn refuses_a_boot_id_that_is_none() {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), "not a boot id\n").expect("written");
-        assert!(matches!(
-            boot_id_of(file.path()),
-            Err(FactsError::Malformed { .. })
-        ));
-        assert!(matches!(
-            boot_id_of(Path::new("/nowhere/boot_id")),
-            Err(FactsError::Unreadable { .. })
-        ));
+        assert!(matches!(boot_id_of(file.path()), Err(FactsError::Malformed { .. })));
+        assert!(matches!(boot_id_of(Path::new("/nowhere/boot_id")), Err(FactsError::Unreadable { .. })));
     }
 }

@@ -20,26 +20,16 @@ pub struct Indexes {
 }
 
 /// uv's variables that hold addresses of indexes, separated by blanks.
-const UV_VARIABLES: [&str; 5] = [
-    "UV_DEFAULT_INDEX",
-    "UV_INDEX",
-    "UV_INDEX_URL",
-    "UV_EXTRA_INDEX_URL",
-    "UV_FIND_LINKS",
-];
+const UV_VARIABLES: [&str; 5] = ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"];
 
 impl Indexes {
     /// From this process's environment and this person's files.
     pub fn of_this_person() -> Self {
         let variables: Vec<(String, String)> = std::env::vars().collect();
         let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
-        let home = std::env::var_os("HOME")
-            .map(PathBuf::from)
-            .unwrap_or_default();
-        let config =
-            std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
-        let netrc =
-            read(std::env::var_os("NETRC").map_or_else(|| home.join(".netrc"), PathBuf::from));
+        let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+        let config = std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
+        let netrc = read(std::env::var_os("NETRC").map_or_else(|| home.join(".netrc"), PathBuf::from));
         let pip_file = std::env::var_os("PIP_CONFIG_FILE").map(PathBuf::from);
         let pip: String = [
             Some(PathBuf::from("/etc/pip.conf")),
@@ -58,73 +48,36 @@ impl Indexes {
 
     /// From the texts of variables and files.
     pub fn from_settings(variables: &[(String, String)], netrc: &str, pip: &str, uv: &str) -> Self {
-        let variable = |name: &str| {
-            variables
-                .iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| value.as_str())
-        };
+        let variable = |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let pip_setting = |key: &str| {
             let variable_name = format!("PIP_{}", key.to_uppercase().replace('-', "_"));
-            variable(&variable_name)
-                .map(str::to_owned)
-                .or_else(|| ini_value(pip, key))
+            variable(&variable_name).map(str::to_owned).or_else(|| ini_value(pip, key))
         };
         let (pip_index, pip_extra) = (pip_setting("index-url"), pip_setting("extra-index-url"));
-        let own = UV_VARIABLES
-            .iter()
-            .any(|name| *name != "UV_FIND_LINKS" && variable(name).is_some());
+        let own = UV_VARIABLES.iter().any(|name| *name != "UV_FIND_LINKS" && variable(name).is_some());
         // A file of uv's that names an index makes pip's settings moot as well.
         let configured = own || uv.contains("index");
         let mut environment = Vec::new();
         if !configured {
             let words = |value: &str| value.split_whitespace().collect::<Vec<_>>().join(" ");
-            environment.extend(
-                pip_index
-                    .as_deref()
-                    .map(|value| ("UV_DEFAULT_INDEX".to_owned(), words(value))),
-            );
-            environment.extend(
-                pip_extra
-                    .as_deref()
-                    .map(|value| ("UV_INDEX".to_owned(), words(value))),
-            );
+            environment.extend(pip_index.as_deref().map(|value| ("UV_DEFAULT_INDEX".to_owned(), words(value))));
+            environment.extend(pip_extra.as_deref().map(|value| ("UV_INDEX".to_owned(), words(value))));
         }
         let mut private_hosts = machines(netrc);
-        let addresses = UV_VARIABLES
-            .iter()
-            .filter_map(|name| variable(name))
-            .chain([uv]);
-        for text in addresses
-            .chain(pip_index.as_deref())
-            .chain(pip_extra.as_deref())
-        {
+        let addresses = UV_VARIABLES.iter().filter_map(|name| variable(name)).chain([uv]);
+        for text in addresses.chain(pip_index.as_deref()).chain(pip_extra.as_deref()) {
             private_hosts.extend(hosts_with_user(text));
         }
-        private_hosts.extend(named_hosts(
-            variables,
-            variable("UV_INDEX").unwrap_or_default(),
-            uv,
-        ));
-        let pip_default = environment
-            .iter()
-            .find(|(key, _)| key == "UV_DEFAULT_INDEX")
-            .map(|(_, value)| value.clone());
-        let default_index = variable("UV_DEFAULT_INDEX")
-            .or(variable("UV_INDEX_URL"))
-            .map(str::to_owned)
-            .or(pip_default);
-        Self {
-            private_hosts,
-            environment,
-            default_index,
-        }
+        private_hosts.extend(named_hosts(variables, variable("UV_INDEX").unwrap_or_default(), uv));
+        let pip_default = environment.iter().find(|(key, _)| key == "UV_DEFAULT_INDEX").map(|(_, value)| value.clone());
+        let default_index =
+            variable("UV_DEFAULT_INDEX").or(variable("UV_INDEX_URL")).map(str::to_owned).or(pip_default);
+        Self { private_hosts, environment, default_index }
     }
 
     /// Whether an address can be read by anybody.
     pub fn is_public(&self, url: &Url) -> bool {
-        url.host_str()
-            .is_some_and(|host| !self.private_hosts.contains(host))
+        url.host_str().is_some_and(|host| !self.private_hosts.contains(host))
     }
 }
 
@@ -140,9 +93,7 @@ fn ini_value(text: &str, key: &str) -> Option<String> {
             }
             continue;
         }
-        let setting = line
-            .split_once('=')
-            .filter(|(name, _)| name.trim().replace('_', "-") == key);
+        let setting = line.split_once('=').filter(|(name, _)| name.trim().replace('_', "-") == key);
         inside = setting.is_some();
         if let Some((_, value)) = setting {
             out = Some(value.trim().to_owned());
@@ -154,11 +105,7 @@ fn ini_value(text: &str, key: &str) -> Option<String> {
 /// Hosts named in a netrc file.
 fn machines(netrc: &str) -> BTreeSet<String> {
     let words: Vec<&str> = netrc.split_whitespace().collect();
-    words
-        .windows(2)
-        .filter(|pair| pair[0] == "machine")
-        .map(|pair| pair[1].to_owned())
-        .collect()
+    words.windows(2).filter(|pair| pair[0] == "machine").map(|pair| pair[1].to_owned()).collect()
 }
 
 fn hosts_with_user(text: &str) -> Vec<String> {
@@ -175,42 +122,18 @@ fn hosts_with_user(text: &str) -> Vec<String> {
 /// Hosts of indexes whose password stands in `UV_INDEX_<NAME>_PASSWORD` or `…_USERNAME`.
 fn named_hosts(variables: &[(String, String)], uv_index: &str, uv_file: &str) -> Vec<String> {
     let has_credentials = |name: &str| {
-        let word: String = name
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() {
-                    c.to_ascii_uppercase()
-                } else {
-                    '_'
-                }
-            })
-            .collect();
-        let wanted = [
-            format!("UV_INDEX_{word}_PASSWORD"),
-            format!("UV_INDEX_{word}_USERNAME"),
-        ];
+        let word: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+        let wanted = [format!("UV_INDEX_{word}_PASSWORD"), format!("UV_INDEX_{word}_USERNAME")];
         variables.iter().any(|(key, _)| wanted.contains(key))
     };
     let mut named: Vec<(String, String)> = uv_index
         .split_whitespace()
-        .filter_map(|word| {
-            word.split_once('=')
-                .map(|(name, url)| (name.to_owned(), url.to_owned()))
-        })
+        .filter_map(|word| word.split_once('=').map(|(name, url)| (name.to_owned(), url.to_owned())))
         .collect();
     let file: toml::Table = toml::from_str(uv_file).unwrap_or_default();
-    for index in file
-        .get("index")
-        .and_then(toml::Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        let field = |name: &str| {
-            index
-                .get(name)
-                .and_then(toml::Value::as_str)
-                .map(str::to_owned)
-        };
+    for index in file.get("index").and_then(toml::Value::as_array).into_iter().flatten() {
+        let field = |name: &str| index.get(name).and_then(toml::Value::as_str).map(str::to_owned);
         named.extend(field("name").zip(field("url")));
     }
     named
@@ -227,9 +150,7 @@ pub fn without_credentials(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (head, tail) = rest.split_at(at + 3);
         out.push_str(head);
-        let end = tail
-            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '`'))
-            .unwrap_or(tail.len());
+        let end = tail.find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | '`')).unwrap_or(tail.len());
         rest = match tail[..end].rfind('@') {
             Some(user) => &tail[user + 1..],
             None => tail,
@@ -243,64 +164,35 @@ mod tests {
     use super::*;
 
     fn indexes(variables: &[(&str, &str)], netrc: &str, pip: &str, uv: &str) -> Indexes {
-        let variables: Vec<_> = variables
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let variables: Vec<_> = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Indexes::from_settings(&variables, netrc, pip, uv)
     }
 
     fn assert_private(cases: &[Indexes]) {
-        let (private, public) = (
-            "https://corp.example/f/a.whl",
-            "https://files.example/a.whl",
-        );
+        let (private, public) = ("https://corp.example/f/a.whl", "https://files.example/a.whl");
         for (number, case) in cases.iter().enumerate() {
-            assert!(
-                !case.is_public(&Url::parse(private).expect("an address")),
-                "{number}"
-            );
-            assert!(
-                case.is_public(&Url::parse(public).expect("an address")),
-                "{number}"
-            );
+            assert!(!case.is_public(&Url::parse(private).expect("an address")), "{number}");
+            assert!(case.is_public(&Url::parse(public).expect("an address")), "{number}");
         }
     }
 
     #[test]
     fn hosts_with_credentials_in_an_address_are_private() {
-        let ini =
-            "[global]\nextra-index-url =\n  https://b.example\n  https://x:y@corp.example/s\n";
+        let ini = "[global]\nextra-index-url =\n  https://b.example\n  https://x:y@corp.example/s\n";
         let index = "https://me:pw@corp.example/simple";
         assert_private(&[
             indexes(&[("UV_INDEX_URL", index)], "", "", ""),
-            indexes(
-                &[(
-                    "UV_INDEX",
-                    "a=https://token@corp.example/simple b=https://b.example",
-                )],
-                "",
-                "",
-                "",
-            ),
+            indexes(&[("UV_INDEX", "a=https://token@corp.example/simple b=https://b.example")], "", "", ""),
             indexes(&[("PIP_EXTRA_INDEX_URL", index)], "", "", ""),
             indexes(&[], "", ini, ""),
-            indexes(
-                &[],
-                "",
-                "",
-                "[[index]]\nurl = \"https://x:y@corp.example/s\"\n",
-            ),
+            indexes(&[], "", "", "[[index]]\nurl = \"https://x:y@corp.example/s\"\n"),
         ]);
     }
 
     #[test]
     fn hosts_with_credentials_elsewhere_are_private() {
         let named = "[[index]]\nname = \"corp\"\nurl = \"https://corp.example/s\"\n";
-        let own = [
-            ("UV_INDEX_CORP_A_PASSWORD", "x"),
-            ("UV_INDEX", "corp-a=https://corp.example/s"),
-        ];
+        let own = [("UV_INDEX_CORP_A_PASSWORD", "x"), ("UV_INDEX", "corp-a=https://corp.example/s")];
         assert_private(&[
             indexes(&[], "machine corp.example login me password pw", "", ""),
             indexes(&own, "", "", ""),
@@ -311,27 +203,19 @@ mod tests {
     #[test]
     fn pip_settings_count_when_uv_has_none() {
         let pip = "[global]\nindex-url = https://mirror.example/simple\n";
-        let wanted = vec![(
-            "UV_DEFAULT_INDEX".to_owned(),
-            "https://mirror.example/simple".to_owned(),
-        )];
+        let wanted = vec![("UV_DEFAULT_INDEX".to_owned(), "https://mirror.example/simple".to_owned())];
         let found = indexes(&[], "", pip, "");
         assert_eq!(
             (found.environment, found.default_index.as_deref()),
             (wanted, Some("https://mirror.example/simple"))
         );
-        assert!(
-            indexes(&[("UV_INDEX_URL", "https://u.example")], "", pip, "")
-                .environment
-                .is_empty()
-        );
+        assert!(indexes(&[("UV_INDEX_URL", "https://u.example")], "", pip, "").environment.is_empty());
     }
 
     #[test]
     fn credentials_leave_every_message() {
         let given = "failed: https://me:p@ss@corp.example/simple/x/ and `http://t@h/`, https://plain.example/a@b";
-        let wanted =
-            "failed: https://corp.example/simple/x/ and `http://h/`, https://plain.example/a@b";
+        let wanted = "failed: https://corp.example/simple/x/ and `http://h/`, https://plain.example/a@b";
         assert_eq!(without_credentials(given), wanted);
     }
 }

@@ -16,8 +16,7 @@ use std::time::Duration;
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Asks for implementation, version and C library in one line each.
-const PROBE: &str =
-    "import platform,sys;print(sys.implementation.name);print(platform.python_version())";
+const PROBE: &str = "import platform,sys;print(sys.implementation.name);print(platform.python_version())";
 
 /// An interpreter that answered.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,9 +45,8 @@ pub fn discover() -> Vec<Found> {
 ///
 /// Those whose path speaks of the version are asked first, so that usually one or two programs are started.
 pub fn find(implementation: &str, version: &str) -> Result<PathBuf, Vec<String>> {
-    let (likely, others): (Vec<_>, Vec<_>) = candidates(&folders())
-        .into_iter()
-        .partition(|path| speaks_of(path, version));
+    let (likely, others): (Vec<_>, Vec<_>) =
+        candidates(&folders()).into_iter().partition(|path| speaks_of(path, version));
     let mut found = discover_in(&likely);
     choose(&found, implementation, version).or_else(|_| {
         found.extend(discover_in(&others));
@@ -60,43 +58,28 @@ pub fn find(implementation: &str, version: &str) -> Result<PathBuf, Vec<String>>
 fn speaks_of(path: &Path, version: &str) -> bool {
     let real = path.canonicalize().unwrap_or_default();
     let minor = version.rsplit_once('.').map_or(version, |(minor, _)| minor);
-    real.to_string_lossy().contains(version)
-        || real.to_string_lossy().ends_with(&format!("python{minor}"))
+    real.to_string_lossy().contains(version) || real.to_string_lossy().ends_with(&format!("python{minor}"))
 }
 
 fn choose(found: &[Found], implementation: &str, version: &str) -> Result<PathBuf, Vec<String>> {
     let fits = |one: &&Found| one.implementation == implementation && one.version == version;
     match found.iter().find(fits) {
         Some(one) => Ok(one.path.clone()),
-        None => Err(found
-            .iter()
-            .map(Found::word)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()),
+        None => Err(found.iter().map(Found::word).collect::<BTreeSet<_>>().into_iter().collect()),
     }
 }
 
 /// Folders in which interpreters may lie, the most deliberate first.
 fn folders() -> Vec<PathBuf> {
-    let home = std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .unwrap_or_default();
-    let data =
-        std::env::var_os("XDG_DATA_HOME").map_or_else(|| home.join(".local/share"), PathBuf::from);
-    let uv = std::env::var_os("UV_PYTHON_INSTALL_DIR")
-        .map_or_else(|| data.join("uv/python"), PathBuf::from);
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let data = std::env::var_os("XDG_DATA_HOME").map_or_else(|| home.join(".local/share"), PathBuf::from);
+    let uv = std::env::var_os("UV_PYTHON_INSTALL_DIR").map_or_else(|| data.join("uv/python"), PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut out: Vec<PathBuf> = std::env::split_paths(&path)
-        .filter(|folder| folder.is_absolute())
-        .collect();
+    let mut out: Vec<PathBuf> = std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
     out.extend(["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from));
     for many in [home.join(".pyenv/versions"), uv] {
-        let mut versions: Vec<PathBuf> = fs::read_dir(many)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-            .collect();
+        let mut versions: Vec<PathBuf> =
+            fs::read_dir(many).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
         versions.sort();
         out.extend(versions);
     }
@@ -112,41 +95,24 @@ fn candidates(folders: &[PathBuf]) -> Vec<PathBuf> {
             .into_iter()
             .flatten()
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                path.file_name()
-                    .and_then(|name| name.to_str())
-                    .is_some_and(is_interpreter_name)
-            })
+            .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_interpreter_name))
             .collect();
         names.sort();
-        out.extend(
-            names
-                .into_iter()
-                .filter(|path| path.canonicalize().is_ok_and(|real| seen.insert(real))),
-        );
+        out.extend(names.into_iter().filter(|path| path.canonicalize().is_ok_and(|real| seen.insert(real))));
     }
     out
 }
 
 fn is_interpreter_name(name: &str) -> bool {
-    let minor = |rest: &str| {
-        rest.strip_prefix('.')
-            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-    };
-    name.strip_prefix("python3")
-        .is_some_and(|rest| rest.is_empty() || minor(rest))
+    let minor =
+        |rest: &str| rest.strip_prefix('.').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    name.strip_prefix("python3").is_some_and(|rest| rest.is_empty() || minor(rest))
 }
 
 fn discover_in(candidates: &[PathBuf]) -> Vec<Found> {
     thread::scope(|scope| {
-        let probes: Vec<_> = candidates
-            .iter()
-            .map(|path| scope.spawn(move || probe(path)))
-            .collect();
-        probes
-            .into_iter()
-            .filter_map(|probe| probe.join().ok().flatten())
-            .collect()
+        let probes: Vec<_> = candidates.iter().map(|path| scope.spawn(move || probe(path))).collect();
+        probes.into_iter().filter_map(|probe| probe.join().ok().flatten()).collect()
     })
 }
 
@@ -154,37 +120,19 @@ fn discover_in(candidates: &[PathBuf]) -> Vec<Found> {
 pub fn probe(path: &Path) -> Option<Found> {
     let mut command = Command::new(path);
     command.args(["-I", "-S", "-c", PROBE]);
-    let finished = process::run(&mut command, Vec::new(), PROBE_DEADLINE)
-        .ok()
-        .filter(|end| end.status.success())?;
+    let finished = process::run(&mut command, Vec::new(), PROBE_DEADLINE).ok().filter(|end| end.status.success())?;
     let text = String::from_utf8(finished.stdout).ok()?;
     let mut lines = text.lines().map(str::to_owned);
-    Some(Found {
-        implementation: lines.next()?,
-        version: lines.next()?,
-        path: path.to_owned(),
-    })
+    Some(Found { implementation: lines.next()?, version: lines.next()?, path: path.to_owned() })
 }
 
 /// The platform of this machine, e.g. `x86_64-manylinux_2_36`; `None` where hosts cannot run.
 pub fn platform() -> Option<Platform> {
     // Both are part of the C library that every interpreter here uses; asking it needs no program of ours.
-    let finished = process::run(
-        Command::new("getconf").arg("GNU_LIBC_VERSION"),
-        Vec::new(),
-        PROBE_DEADLINE,
-    )
-    .ok()?;
+    let finished = process::run(Command::new("getconf").arg("GNU_LIBC_VERSION"), Vec::new(), PROBE_DEADLINE).ok()?;
     let text = String::from_utf8(finished.stdout).ok()?;
-    let mut numbers = text
-        .trim()
-        .strip_prefix("glibc ")?
-        .split('.')
-        .map(|part| part.parse::<u32>().ok());
-    Some(Platform {
-        machine: std::env::consts::ARCH.to_owned(),
-        glibc: (numbers.next()??, numbers.next()??),
-    })
+    let mut numbers = text.trim().strip_prefix("glibc ")?.split('.').map(|part| part.parse::<u32>().ok());
+    Some(Platform { machine: std::env::consts::ARCH.to_owned(), glibc: (numbers.next()??, numbers.next()??) })
 }
 
 #[cfg(test)]
@@ -196,15 +144,8 @@ mod tests {
         for name in ["python3", "python3.11", "python3.9"] {
             assert!(is_interpreter_name(name), "{name}");
         }
-        for name in [
-            "python",
-            "python2",
-            "python3-config",
-            "python3.11-config",
-            "python3.",
-            "python3.11d",
-            "xpython3",
-        ] {
+        for name in ["python", "python2", "python3-config", "python3.11-config", "python3.", "python3.11d", "xpython3"]
+        {
             assert!(!is_interpreter_name(name), "{name}");
         }
     }
@@ -216,16 +157,10 @@ mod tests {
             version: version.to_owned(),
             path: PathBuf::from(version),
         });
-        assert_eq!(
-            choose(&found, "cpython", "3.12.1"),
-            Ok(PathBuf::from("3.12.1"))
-        );
+        assert_eq!(choose(&found, "cpython", "3.12.1"), Ok(PathBuf::from("3.12.1")));
         assert_eq!(
             choose(&found, "cpython", "3.12"),
-            Err(vec![
-                "cpython-3.11.2".to_owned(),
-                "cpython-3.12.1".to_owned()
-            ])
+            Err(vec!["cpython-3.11.2".to_owned(), "cpython-3.12.1".to_owned()])
         );
         assert!(choose(&found, "pypy", "3.12.1").is_err());
     }

@@ -106,12 +106,7 @@ impl Lock {
         mut wheels: Vec<LockedWheel>,
     ) -> Result<Self, LockError> {
         wheels.sort_by(|a, b| a.name.cmp(&b.name));
-        let lock = Self {
-            v: LOCK_VERSION,
-            interpreter,
-            platform: platform.to_string(),
-            wheels,
-        };
+        let lock = Self { v: LOCK_VERSION, interpreter, platform: platform.to_string(), wheels };
         lock.check()?;
         Ok(lock)
     }
@@ -131,9 +126,7 @@ impl Lock {
     /// Read the lock that has this digest.
     pub fn parse_as(bytes: &[u8], wanted: &Digest) -> Result<Self, LockError> {
         if Digest::of(bytes) != *wanted {
-            return Err(LockError::Digest {
-                wanted: wanted.clone(),
-            });
+            return Err(LockError::Digest { wanted: wanted.clone() });
         }
         Self::parse(bytes)
     }
@@ -148,10 +141,7 @@ impl Lock {
             return Err(environment("implementation", implementation));
         }
         if !names::is_version(&self.interpreter.version) {
-            return Err(environment(
-                "interpreter version",
-                &self.interpreter.version,
-            ));
+            return Err(environment("interpreter version", &self.interpreter.version));
         }
         if self.platform.parse::<Platform>().is_err() {
             return Err(environment("platform", &self.platform));
@@ -159,11 +149,7 @@ impl Lock {
         for wheel in &self.wheels {
             wheel.check()?;
         }
-        match self
-            .wheels
-            .windows(2)
-            .find(|pair| pair[0].name >= pair[1].name)
-        {
+        match self.wheels.windows(2).find(|pair| pair[0].name >= pair[1].name) {
             Some(pair) => Err(LockError::Order(pair[1].name.clone())),
             None => Ok(()),
         }
@@ -171,11 +157,7 @@ impl Lock {
 }
 
 fn field_error(field: &'static str, package: &str, found: &str) -> LockError {
-    LockError::Field {
-        field,
-        package: package.to_owned(),
-        found: found.chars().take(120).collect(),
-    }
+    LockError::Field { field, package: package.to_owned(), found: found.chars().take(120).collect() }
 }
 
 impl LockedWheel {
@@ -192,9 +174,7 @@ impl LockedWheel {
             _ => return Err(wrong("file", &self.file)),
         }
         match &self.source {
-            WheelSource::Index(url) if public_address(url).is_none() => {
-                Err(wrong("index", "an address"))
-            }
+            WheelSource::Index(url) if public_address(url).is_none() => Err(wrong("index", "an address")),
             _ => Ok(()),
         }
     }
@@ -205,9 +185,7 @@ impl LockedWheel {
 pub fn public_address(text: &str) -> Option<Url> {
     let url = Url::parse(text).ok().filter(|_| text.len() <= MAX_URL)?;
     let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
-    let reachable = matches!(url.scheme(), "http" | "https")
-        && url.host().is_some()
-        && url.fragment().is_none();
+    let reachable = matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.fragment().is_none();
     (plain && reachable).then_some(url)
 }
 
@@ -230,10 +208,7 @@ mod tests {
     fn lock(wheels: Vec<LockedWheel>) -> Lock {
         Lock {
             v: 0,
-            interpreter: LockedInterpreter {
-                implementation: "cpython".to_owned(),
-                version: "3.11.2".to_owned(),
-            },
+            interpreter: LockedInterpreter { implementation: "cpython".to_owned(), version: "3.11.2".to_owned() },
             platform: "x86_64-manylinux_2_36".to_owned(),
             wheels,
         }
@@ -241,11 +216,7 @@ mod tests {
 
     #[test]
     fn a_lock_has_one_byte_form() {
-        let one = lock(vec![LockedWheel {
-            source: WheelSource::Blob,
-            size: None,
-            ..wheel("a")
-        }]);
+        let one = lock(vec![LockedWheel { source: WheelSource::Blob, size: None, ..wheel("a") }]);
         let text = String::from_utf8(one.to_bytes()).expect("JSON");
         let digest = Digest::of(b"a");
         let wanted = format!(
@@ -258,10 +229,7 @@ mod tests {
         );
         assert_eq!(text, wanted);
         let indexed = String::from_utf8(lock(vec![wheel("a")]).to_bytes()).expect("JSON");
-        assert!(
-            indexed.contains(r#""source":{"index":"https://index.example/a.whl"}"#),
-            "{indexed}"
-        );
+        assert!(indexed.contains(r#""source":{"index":"https://index.example/a.whl"}"#), "{indexed}");
     }
 
     #[test]
@@ -274,15 +242,9 @@ mod tests {
             ("name", |w| w.name = "a/../b".to_owned()),
             ("version", |w| w.version = "1.0 --hash=sha256:0".to_owned()),
             ("version", |w| w.version = "1.0\n-r /etc/passwd".to_owned()),
-            ("index", |w| {
-                w.source = WheelSource::Index("https://me:secret@index.example/a.whl".to_owned())
-            }),
-            ("index", |w| {
-                w.source = WheelSource::Index("file:///etc/passwd".to_owned())
-            }),
-            ("index", |w| {
-                w.source = WheelSource::Index("https://index.example/a.whl?token=x".to_owned())
-            }),
+            ("index", |w| w.source = WheelSource::Index("https://me:secret@index.example/a.whl".to_owned())),
+            ("index", |w| w.source = WheelSource::Index("file:///etc/passwd".to_owned())),
+            ("index", |w| w.source = WheelSource::Index("https://index.example/a.whl?token=x".to_owned())),
         ];
         for (wanted, change) in cases {
             let mut bad = wheel("a");
@@ -313,10 +275,7 @@ mod tests {
         let bytes = lock(vec![wheel("a")]).to_bytes();
         assert!(Lock::parse_as(&bytes, &Digest::of(&bytes)).is_ok());
         let other = Digest::of(b"other");
-        assert_eq!(
-            Lock::parse_as(&bytes, &other),
-            Err(LockError::Digest { wanted: other })
-        );
+        assert_eq!(Lock::parse_as(&bytes, &other), Err(LockError::Digest { wanted: other }));
     }
 
     prop_compose! {

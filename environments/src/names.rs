@@ -24,21 +24,14 @@ pub fn normalise(name: &str) -> String {
 
 /// Whether a text is a project's name in its normalised spelling.
 pub fn is_normalised(name: &str) -> bool {
-    let letters = name
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     !name.is_empty() && name.len() <= MAX_WORD && letters && normalise(name) == name
 }
 
 /// Whether a text can be a version: letters that mean nothing to a shell, a path or a requirements file.
 pub fn is_version(text: &str) -> bool {
-    let first = text
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphanumeric());
-    let rest = text
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'!' | b'+' | b'_' | b'-'));
+    let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'!' | b'+' | b'_' | b'-'));
     first && rest && text.len() <= MAX_WORD && !text.contains("..")
 }
 
@@ -81,17 +74,10 @@ impl Tag {
         let mut parts = text.split('-');
         let (python, abi, platform) = (parts.next()?, parts.next()?, parts.next()?);
         let word = |part: &str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
         };
         let whole = parts.next().is_none() && word(python) && word(abi) && word(platform);
-        whole.then(|| Self {
-            python: python.to_owned(),
-            abi: abi.to_owned(),
-            platform: platform.to_owned(),
-        })
+        whole.then(|| Self { python: python.to_owned(), abi: abi.to_owned(), platform: platform.to_owned() })
     }
 }
 
@@ -105,8 +91,7 @@ impl WheelFileName {
     /// Take a file name apart. Refuses separators, so the name is safe as a path component.
     pub fn parse(file: &str) -> Result<Self, FileNameError> {
         let cut = || file.chars().take(120).collect::<String>();
-        let fits =
-            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+' | b'!');
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+' | b'!');
         if file.len() > MAX_FILE_NAME || !file.bytes().all(fits) {
             return Err(FileNameError::Character(cut()));
         }
@@ -128,11 +113,7 @@ impl WheelFileName {
         if !is_normalised(&name) || !is_version(head.1) || head.0.starts_with('.') {
             return Err(form());
         }
-        Ok(Self {
-            name,
-            version: head.1.to_owned(),
-            tag,
-        })
+        Ok(Self { name, version: head.1.to_owned(), tag })
     }
 }
 
@@ -142,11 +123,7 @@ mod tests {
 
     #[test]
     fn names_compare_in_one_spelling() {
-        for (given, wanted) in [
-            ("PyYAML", "pyyaml"),
-            ("zope.interface", "zope-interface"),
-            ("a__b-.c", "a-b-c"),
-        ] {
+        for (given, wanted) in [("PyYAML", "pyyaml"), ("zope.interface", "zope-interface"), ("a__b-.c", "a-b-c")] {
             assert_eq!(normalise(given), wanted);
             assert!(is_normalised(wanted));
         }
@@ -157,46 +134,21 @@ mod tests {
 
     #[test]
     fn versions_hold_nothing_that_a_requirements_line_would_read() {
-        for good in [
-            "1",
-            "2026.8.0",
-            "1!2.0rc1",
-            "1.0+cu121",
-            "1.0.post1",
-            "1.0_1",
-        ] {
+        for good in ["1", "2026.8.0", "1!2.0rc1", "1.0+cu121", "1.0.post1", "1.0_1"] {
             assert!(is_version(good), "{good}");
         }
-        for bad in [
-            "",
-            "1 --hash=x",
-            "1;python_version>'3'",
-            "1\n-r x",
-            "../1",
-            "1/2",
-            "-1",
-            "1..2",
-        ] {
+        for bad in ["", "1 --hash=x", "1;python_version>'3'", "1\n-r x", "../1", "1/2", "-1", "1..2"] {
             assert!(!is_version(bad), "{bad:?}");
         }
     }
 
     #[test]
     fn takes_wheel_names_apart() {
-        let read = WheelFileName::parse(
-            "msgpack-1.2.4-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
-        );
+        let read = WheelFileName::parse("msgpack-1.2.4-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl");
         let read = read.expect("a real name");
-        assert_eq!(
-            (read.name.as_str(), read.version.as_str()),
-            ("msgpack", "1.2.4")
-        );
-        assert_eq!(
-            read.tag.platform,
-            "manylinux_2_17_x86_64.manylinux2014_x86_64"
-        );
-        let built = WheelFileName::parse("Zope.Interface-1.0-2abc-py3-none-any.whl")
-            .expect("with a build number");
+        assert_eq!((read.name.as_str(), read.version.as_str()), ("msgpack", "1.2.4"));
+        assert_eq!(read.tag.platform, "manylinux_2_17_x86_64.manylinux2014_x86_64");
+        let built = WheelFileName::parse("Zope.Interface-1.0-2abc-py3-none-any.whl").expect("with a build number");
         assert_eq!(built.name, "zope-interface");
     }
 

@@ -60,19 +60,9 @@ impl PackError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.code,
-            Self::Wheel {
-                source: WheelError::Changed { .. },
-                ..
-            } => "changed_while_packing",
-            Self::Wheel {
-                source: WheelError::Read { .. },
-                ..
-            } => "unreadable_file",
-            Self::Wheel {
-                source: WheelError::Write { .. },
-                ..
-            }
-            | Self::Cache { .. } => "cache_unwritable",
+            Self::Wheel { source: WheelError::Changed { .. }, .. } => "changed_while_packing",
+            Self::Wheel { source: WheelError::Read { .. }, .. } => "unreadable_file",
+            Self::Wheel { source: WheelError::Write { .. }, .. } | Self::Cache { .. } => "cache_unwritable",
         }
     }
 
@@ -80,35 +70,20 @@ impl PackError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Refused(refusal) => refusal.remedy.clone(),
-            Self::Wheel {
-                source: WheelError::Changed { .. },
-                ..
-            } => "try again when nothing writes to it".to_owned(),
-            Self::Wheel {
-                source: WheelError::Read { .. },
-                ..
-            } => "make the file readable, or let git ignore it".to_owned(),
-            Self::Wheel {
-                source: WheelError::Write { path, .. },
-                ..
+            Self::Wheel { source: WheelError::Changed { .. }, .. } => "try again when nothing writes to it".to_owned(),
+            Self::Wheel { source: WheelError::Read { .. }, .. } => {
+                "make the file readable, or let git ignore it".to_owned()
             }
-            | Self::Cache { path, .. } => {
+            Self::Wheel { source: WheelError::Write { path, .. }, .. } | Self::Cache { path, .. } => {
                 let folder = path.parent().unwrap_or(path).display();
-                format!(
-                    "make room in and allow writing to {folder}, or set XDG_CACHE_HOME to another folder"
-                )
+                format!("make room in and allow writing to {folder}, or set XDG_CACHE_HOME to another folder")
             }
         }
     }
 }
 
 /// Whether the wheel that a distribution was installed from fits the hosts.
-pub fn fits(
-    distribution: &Distribution,
-    python: (u32, u32),
-    target: &Platform,
-    here: Option<&Platform>,
-) -> bool {
+pub fn fits(distribution: &Distribution, python: (u32, u32), target: &Platform, here: Option<&Platform>) -> bool {
     let mut tags = distribution.tags.iter().filter_map(|tag| Tag::parse(tag));
     tags.any(|tag| tags::fit(&tag, python, target, here).is_some())
 }
@@ -117,10 +92,7 @@ pub fn fits(
 pub fn pack(distribution: &Distribution, cache_dir: &Path) -> Result<Packed, PackError> {
     let (contents, warnings) = contents::of(distribution).map_err(PackError::Refused)?;
     let package = format!("{}=={}", distribution.name, distribution.version);
-    let wheel_error = |source| PackError::Wheel {
-        package: package.clone(),
-        source,
-    };
+    let wheel_error = |source| PackError::Wheel { package: package.clone(), source };
     let manifest = contents.hash().map_err(wheel_error)?;
     let folder = cache_dir.join("wheels").join(manifest.digest().as_str());
     let path = folder.join(manifest.file_name());
@@ -135,13 +107,7 @@ pub fn pack(distribution: &Distribution, cache_dir: &Path) -> Result<Packed, Pac
             build(&manifest, &folder, &path).map_err(wheel_error)?
         }
     };
-    Ok(Packed {
-        file: manifest.file_name(),
-        digest,
-        size,
-        path,
-        warnings,
-    })
+    Ok(Packed { file: manifest.file_name(), digest, size, path, warnings })
 }
 
 /// The wheel of an earlier run, if it still has the hash it had then.
@@ -152,10 +118,7 @@ fn cached(folder: &Path, path: &Path) -> Option<(Digest, u64)> {
 }
 
 fn build(manifest: &Manifest, folder: &Path, path: &Path) -> Result<(Digest, u64), WheelError> {
-    let failed = |source| WheelError::Write {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| WheelError::Write { path: path.to_owned(), source };
     let part = cache::beside(path);
     let written = manifest.write(&part).and_then(|()| {
         let found = wheel::digest_of(&part).map_err(failed)?;

@@ -34,15 +34,8 @@ pub(crate) enum RunError {
 }
 
 /// Run to the end, or end it at the deadline.
-pub(crate) fn run(
-    command: &mut Command,
-    input: Vec<u8>,
-    deadline: Duration,
-) -> Result<Finished, RunError> {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+pub(crate) fn run(command: &mut Command, input: Vec<u8>, deadline: Duration) -> Result<Finished, RunError> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(RunError::Start)?;
     let stdin = child.stdin.take();
     // Ends by itself: either the child reads it all, or the pipe breaks when the child has ended.
@@ -66,11 +59,7 @@ pub(crate) fn run(
     let _ = writer.join();
     let stdout = stdout.recv_timeout(PIPES).unwrap_or_default();
     let stderr = stderr.recv_timeout(PIPES).unwrap_or_default();
-    Ok(Finished {
-        status,
-        stdout,
-        stderr: String::from_utf8_lossy(&stderr).into_owned(),
-    })
+    Ok(Finished { status, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() })
 }
 
 fn reader(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
@@ -93,23 +82,14 @@ mod tests {
     #[test]
     fn ends_a_program_at_its_deadline() {
         let begun = Instant::now();
-        let outcome = run(
-            Command::new("sleep").arg("30"),
-            Vec::new(),
-            Duration::from_millis(100),
-        );
+        let outcome = run(Command::new("sleep").arg("30"), Vec::new(), Duration::from_millis(100));
         assert!(matches!(outcome, Err(RunError::Deadline(_))));
         assert!(begun.elapsed() < Duration::from_secs(5));
     }
 
     #[test]
     fn carries_input_and_output() {
-        let outcome = run(
-            &mut Command::new("cat"),
-            b"hello".to_vec(),
-            Duration::from_secs(10),
-        )
-        .expect("cat runs");
+        let outcome = run(&mut Command::new("cat"), b"hello".to_vec(), Duration::from_secs(10)).expect("cat runs");
         assert!(outcome.status.success());
         assert_eq!(outcome.stdout, b"hello");
     }

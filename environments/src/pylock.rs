@@ -66,15 +66,10 @@ struct Hashes {
 
 /// Read a `pylock.toml`. Wheels that have no address, no SHA-256 or no proper name are left out.
 pub fn parse(text: &str) -> Result<Vec<Solved>, PylockError> {
-    let document: Document =
-        toml::from_str(text).map_err(|error| PylockError(error.message().to_owned()))?;
+    let document: Document = toml::from_str(text).map_err(|error| PylockError(error.message().to_owned()))?;
     let solved = document.packages.into_iter().filter_map(|package| {
         let wheels = package.wheels.iter().filter_map(wheel).collect();
-        Some(Solved {
-            name: names::normalise(&package.name),
-            version: package.version?,
-            wheels,
-        })
+        Some(Solved { name: names::normalise(&package.name), version: package.version?, wheels })
     });
     Ok(solved.collect())
 }
@@ -87,12 +82,7 @@ fn wheel(found: &Wheel) -> Option<SolvedWheel> {
     let file = found.name.clone().or_else(|| percent_decoded(last))?;
     WheelFileName::parse(&file).ok()?;
     let sha256 = found.hashes.sha256.as_deref()?.parse().ok()?;
-    Some(SolvedWheel {
-        file,
-        url,
-        sha256,
-        size: found.size,
-    })
+    Some(SolvedWheel { file, url, sha256, size: found.size })
 }
 
 /// Percent-decoding of one path segment; `None` for what is no text.
@@ -111,19 +101,13 @@ pub fn percent_decoded(segment: &str) -> Option<String> {
 }
 
 /// The wheel that fits best, or `None` when none fits.
-pub fn best<'a>(
-    wheels: &'a [SolvedWheel],
-    python: (u32, u32),
-    target: &Platform,
-) -> Option<&'a SolvedWheel> {
+pub fn best<'a>(wheels: &'a [SolvedWheel], python: (u32, u32), target: &Platform) -> Option<&'a SolvedWheel> {
     let ranked = wheels.iter().filter_map(|wheel| {
         let name = WheelFileName::parse(&wheel.file).ok()?;
         Some((tags::fit(&name.tag, python, target, None)?, wheel))
     });
     // The name decides between equals, so that the order in which an index lists them does not.
-    ranked
-        .max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.file.cmp(&a.1.file)))
-        .map(|(_, wheel)| wheel)
+    ranked.max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.file.cmp(&a.1.file))).map(|(_, wheel)| wheel)
 }
 
 #[cfg(test)]
@@ -146,10 +130,7 @@ mod tests {
         let solved = sample(&wheels);
         assert_eq!(solved[0].name, "some-thing");
         let wheel = &solved[0].wheels[0];
-        assert_eq!(
-            (wheel.file.as_str(), wheel.size),
-            ("some_thing-1.0+cu1-py3-none-any.whl", Some(12))
-        );
+        assert_eq!((wheel.file.as_str(), wheel.size), ("some_thing-1.0+cu1-py3-none-any.whl", Some(12)));
         assert_eq!(wheel.url.fragment(), None);
     }
 
@@ -161,16 +142,10 @@ mod tests {
             "{ url = \"https://f.example/..%2Fsome_thing-1-py3-none-any.whl\", hashes = { sha256 = \"H\" } }",
             "{ url = \"https://f.example/x%0a-1-py3-none-any.whl\", hashes = { sha256 = \"H\" } }",
         ] {
-            let solved = sample(&format!(
-                "wheels = [{}]",
-                wheel.replace("\"H\"", &format!("\"{HASH}\""))
-            ));
+            let solved = sample(&format!("wheels = [{}]", wheel.replace("\"H\"", &format!("\"{HASH}\""))));
             assert_eq!(solved[0].wheels, [], "{wheel}");
         }
-        assert_eq!(
-            sample("sdist = { url = \"https://f.example/x.tar.gz\" }")[0].wheels,
-            []
-        );
+        assert_eq!(sample("sdist = { url = \"https://f.example/x.tar.gz\" }")[0].wheels, []);
         assert!(parse("packages = 3").is_err());
     }
 
@@ -195,9 +170,6 @@ mod tests {
         let first = best(&wheels, (3, 11), &target).cloned();
         wheels.reverse();
         assert_eq!(best(&wheels, (3, 11), &target).cloned(), first);
-        assert_eq!(
-            first.expect("one fits").file,
-            "x-1-cp311-cp311-manylinux2014_x86_64.whl"
-        );
+        assert_eq!(first.expect("one fits").file, "x-1-cp311-cp311-manylinux2014_x86_64.whl");
     }
 }

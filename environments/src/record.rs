@@ -29,11 +29,7 @@ pub enum RecordError {
 /// The paths of a RECORD, in its order. Hashes and sizes are not looked at: the files themselves are the truth.
 pub fn paths(text: &str) -> Result<Vec<String>, RecordError> {
     let mut out = Vec::new();
-    for (number, line) in text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty())
-    {
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let path = first_field(line).ok_or(RecordError::Line(number + 1))?;
         if path.is_empty() || path.contains('\0') {
             return Err(RecordError::Line(number + 1));
@@ -64,20 +60,14 @@ fn first_field(line: &str) -> Option<String> {
 
 /// A path as a line of a RECORD writes it.
 pub fn quoted(path: &str) -> String {
-    if path.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", path.replace('"', "\"\""))
-    } else {
-        path.to_owned()
-    }
+    if path.contains([',', '"', '\n', '\r']) { format!("\"{}\"", path.replace('"', "\"\"")) } else { path.to_owned() }
 }
 
 /// The prefix that an installation directory belongs to: three folders up from `lib/python3.11/site-packages`.
 pub fn prefix_of(location: &Path) -> Option<PathBuf> {
     let name = location.file_name()?.to_str()?;
     let library = location.parent()?;
-    if !matches!(name, "site-packages" | "dist-packages")
-        || !library.file_name()?.to_str()?.starts_with("python")
-    {
+    if !matches!(name, "site-packages" | "dist-packages") || !library.file_name()?.to_str()?.starts_with("python") {
         return None;
     }
     Some(library.parent()?.parent()?.to_owned())
@@ -90,30 +80,18 @@ pub fn place(recorded: &str, location: &Path, metadata: &str) -> Result<Place, R
     let text = |path: &Path| path.to_str().map(with_slashes).ok_or_else(escapes);
     if let Ok(inside) = whole.strip_prefix(location) {
         let inside = text(inside)?;
-        return Ok(if is_remade(&inside, metadata) {
-            Place::Remade
-        } else {
-            Place::Library(inside)
-        });
+        return Ok(if is_remade(&inside, metadata) { Place::Remade } else { Place::Library(inside) });
     }
     let prefix = prefix_of(location).ok_or_else(escapes)?;
     let below = text(whole.strip_prefix(&prefix).map_err(|_| escapes())?)?;
     // Scripts carry the path of this machine's interpreter; the installer writes them again from the entry points.
     let script = below.starts_with("bin/") || below.starts_with("Scripts/");
-    Ok(if below.is_empty() || script || is_bytecode(&below) {
-        Place::Remade
-    } else {
-        Place::Data(below)
-    })
+    Ok(if below.is_empty() || script || is_bytecode(&below) { Place::Remade } else { Place::Data(below) })
 }
 
 /// A path as an archive writes it. Elsewhere than on Windows a backslash is a letter like any other.
 pub(crate) fn with_slashes(path: &str) -> String {
-    if cfg!(windows) {
-        path.replace('\\', "/")
-    } else {
-        path.to_owned()
-    }
+    if cfg!(windows) { path.replace('\\', "/") } else { path.to_owned() }
 }
 
 /// Resolve `.` and `..` by the text alone; `None` when it climbs above the root.
@@ -132,9 +110,7 @@ fn lexical(path: &Path) -> Option<PathBuf> {
 
 /// Compiled Python: made again where it runs, and different on every machine.
 pub fn is_bytecode(path: &str) -> bool {
-    path.ends_with(".pyc")
-        || path.ends_with(".pyo")
-        || path.split('/').any(|part| part == "__pycache__")
+    path.ends_with(".pyc") || path.ends_with(".pyo") || path.split('/').any(|part| part == "__pycache__")
 }
 
 /// Notes of the installer on this machine, with its paths, and the RECORD, which is written anew.
@@ -150,11 +126,8 @@ const INSTALLER_NOTES: [&str; 8] = [
 ];
 
 fn is_remade(inside: &str, metadata: &str) -> bool {
-    let note = inside
-        .strip_prefix(metadata)
-        .and_then(|rest| rest.strip_prefix('/'));
-    is_bytecode(inside)
-        || note.is_some_and(|name| INSTALLER_NOTES.contains(&name) || name == "WHEEL")
+    let note = inside.strip_prefix(metadata).and_then(|rest| rest.strip_prefix('/'));
+    is_bytecode(inside) || note.is_some_and(|name| INSTALLER_NOTES.contains(&name) || name == "WHEEL")
 }
 
 #[cfg(test)]
@@ -172,41 +145,22 @@ mod tests {
             ("pkg/__init__.py", library("pkg/__init__.py")),
             ("pkg/./data.csv", library("pkg/data.csv")),
             ("pkg/../other.py", library("other.py")),
-            (
-                "/venv/lib/python3.11/site-packages/pkg/a.py",
-                library("pkg/a.py"),
-            ),
+            ("/venv/lib/python3.11/site-packages/pkg/a.py", library("pkg/a.py")),
             ("pkg/__pycache__/a.cpython-311.pyc", Ok(Place::Remade)),
-            (
-                "pkg-1.dist-info/METADATA",
-                library("pkg-1.dist-info/METADATA"),
-            ),
+            ("pkg-1.dist-info/METADATA", library("pkg-1.dist-info/METADATA")),
             ("pkg-1.dist-info/RECORD", Ok(Place::Remade)),
             ("pkg-1.dist-info/direct_url.json", Ok(Place::Remade)),
             ("../../../bin/tool", Ok(Place::Remade)),
-            (
-                "../../../share/jupyter/kernel.json",
-                data("share/jupyter/kernel.json"),
-            ),
+            ("../../../share/jupyter/kernel.json", data("share/jupyter/kernel.json")),
             ("/venv/etc/x.conf", data("etc/x.conf")),
             ("../../../../etc/passwd", escapes("../../../../etc/passwd")),
             ("../../../../venv2/x", escapes("../../../../venv2/x")),
             ("/etc/passwd", escapes("/etc/passwd")),
-            (
-                "../../../../../../../../etc/passwd",
-                escapes("../../../../../../../../etc/passwd"),
-            ),
-            (
-                "pkg/../../../../../home/me/.ssh/id_rsa",
-                escapes("pkg/../../../../../home/me/.ssh/id_rsa"),
-            ),
+            ("../../../../../../../../etc/passwd", escapes("../../../../../../../../etc/passwd")),
+            ("pkg/../../../../../home/me/.ssh/id_rsa", escapes("pkg/../../../../../home/me/.ssh/id_rsa")),
         ];
         for (recorded, wanted) in cases {
-            assert_eq!(
-                place(recorded, Path::new(SITE), "pkg-1.dist-info"),
-                wanted,
-                "{recorded}"
-            );
+            assert_eq!(place(recorded, Path::new(SITE), "pkg-1.dist-info"), wanted, "{recorded}");
         }
     }
 
@@ -214,21 +168,13 @@ mod tests {
     fn outside_a_known_layout_nothing_above_the_location_ships() {
         let plain = Path::new("/opt/code");
         assert!(place("../bin/tool", plain, "x.dist-info").is_err());
-        assert_eq!(
-            place("a.py", plain, "x.dist-info"),
-            Ok(Place::Library("a.py".to_owned()))
-        );
+        assert_eq!(place("a.py", plain, "x.dist-info"), Ok(Place::Library("a.py".to_owned())));
     }
 
     #[test]
     fn reads_quoted_paths_and_lines_without_hash() {
         let text = "a.py,sha256=x,1\nb.py,,\n\"c,\"\"d\"\".csv\",,\nRECORD\n";
-        assert_eq!(
-            paths(text),
-            Ok(["a.py", "b.py", "c,\"d\".csv", "RECORD"]
-                .map(str::to_owned)
-                .to_vec())
-        );
+        assert_eq!(paths(text), Ok(["a.py", "b.py", "c,\"d\".csv", "RECORD"].map(str::to_owned).to_vec()));
         assert_eq!(paths("\"open"), Err(RecordError::Line(1)));
         assert_eq!(quoted("c,\"d\".csv"), "\"c,\"\"d\"\".csv\"");
     }

@@ -60,8 +60,7 @@ impl ScanError {
                 python.display()
             ),
             Self::Document(_) | Self::Version { .. } => {
-                "install the Python package `towline` and the program `towline` in the same version"
-                    .to_owned()
+                "install the Python package `towline` and the program `towline` in the same version".to_owned()
             }
         }
     }
@@ -169,31 +168,17 @@ impl Scan {
 
 /// Scan what this interpreter finds.
 pub fn run(python: &Path) -> Result<Scan, ScanError> {
-    let failed = |reason: String| ScanError::Interpreter {
-        python: python.to_owned(),
-        reason,
-    };
+    let failed = |reason: String| ScanError::Interpreter { python: python.to_owned(), reason };
     let mut command = Command::new(python);
     command.arg("-");
-    let finished = process::run(
-        &mut command,
-        SCAN_PROGRAM.as_bytes().to_vec(),
-        SCAN_DEADLINE,
-    )
-    .map_err(|error| {
+    let finished = process::run(&mut command, SCAN_PROGRAM.as_bytes().to_vec(), SCAN_DEADLINE).map_err(|error| {
         failed(match error {
             RunError::Start(source) | RunError::Wait(source) => source.to_string(),
             deadline @ RunError::Deadline(_) => deadline.to_string(),
         })
     })?;
     if !finished.status.success() {
-        let last = finished
-            .stderr
-            .trim()
-            .lines()
-            .last()
-            .unwrap_or("it wrote nothing")
-            .to_owned();
+        let last = finished.stderr.trim().lines().last().unwrap_or("it wrote nothing").to_owned();
         return Err(failed(format!("{}: {last}", finished.status)));
     }
     Scan::parse(&finished.stdout)
@@ -223,10 +208,7 @@ mod tests {
     #[test]
     fn refuses_a_scan_of_another_version_by_its_version() {
         let later = br#"{"v":1,"something":"new"}"#;
-        assert!(matches!(
-            Scan::parse(later),
-            Err(ScanError::Version { found: 1 })
-        ));
+        assert!(matches!(Scan::parse(later), Err(ScanError::Version { found: 1 })));
         assert!(matches!(Scan::parse(b"{"), Err(ScanError::Document(_))));
     }
 }

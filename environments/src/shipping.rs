@@ -74,13 +74,7 @@ pub fn shipping(scan: &Scan) -> Shipping {
             };
             let size = fs::metadata(&path).map_or(0, |metadata| metadata.len());
             let concern = looks_secret(&archive).then_some(Concern::Secret);
-            out.files.push(ShippedFile {
-                package: distribution.name.clone(),
-                path,
-                archive,
-                size,
-                concern,
-            });
+            out.files.push(ShippedFile { package: distribution.name.clone(), path, archive, size, concern });
         }
     }
     let concerns = concerns(&out);
@@ -89,25 +83,16 @@ pub fn shipping(scan: &Scan) -> Shipping {
 }
 
 fn concerns(shipping: &Shipping) -> Vec<Warning> {
-    let secrets = shipping
-        .files
-        .iter()
-        .filter(|file| file.concern == Some(Concern::Secret))
-        .map(|file| Warning {
-            code: "looks_secret",
-            message: format!(
-                "{}: {} looks like a secret and ships",
-                file.package,
-                file.path.display()
-            ),
-            remedy: "add it to .gitignore or .towlineignore when it is one".to_owned(),
-        });
+    let secrets = shipping.files.iter().filter(|file| file.concern == Some(Concern::Secret)).map(|file| Warning {
+        code: "looks_secret",
+        message: format!("{}: {} looks like a secret and ships", file.package, file.path.display()),
+        remedy: "add it to .gitignore or .towlineignore when it is one".to_owned(),
+    });
     let total = shipping.total();
     let much = (total > MUCH).then(|| Warning {
         code: "much_local_code",
         message: format!("local code and data of {} MB ship", total / 1_000_000),
-        remedy: "add large files to .gitignore or .towlineignore and read them from a data store"
-            .to_owned(),
+        remedy: "add large files to .gitignore or .towlineignore and read them from a data store".to_owned(),
     });
     secrets.chain(much).collect()
 }
@@ -116,16 +101,7 @@ fn concerns(shipping: &Shipping) -> Vec<Warning> {
 pub(crate) fn looks_secret(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path).to_lowercase();
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-    let known = [
-        ".env",
-        ".netrc",
-        "_netrc",
-        ".pypirc",
-        ".pgpass",
-        ".htpasswd",
-        "credentials",
-        "credentials.json",
-    ];
+    let known = [".env", ".netrc", "_netrc", ".pypirc", ".pgpass", ".htpasswd", "credentials", "credentials.json"];
     let keys = ["id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"];
     let endings = ["pem", "key", "p12", "pfx", "jks", "keystore", "kdbx", "ppk"];
     known.contains(&name.as_str())
@@ -140,23 +116,10 @@ mod tests {
 
     #[test]
     fn names_of_keys_and_passwords_are_noticed() {
-        for name in [
-            "pkg/.env",
-            "a/server.pem",
-            "x/tls.key",
-            "id_ed25519",
-            "a/.env.production",
-            "b/Credentials.json",
-        ] {
+        for name in ["pkg/.env", "a/server.pem", "x/tls.key", "id_ed25519", "a/.env.production", "b/Credentials.json"] {
             assert!(looks_secret(name), "{name}");
         }
-        for name in [
-            "pkg/keys.py",
-            "environment.py",
-            "pkg/data.csv",
-            "pkg/pem.py",
-            "key",
-        ] {
+        for name in ["pkg/keys.py", "environment.py", "pkg/data.csv", "pkg/pem.py", "key"] {
             assert!(!looks_secret(name), "{name}");
         }
     }

@@ -32,24 +32,14 @@ impl FromStr for Platform {
         if machine.is_empty() || machine.len() > 20 || !machine.bytes().all(word) {
             return Err(refuse());
         }
-        let glibc = (
-            number(major).ok_or_else(refuse)?,
-            number(minor).ok_or_else(refuse)?,
-        );
-        Ok(Self {
-            machine: machine.to_owned(),
-            glibc,
-        })
+        let glibc = (number(major).ok_or_else(refuse)?, number(minor).ok_or_else(refuse)?);
+        Ok(Self { machine: machine.to_owned(), glibc })
     }
 }
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}-manylinux_{}_{}",
-            self.machine, self.glibc.0, self.glibc.1
-        )
+        write!(f, "{}-manylinux_{}_{}", self.machine, self.glibc.0, self.glibc.1)
     }
 }
 
@@ -72,25 +62,13 @@ pub struct Fit {
 ///
 /// `built_on` is the machine on which a wheel with a bare `linux_…` tag was compiled: such a wheel asks for that
 /// machine's glibc, of which the tag says nothing. `None` refuses bare tags.
-pub fn fit(
-    tag: &Tag,
-    python: (u32, u32),
-    target: &Platform,
-    built_on: Option<&Platform>,
-) -> Option<Fit> {
-    let glibc = tag
-        .platform
-        .split('.')
-        .filter_map(|one| platform_fit(one, target, built_on))
-        .max()?;
+pub fn fit(tag: &Tag, python: (u32, u32), target: &Platform, built_on: Option<&Platform>) -> Option<Fit> {
+    let glibc = tag.platform.split('.').filter_map(|one| platform_fit(one, target, built_on)).max()?;
     let mut best = None;
     for abi in tag.abi.split('.') {
         for tag_python in tag.python.split('.') {
-            let fit = interface_fit(tag_python, abi, python).map(|(interface, python)| Fit {
-                interface,
-                python,
-                glibc,
-            });
+            let fit =
+                interface_fit(tag_python, abi, python).map(|(interface, python)| Fit { interface, python, glibc });
             best = best.max(fit);
         }
     }
@@ -110,13 +88,9 @@ fn platform_fit(tag: &str, target: &Platform, built_on: Option<&Platform>) -> Op
         (parts.next()?, (major, minor))
     } else {
         // The names of before PEP 600, each for one version of glibc.
-        [
-            ("manylinux1_", (2, 5)),
-            ("manylinux2010_", (2, 12)),
-            ("manylinux2014_", (2, 17)),
-        ]
-        .into_iter()
-        .find_map(|(prefix, glibc)| tag.strip_prefix(prefix).map(|machine| (machine, glibc)))?
+        [("manylinux1_", (2, 5)), ("manylinux2010_", (2, 12)), ("manylinux2014_", (2, 17))]
+            .into_iter()
+            .find_map(|(prefix, glibc)| tag.strip_prefix(prefix).map(|machine| (machine, glibc)))?
     };
     (needed.0 == target.machine && needed.1 <= target.glibc).then_some(needed.1)
 }
@@ -133,9 +107,7 @@ fn interface_fit(tag: &str, abi: &str, python: (u32, u32)) -> Option<(u8, u32)> 
         let (major, minor) = version(digits)?;
         let exact = (major, minor) == (python.0, Some(python.1));
         return match abi {
-            "abi3" if major == python.0 && minor.is_none_or(|minor| minor <= python.1) => {
-                Some((3, minor.unwrap_or(0)))
-            }
+            "abi3" if major == python.0 && minor.is_none_or(|minor| minor <= python.1) => Some((3, minor.unwrap_or(0))),
             "none" if exact => Some((2, python.1)),
             _ if exact && abi == tag => Some((4, python.1)),
             _ => None,
@@ -163,10 +135,7 @@ mod tests {
             ("py2-none-any", false),
             ("py311-none-any", true),
             ("py312-none-any", false),
-            (
-                "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64",
-                true,
-            ),
+            ("cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64", true),
             ("cp311-cp311-manylinux_2_36_x86_64", true),
             ("cp311-cp311-manylinux_2_37_x86_64", false),
             ("cp311-cp311-manylinux2014_aarch64", false),
@@ -186,21 +155,14 @@ mod tests {
         let here = platform("x86_64-manylinux_2_31");
         for (text, wanted) in cases {
             let tag = Tag::parse(text).expect("a tag");
-            assert_eq!(
-                fit(&tag, (3, 11), &target, Some(&here)).is_some(),
-                wanted,
-                "{text}"
-            );
+            assert_eq!(fit(&tag, (3, 11), &target, Some(&here)).is_some(), wanted, "{text}");
         }
     }
 
     #[test]
     fn code_compiled_here_asks_for_the_glibc_of_here() {
         let tag = Tag::parse("cp311-cp311-linux_x86_64").expect("a tag");
-        let (old, new) = (
-            platform("x86_64-manylinux_2_31"),
-            platform("x86_64-manylinux_2_39"),
-        );
+        let (old, new) = (platform("x86_64-manylinux_2_31"), platform("x86_64-manylinux_2_39"));
         assert!(fit(&tag, (3, 11), &new, Some(&old)).is_some());
         assert!(fit(&tag, (3, 11), &old, Some(&new)).is_none());
         assert!(fit(&tag, (3, 11), &old, None).is_none());
@@ -216,28 +178,16 @@ mod tests {
             "cp311-cp311-manylinux2014_x86_64",
             "cp311-cp311-manylinux_2_28_x86_64",
         ];
-        let fits: Vec<_> = order
-            .iter()
-            .map(|text| fit(&Tag::parse(text).expect("a tag"), (3, 11), &target, None))
-            .collect();
+        let fits: Vec<_> =
+            order.iter().map(|text| fit(&Tag::parse(text).expect("a tag"), (3, 11), &target, None)).collect();
         assert!(fits.windows(2).all(|pair| pair[0] < pair[1]), "{fits:?}");
     }
 
     #[test]
     fn refuses_texts_that_name_no_platform() {
-        for bad in [
-            "",
-            "x86_64",
-            "x86_64-manylinux2014",
-            "arm64-macos",
-            "a b-manylinux_2_36",
-            "x-manylinux_2_9999",
-        ] {
+        for bad in ["", "x86_64", "x86_64-manylinux2014", "arm64-macos", "a b-manylinux_2_36", "x-manylinux_2_9999"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad:?}");
         }
-        assert_eq!(
-            platform("aarch64-manylinux_2_35").to_string(),
-            "aarch64-manylinux_2_35"
-        );
+        assert_eq!(platform("aarch64-manylinux_2_35").to_string(), "aarch64-manylinux_2_35");
     }
 }

@@ -86,30 +86,21 @@ impl UvError {
 
     /// What to do.
     pub fn remedy(&self) -> String {
-        format!(
-            "install uv {UV_VERSION} or newer so that it is on PATH: `pip install 'uv>={UV_VERSION}'`"
-        )
+        format!("install uv {UV_VERSION} or newer so that it is on PATH: `pip install 'uv>={UV_VERSION}'`")
     }
 }
 
 /// Where the pinned program lies in a cache.
 pub fn cached_path(cache_dir: &Path) -> PathBuf {
-    cache_dir
-        .join("uv")
-        .join(UV_VERSION)
-        .join(if cfg!(windows) { "uv.exe" } else { "uv" })
+    cache_dir.join("uv").join(UV_VERSION).join(if cfg!(windows) { "uv.exe" } else { "uv" })
 }
 
 /// A `uv` that is new enough: on PATH, or fetched before.
 pub fn locate(cache_dir: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let name = if cfg!(windows) { "uv.exe" } else { "uv" };
-    let on_path = std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .filter(|program| program.is_file());
-    on_path
-        .chain([cached_path(cache_dir)])
-        .find(|program| version(program).is_some_and(|found| found >= pinned()))
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join(name)).filter(|program| program.is_file());
+    on_path.chain([cached_path(cache_dir)]).find(|program| version(program).is_some_and(|found| found >= pinned()))
 }
 
 fn pinned() -> (u32, u32, u32) {
@@ -117,19 +108,10 @@ fn pinned() -> (u32, u32, u32) {
 }
 
 fn version(program: &Path) -> Option<(u32, u32, u32)> {
-    let finished = process::run(
-        Command::new(program).arg("--version"),
-        Vec::new(),
-        VERSION_DEADLINE,
-    )
-    .ok()?;
+    let finished = process::run(Command::new(program).arg("--version"), Vec::new(), VERSION_DEADLINE).ok()?;
     let text = String::from_utf8_lossy(&finished.stdout).into_owned();
     // `uv 0.13.9 (abcdef 2026-11-01)`
-    finished
-        .status
-        .success()
-        .then(|| parse_version(text.split_whitespace().nth(1)?))
-        .flatten()
+    finished.status.success().then(|| parse_version(text.split_whitespace().nth(1)?)).flatten()
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
@@ -147,10 +129,7 @@ pub fn fetch(
     let machine = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
     let pin = PINNED.iter().find(|(wanted, _, _)| *wanted == machine);
     let (_, file, sha256) = pin.ok_or(UvError::Machine(machine))?;
-    let page = format!(
-        "{}/uv/",
-        index.unwrap_or(PUBLIC_INDEX).trim_end_matches('/')
-    );
+    let page = format!("{}/uv/", index.unwrap_or(PUBLIC_INDEX).trim_end_matches('/'));
     let said = |error: String| UvError::Download(crate::indexes::without_credentials(&error));
     let listing = download(&page).map_err(said)?;
     let shown = || UvError::NotListed(crate::indexes::without_credentials(&page));
@@ -160,10 +139,7 @@ pub fn fetch(
         return Err(UvError::Hash);
     }
     let path = cached_path(cache_dir);
-    unpack(&wheel, &path).map_err(|source| UvError::Unpack {
-        path: path.clone(),
-        source,
-    })?;
+    unpack(&wheel, &path).map_err(|source| UvError::Unpack { path: path.clone(), source })?;
     Ok(path)
 }
 
@@ -223,40 +199,19 @@ mod tests {
     fn finds_the_pinned_file_on_an_index_page() {
         let page = "<a href='../f/uv-0.13.9-py3-none-win32.whl'>x</a>\
                     <a href=\"../../files/uv-0.13.9%2Bx-py3-none-any.whl#sha256=00\">y</a>";
-        let found = listed(
-            page,
-            "https://index.example/simple/uv/",
-            "uv-0.13.9+x-py3-none-any.whl",
-        );
-        assert_eq!(
-            found.as_deref(),
-            Some("https://index.example/files/uv-0.13.9%2Bx-py3-none-any.whl")
-        );
-        assert_eq!(
-            listed(page, "https://index.example/simple/uv/", "other.whl"),
-            None
-        );
+        let found = listed(page, "https://index.example/simple/uv/", "uv-0.13.9+x-py3-none-any.whl");
+        assert_eq!(found.as_deref(), Some("https://index.example/files/uv-0.13.9%2Bx-py3-none-any.whl"));
+        assert_eq!(listed(page, "https://index.example/simple/uv/", "other.whl"), None);
     }
 
     #[test]
     fn a_file_of_another_hash_is_not_unpacked() {
         let cache = tempfile::tempdir().expect("a directory");
-        let links: String = PINNED
-            .iter()
-            .map(|(_, file, _)| format!("<a href=\"/f/{file}\">x</a>"))
-            .collect();
+        let links: String = PINNED.iter().map(|(_, file, _)| format!("<a href=\"/f/{file}\">x</a>")).collect();
         let mut download = |url: &str| {
-            Ok(if url.ends_with("/simple/uv/") {
-                links.clone().into_bytes()
-            } else {
-                b"something else".to_vec()
-            })
+            Ok(if url.ends_with("/simple/uv/") { links.clone().into_bytes() } else { b"something else".to_vec() })
         };
-        let outcome = fetch(
-            cache.path(),
-            Some("https://index.example/simple"),
-            &mut download,
-        );
+        let outcome = fetch(cache.path(), Some("https://index.example/simple"), &mut download);
         assert!(matches!(outcome, Err(UvError::Hash)), "{outcome:?}");
         assert!(!cached_path(cache.path()).exists());
     }
@@ -265,16 +220,9 @@ mod tests {
     fn what_cannot_be_downloaded_is_said_without_credentials() {
         let cache = tempfile::tempdir().expect("a directory");
         let mut download = |url: &str| Err(format!("no answer from {url}"));
-        let outcome = fetch(
-            cache.path(),
-            Some("https://me:secret@index.example/simple"),
-            &mut download,
-        );
+        let outcome = fetch(cache.path(), Some("https://me:secret@index.example/simple"), &mut download);
         let error = outcome.expect_err("nothing answers");
-        assert!(
-            error.to_string().contains("index.example") && !error.to_string().contains("secret"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("index.example") && !error.to_string().contains("secret"), "{error}");
         assert!(error.remedy().contains("pip install"));
     }
 }

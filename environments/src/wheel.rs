@@ -93,48 +93,27 @@ impl Contents {
     /// The file's name. Several tags are joined the way that wheels of old do it.
     pub fn file_name(&self) -> String {
         let part = |index: usize| {
-            let mut parts: Vec<&str> = self
-                .tags
-                .iter()
-                .filter_map(|tag| tag.split('-').nth(index))
-                .collect();
+            let mut parts: Vec<&str> = self.tags.iter().filter_map(|tag| tag.split('-').nth(index)).collect();
             parts.sort_unstable();
             parts.dedup();
             parts.join(".")
         };
-        format!(
-            "{}-{}-{}-{}-{}.whl",
-            self.name,
-            self.version,
-            part(0),
-            part(1),
-            part(2)
-        )
+        format!("{}-{}-{}-{}-{}.whl", self.name, self.version, part(0), part(1), part(2))
     }
 
     /// Hash every file. The truth is the content: neither times nor sizes are trusted.
     pub fn hash(mut self) -> Result<Manifest, WheelError> {
         let folder = self.metadata_folder();
-        self.files
-            .insert(format!("{folder}/WHEEL"), Content::Text(self.wheel_text()));
+        self.files.insert(format!("{folder}/WHEEL"), Content::Text(self.wheel_text()));
         let mut entries = Vec::with_capacity(self.files.len());
         for (path, content) in &self.files {
             let (sha256, size, executable) = match content {
                 Content::Text(text) => (hash_of(text.as_bytes()), text.len() as u64, false),
                 Content::File(file) => hash_file(file)?,
             };
-            entries.push(Entry {
-                path: path.clone(),
-                sha256,
-                size,
-                executable,
-                content: content.clone(),
-            });
+            entries.push(Entry { path: path.clone(), sha256, size, executable, content: content.clone() });
         }
-        Ok(Manifest {
-            contents: self,
-            entries,
-        })
+        Ok(Manifest { contents: self, entries })
     }
 
     fn wheel_text(&self) -> String {
@@ -151,12 +130,7 @@ impl Manifest {
     pub fn digest(&self) -> Digest {
         let mut text = format!("towline-wheel-v0\n{}\n", self.contents.file_name());
         for entry in &self.entries {
-            text += &format!(
-                "{} {} {}\n",
-                hex::encode(entry.sha256),
-                u8::from(entry.executable),
-                entry.path
-            );
+            text += &format!("{} {} {}\n", hex::encode(entry.sha256), u8::from(entry.executable), entry.path);
         }
         Digest::of(text.as_bytes())
     }
@@ -168,20 +142,13 @@ impl Manifest {
 
     /// Write the wheel to a new file.
     pub fn write(&self, to: &Path) -> Result<(), WheelError> {
-        let failed = |source: io::Error| WheelError::Write {
-            path: to.to_owned(),
-            source,
-        };
+        let failed = |source: io::Error| WheelError::Write { path: to.to_owned(), source };
         let file = File::create(to).map_err(failed)?;
         let mut archive = ZipWriter::new(BufWriter::new(file));
         let mut record = String::new();
         for entry in &self.entries {
             let hash = URL_SAFE_NO_PAD.encode(entry.sha256);
-            record += &format!(
-                "{},sha256={hash},{}\n",
-                crate::record::quoted(&entry.path),
-                entry.size
-            );
+            record += &format!("{},sha256={hash},{}\n", crate::record::quoted(&entry.path), entry.size);
             archive
                 .start_file(entry.path.as_str(), options(entry.size, entry.executable))
                 .map_err(|e| failed(e.into()))?;
@@ -192,15 +159,10 @@ impl Manifest {
         }
         let list = format!("{}/RECORD", self.contents.metadata_folder());
         record += &format!("{list},,\n");
-        archive
-            .start_file(list, options(record.len() as u64, false))
-            .map_err(|e| failed(e.into()))?;
+        archive.start_file(list, options(record.len() as u64, false)).map_err(|e| failed(e.into()))?;
         archive.write_all(record.as_bytes()).map_err(failed)?;
         let file = archive.finish().map_err(|e| failed(e.into()))?;
-        file.into_inner()
-            .map_err(|error| failed(error.into_error()))?
-            .sync_all()
-            .map_err(failed)
+        file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)
     }
 }
 
@@ -220,56 +182,26 @@ fn hash_of(bytes: &[u8]) -> [u8; 32] {
 }
 
 fn hash_file(path: &Path) -> Result<([u8; 32], u64, bool), WheelError> {
-    let failed = |source| WheelError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| WheelError::Read { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
     let executable = is_executable(&file.metadata().map_err(failed)?);
     let (sha256, size) = pump(&mut file, |_| Ok(())).map_err(failed)?;
     Ok((sha256, size, executable))
 }
 
-fn copy(
-    path: &Path,
-    wanted: &[u8; 32],
-    archive: &mut impl Write,
-    to: &Path,
-) -> Result<(), WheelError> {
-    let mut file = File::open(path).map_err(|source| WheelError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+fn copy(path: &Path, wanted: &[u8; 32], archive: &mut impl Write, to: &Path) -> Result<(), WheelError> {
+    let mut file = File::open(path).map_err(|source| WheelError::Read { path: path.to_owned(), source })?;
     let mut written = Ok(());
     let outcome = pump(&mut file, |bytes| {
         written = archive.write_all(bytes);
-        if written.is_err() {
-            Err(io::Error::other("the wheel could not be written"))
-        } else {
-            Ok(())
-        }
+        if written.is_err() { Err(io::Error::other("the wheel could not be written")) } else { Ok(()) }
     });
-    written.map_err(|source| WheelError::Write {
-        path: to.to_owned(),
-        source,
-    })?;
-    let (found, _) = outcome.map_err(|source| WheelError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    if found == *wanted {
-        Ok(())
-    } else {
-        Err(WheelError::Changed {
-            path: path.to_owned(),
-        })
-    }
+    written.map_err(|source| WheelError::Write { path: to.to_owned(), source })?;
+    let (found, _) = outcome.map_err(|source| WheelError::Read { path: path.to_owned(), source })?;
+    if found == *wanted { Ok(()) } else { Err(WheelError::Changed { path: path.to_owned() }) }
 }
 
-fn pump(
-    from: &mut File,
-    mut each: impl FnMut(&[u8]) -> io::Result<()>,
-) -> io::Result<([u8; 32], u64)> {
+fn pump(from: &mut File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<([u8; 32], u64)> {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     let mut buffer = vec![0; CHUNK];
     let mut size = 0;
@@ -282,14 +214,7 @@ fn pump(
         each(&buffer[..count])?;
         size += count as u64;
     }
-    Ok((
-        context
-            .finish()
-            .as_ref()
-            .try_into()
-            .expect("SHA-256 has 32 bytes"),
-        size,
-    ))
+    Ok((context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"), size))
 }
 
 /// SHA-256 and size of a file.
@@ -316,35 +241,17 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     fn contents(folder: &Path) -> Contents {
-        let files = [
-            ("pkg/__init__.py", "__init__.py"),
-            ("pkg/data, more.csv", "data.csv"),
-        ];
-        let mut files: BTreeMap<String, Content> = files
-            .into_iter()
-            .map(|(to, from)| (to.to_owned(), Content::File(folder.join(from))))
-            .collect();
-        files.insert(
-            "pkg-1.0.dist-info/METADATA".to_owned(),
-            Content::Text("Name: pkg\nVersion: 1.0\n".to_owned()),
-        );
+        let files = [("pkg/__init__.py", "__init__.py"), ("pkg/data, more.csv", "data.csv")];
+        let mut files: BTreeMap<String, Content> =
+            files.into_iter().map(|(to, from)| (to.to_owned(), Content::File(folder.join(from)))).collect();
+        files.insert("pkg-1.0.dist-info/METADATA".to_owned(), Content::Text("Name: pkg\nVersion: 1.0\n".to_owned()));
         let tags = vec!["py3-none-any".to_owned()];
-        Contents {
-            name: "pkg".to_owned(),
-            version: "1.0".to_owned(),
-            tags,
-            pure: true,
-            files,
-        }
+        Contents { name: "pkg".to_owned(), version: "1.0".to_owned(), tags, pure: true, files }
     }
 
     fn written(folder: &Path) -> Vec<u8> {
         let to = folder.join("out.whl");
-        contents(folder)
-            .hash()
-            .expect("hashes")
-            .write(&to)
-            .expect("writes");
+        contents(folder).hash().expect("hashes").write(&to).expect("writes");
         fs::read(to).expect("was written")
     }
 
@@ -359,13 +266,8 @@ mod tests {
     fn the_same_contents_give_the_same_bytes_whatever_their_times() {
         let folder = sample();
         let first = written(folder.path());
-        let touched = File::options()
-            .append(true)
-            .open(folder.path().join("data.csv"))
-            .expect("opens");
-        touched
-            .set_modified(SystemTime::now() - Duration::from_secs(1_000_000))
-            .expect("sets the time");
+        let touched = File::options().append(true).open(folder.path().join("data.csv")).expect("opens");
+        touched.set_modified(SystemTime::now() - Duration::from_secs(1_000_000)).expect("sets the time");
         assert_eq!(written(folder.path()), first);
         assert_eq!(written(sample().path()), first);
     }
@@ -373,16 +275,10 @@ mod tests {
     #[test]
     fn one_edited_byte_gives_another_wheel() {
         let folder = sample();
-        let (first, digest) = (
-            written(folder.path()),
-            contents(folder.path()).hash().expect("hashes").digest(),
-        );
+        let (first, digest) = (written(folder.path()), contents(folder.path()).hash().expect("hashes").digest());
         fs::write(folder.path().join("__init__.py"), "x = 2\n").expect("writes");
         assert_ne!(written(folder.path()), first);
-        assert_ne!(
-            contents(folder.path()).hash().expect("hashes").digest(),
-            digest
-        );
+        assert_ne!(contents(folder.path()).hash().expect("hashes").digest(), digest);
     }
 
     #[test]
@@ -391,10 +287,7 @@ mod tests {
         let manifest = contents(folder.path()).hash().expect("hashes");
         fs::write(folder.path().join("__init__.py"), "x = 3\n").expect("writes");
         let outcome = manifest.write(&folder.path().join("out.whl"));
-        assert!(
-            matches!(outcome, Err(WheelError::Changed { .. })),
-            "{outcome:?}"
-        );
+        assert!(matches!(outcome, Err(WheelError::Changed { .. })), "{outcome:?}");
     }
 
     #[test]
@@ -404,33 +297,21 @@ mod tests {
         let file = File::open(folder.path().join("out.whl")).expect("opens");
         let mut archive = zip::ZipArchive::new(file).expect("an archive");
         let mut record = String::new();
-        archive
-            .by_name("pkg-1.0.dist-info/RECORD")
-            .expect("has one")
-            .read_to_string(&mut record)
-            .expect("reads");
+        archive.by_name("pkg-1.0.dist-info/RECORD").expect("has one").read_to_string(&mut record).expect("reads");
         let mut listed = crate::record::paths(&record).expect("a record");
         let mut there: Vec<String> = archive.file_names().map(str::to_owned).collect();
         listed.sort();
         there.sort();
         assert_eq!(listed, there);
-        assert!(
-            record.contains("\"pkg/data, more.csv\",sha256="),
-            "{record}"
-        );
+        assert!(record.contains("\"pkg/data, more.csv\",sha256="), "{record}");
     }
 
     #[test]
     fn several_tags_are_one_file_name() {
         let folder = sample();
         let mut several = contents(folder.path());
-        several.tags = vec![
-            "cp311-cp311-manylinux_2_17_x86_64".to_owned(),
-            "cp311-cp311-manylinux2014_x86_64".to_owned(),
-        ];
-        assert_eq!(
-            several.file_name(),
-            "pkg-1.0-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
-        );
+        several.tags =
+            vec!["cp311-cp311-manylinux_2_17_x86_64".to_owned(), "cp311-cp311-manylinux2014_x86_64".to_owned()];
+        assert_eq!(several.file_name(), "pkg-1.0-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl");
     }
 }

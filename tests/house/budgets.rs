@@ -28,62 +28,38 @@ fn tracked(ending: &str) -> Vec<PathBuf> {
 
 /// The lines before the tests that stand at the end of a file.
 fn production(text: &str) -> Vec<&str> {
-    text.lines()
-        .take_while(|line| *line != "#[cfg(test)]")
-        .collect()
+    text.lines().take_while(|line| *line != "#[cfg(test)]").collect()
 }
 
 #[test]
 fn files_keep_to_their_budget() {
     let mut over = Vec::new();
     for path in tracked(".rs") {
-        let relative = path
-            .strip_prefix(root())
-            .expect("below the root")
-            .to_path_buf();
-        let is_test = relative.components().any(|part| {
-            ["tests", "house", "benches"]
-                .iter()
-                .any(|name| part.as_os_str() == *name)
-        }) || relative.ends_with("tests.rs");
+        let relative = path.strip_prefix(root()).expect("below the root").to_path_buf();
+        let is_test = relative
+            .components()
+            .any(|part| ["tests", "house", "benches"].iter().any(|name| part.as_os_str() == *name))
+            || relative.ends_with("tests.rs");
         if is_test {
             continue;
         }
         let text = fs::read_to_string(&path).expect("readable");
         let lines = production(&text);
-        let header_has_reason = lines
-            .iter()
-            .take_while(|line| line.starts_with("//!"))
-            .any(|line| line.contains("Budget:"));
-        let budget = if header_has_reason {
-            BUDGET_WITH_REASON
-        } else {
-            BUDGET
-        };
+        let header_has_reason =
+            lines.iter().take_while(|line| line.starts_with("//!")).any(|line| line.contains("Budget:"));
+        let budget = if header_has_reason { BUDGET_WITH_REASON } else { BUDGET };
         if lines.len() > budget {
-            over.push(format!(
-                "{}: {} lines of {budget}",
-                relative.display(),
-                lines.len()
-            ));
+            over.push(format!("{}: {} lines of {budget}", relative.display(), lines.len()));
         }
     }
-    assert!(
-        over.is_empty(),
-        "files over their budget:\n{}",
-        over.join("\n")
-    );
+    assert!(over.is_empty(), "files over their budget:\n{}", over.join("\n"));
 }
 
 #[test]
 fn every_file_opens_with_what_it_owns() {
     for path in tracked(".rs") {
         let text = fs::read_to_string(&path).expect("readable");
-        assert!(
-            text.starts_with("//!"),
-            "{} does not open with a //! line",
-            path.display()
-        );
+        assert!(text.starts_with("//!"), "{} does not open with a //! line", path.display());
     }
 }
 
@@ -96,10 +72,7 @@ fn nothing_is_left_unfinished_or_panics_on_input() {
         }
         let text = fs::read_to_string(&path).expect("readable");
         for (number, line) in production(&text).iter().enumerate() {
-            if ["todo!(", "unimplemented!(", "FIXME", "#[ignore]"]
-                .iter()
-                .any(|mark| line.contains(mark))
-            {
+            if ["todo!(", "unimplemented!(", "FIXME", "#[ignore]"].iter().any(|mark| line.contains(mark)) {
                 found.push(format!("{}:{}: {line}", path.display(), number + 1));
             }
         }

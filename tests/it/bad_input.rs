@@ -20,35 +20,20 @@ async fn requests_are_refused_with_code_and_remedy() -> Result<()> {
         (Method::GET, "/api/v1/clusters/nowhere", None, 404),
         (Method::GET, "/api/v1/hosts/ho-..%2f..%2fetc", None, 404),
         (Method::GET, "/api/v1/hosts/ho-aaaaaaaaaaaaaaaa", None, 404),
-        (
-            Method::POST,
-            "/api/v1/clusters",
-            Some(json!({"n_workers": -1})),
-            422,
-        ),
-        (
-            Method::POST,
-            "/api/v1/clusters",
-            Some(json!({"shell": "x"})),
-            422,
-        ),
+        (Method::POST, "/api/v1/clusters", Some(json!({"n_workers": -1})), 422),
+        (Method::POST, "/api/v1/clusters", Some(json!({"shell": "x"})), 422),
         (Method::POST, "/api/v1/environments", Some(json!([])), 422),
         (Method::DELETE, "/api/v1/clusters/nowhere", None, 404),
     ];
     for (method, path, body, status) in cases {
-        let answer = world
-            .api()
-            .request(method.clone(), path, body.as_ref())
-            .await?;
+        let answer = world.api().request(method.clone(), path, body.as_ref()).await?;
         let close = answer.status == status
             || (status == 422 && answer.status == 400)
             || (status == 404 && answer.status == 422);
         ensure!(close, "{method} {path}: {answer:?}");
         for field in ["code", "detail", "remedy", "title"] {
             ensure!(
-                answer.body[field]
-                    .as_str()
-                    .is_some_and(|text| !text.is_empty()),
+                answer.body[field].as_str().is_some_and(|text| !text.is_empty()),
                 "{method} {path} lacks {field}: {answer:?}"
             );
         }
@@ -62,8 +47,7 @@ async fn a_wrong_token_is_refused_and_said_so_by_the_command_line() -> Result<()
         return Ok(());
     };
     let world = builder.start().await?;
-    let run_json: Value =
-        serde_json::from_str(&fs::read_to_string(world.data.join("server/run.json"))?)?;
+    let run_json: Value = serde_json::from_str(&fs::read_to_string(world.data.join("server/run.json"))?)?;
     let profile = world.scratch("profile")?.join("profiles.toml");
     let text = format!(
         "default = \"x\"\n[profile.x]\nurl = {}\nca_file = {}\ntoken = \"tl_{}\"\n",
@@ -76,11 +60,7 @@ async fn a_wrong_token_is_refused_and_said_so_by_the_command_line() -> Result<()
     command.env("TOWLINE_CONFIG", &profile);
     let done = run(command, LIMIT).await?;
     ensure!(done.code.is_some_and(|code| code != 0), "{done:?}");
-    ensure!(
-        done.stderr.contains("token") && done.stderr.contains("login"),
-        "{}",
-        done.stderr
-    );
+    ensure!(done.stderr.contains("token") && done.stderr.contains("login"), "{}", done.stderr);
     Ok(())
 }
 
@@ -98,24 +78,14 @@ async fn broken_files_are_named_with_what_is_wrong() -> Result<()> {
     command.arg(&world.data);
     let done = run(command, LIMIT).await?;
     ensure!(done.code.is_some_and(|code| code != 0), "{done:?}");
-    ensure!(
-        done.stderr.contains("60-wrong.toml") && done.stderr.contains("agent_losst"),
-        "{}",
-        done.stderr
-    );
+    ensure!(done.stderr.contains("60-wrong.toml") && done.stderr.contains("agent_losst"), "{}", done.stderr);
 
     let profile = world.scratch("profile")?.join("profiles.toml");
-    towline_transport::keys::write_secret(
-        &profile,
-        b"default = \"x\"\n[profile.x]\nurll = \"https://127.0.0.1:1\"\n",
-    )?;
+    towline_transport::keys::write_secret(&profile, b"default = \"x\"\n[profile.x]\nurll = \"https://127.0.0.1:1\"\n")?;
     let mut command = world.towline(&["cluster", "list"]);
     command.env("TOWLINE_CONFIG", &profile);
     let done = run(command, LIMIT).await?;
-    ensure!(
-        done.code.is_some_and(|code| code != 0) && done.stderr.contains("urll"),
-        "{done:?}"
-    );
+    ensure!(done.code.is_some_and(|code| code != 0) && done.stderr.contains("urll"), "{done:?}");
     Ok(())
 }
 
@@ -125,21 +95,15 @@ async fn wrong_arguments_end_with_usage_and_name_the_nearest() -> Result<()> {
         return Ok(());
     };
     let world = builder.start().await?;
-    for arguments in [
-        &["cluster", "lst"][..],
-        &["demo", "--workers", "many"],
-        &["host", "show"],
-        &["login", "http://x"],
-    ] {
+    for arguments in
+        [&["cluster", "lst"][..], &["demo", "--workers", "many"], &["host", "show"], &["login", "http://x"]]
+    {
         let done = run(world.towline(arguments), LIMIT).await?;
         ensure!(done.code == Some(64), "{arguments:?}: {done:?}");
-        ensure!(
-            !done.stderr.contains("panicked") && !done.stderr.is_empty(),
-            "{arguments:?}: {}",
-            done.stderr
-        );
+        ensure!(!done.stderr.contains("panicked") && !done.stderr.is_empty(), "{arguments:?}: {}", done.stderr);
     }
-    let script = "import towline\ntry:\n    towline.Cluster(n_worker=3)\nexcept TypeError as error:\n    print(error)\n";
+    let script =
+        "import towline\ntry:\n    towline.Cluster(n_worker=3)\nexcept TypeError as error:\n    print(error)\n";
     let done = world.script(script, LIMIT).await?;
     ensure!(done.stdout.contains("n_workers"), "{done:?}");
     Ok(())

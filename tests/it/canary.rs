@@ -39,10 +39,7 @@ if __name__ == "__main__":
 fn project(folder: &Path, canary: &str) -> Result<()> {
     let package = folder.join("src/canary_package");
     fs::create_dir_all(&package)?;
-    fs::write(
-        package.join("__init__.py"),
-        format!("SECRET = {canary:?}\n"),
-    )?;
+    fs::write(package.join("__init__.py"), format!("SECRET = {canary:?}\n"))?;
     fs::write(package.join("data.txt"), canary)?;
     fs::write(
         folder.join("pyproject.toml"),
@@ -57,9 +54,7 @@ fn files_with(folder: &Path, needle: &[u8], found: &mut Vec<String>) -> Result<(
         let path = entry?.path();
         if path.is_dir() {
             files_with(&path, needle, found)?;
-        } else if fs::read(&path)
-            .is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
-        {
+        } else if fs::read(&path).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle)) {
             found.push(path.display().to_string());
         }
     }
@@ -81,42 +76,23 @@ async fn a_canary_in_every_place_of_data_never_reaches_the_control_plane() -> Re
     let script = format!(
         "import os\nos.environ['UV_INDEX_TOWLINE_PASSWORD'] = {canary:?}\nos.environ['UV_EXTRA_INDEX_URL'] = {index:?}\n{SCRIPT}"
     );
-    let done = world
-        .script_with(&python, &script, &[&canary], Duration::from_secs(120))
-        .await?;
+    let done = world.script_with(&python, &script, &[&canary], Duration::from_secs(120)).await?;
     ensure!(done.code == Some(0), "{}\n{}", done.stdout, done.stderr);
     world.stop_server().await?;
 
     let tapped = fs::read(world.tapped())?;
-    let holds = |needle: &str| {
-        tapped
-            .windows(needle.len())
-            .any(|window| window == needle.as_bytes())
-    };
+    let holds = |needle: &str| tapped.windows(needle.len()).any(|window| window == needle.as_bytes());
     ensure!(
         holds("canary-package") || holds("canary_package"),
         "the tap must hold the package's name, which is metadata"
     );
-    ensure!(
-        tapped.len() > 10_000,
-        "the tap holds only {} bytes",
-        tapped.len()
-    );
-    ensure!(
-        !holds(&canary),
-        "the canary reached the control plane's listeners"
-    );
+    ensure!(tapped.len() > 10_000, "the tap holds only {} bytes", tapped.len());
+    ensure!(!holds(&canary), "the canary reached the control plane's listeners");
     let mut found = Vec::new();
     files_with(&world.data.join("server"), canary.as_bytes(), &mut found)?;
-    ensure!(
-        found.is_empty(),
-        "the control plane stored the canary: {found:?}"
-    );
+    ensure!(found.is_empty(), "the control plane stored the canary: {found:?}");
     // The same search finds it where it belongs, so the search works.
     files_with(&world.data.join("logs"), canary.as_bytes(), &mut found)?;
-    ensure!(
-        !found.is_empty(),
-        "the log line must lie in the owner's own log files"
-    );
+    ensure!(!found.is_empty(), "the log line must lie in the owner's own log files");
     Ok(())
 }

@@ -32,30 +32,13 @@ async fn the_copied_binary_computes_the_table_and_leaves_nothing() -> Result<()>
         command.uid(65_534).gid(65_534);
     }
     let data = home.join("demo");
-    command
-        .args(["demo", "--json", "--data-dir"])
-        .arg(&data)
-        .env_clear()
-        .env("HOME", &home);
-    command
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .current_dir(&home);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+    command.args(["demo", "--json", "--data-dir"]).arg(&data).env_clear().env("HOME", &home);
+    command.env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir(&home);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let done = world::run(command, LONG).await?;
-    ensure!(
-        done.code == Some(0),
-        "{:?}\n{}\n{}",
-        done.code,
-        done.stdout,
-        done.stderr
-    );
+    ensure!(done.code == Some(0), "{:?}\n{}\n{}", done.code, done.stdout, done.stderr);
 
-    let report: Value =
-        serde_json::from_str(&done.stdout).context("the report is one JSON object")?;
+    let report: Value = serde_json::from_str(&done.stdout).context("the report is one JSON object")?;
     let expected = reference(&binaries, &data).await?;
     ensure!(
         report["result"]["rows"] == expected["rows"],
@@ -70,9 +53,7 @@ async fn the_copied_binary_computes_the_table_and_leaves_nothing() -> Result<()>
         .filter_map(|phase| phase["phase"].as_str().or(phase["name"].as_str()))
         .collect();
     ensure!(phases.len() >= 5, "phases: {phases:?}");
-    let sign_offs = report["sign_offs"]
-        .as_object()
-        .context("sign_offs by host")?;
+    let sign_offs = report["sign_offs"].as_object().context("sign_offs by host")?;
     ensure!(
         sign_offs.len() == 3 && sign_offs.values().all(|one| one["reason"] == "assigned"),
         "one scheduler and two workers sign off: {sign_offs:?}"
@@ -81,16 +62,10 @@ async fn the_copied_binary_computes_the_table_and_leaves_nothing() -> Result<()>
     processes::gone(folder.path(), Duration::from_secs(5))
         .await
         .map_err(|left| anyhow::anyhow!("left running: {left:?}"))?;
-    let outside: Vec<_> = fs::read_dir(&home)?
-        .flatten()
-        .map(|entry| entry.file_name())
-        .collect();
+    let outside: Vec<_> = fs::read_dir(&home)?.flatten().map(|entry| entry.file_name()).collect();
     let allowed = ["demo", ".cache", ".local"];
     for name in &outside {
-        ensure!(
-            allowed.iter().any(|fits| name == fits),
-            "{name:?} was left in the home directory"
-        );
+        ensure!(allowed.iter().any(|fits| name == fits), "{name:?} was left in the home directory");
     }
     Ok(())
 }
@@ -100,16 +75,10 @@ async fn reference(binaries: &Binaries, data: &Path) -> Result<Value> {
     let python = find_python(data).context("the demo's own environment")?;
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/reference.py");
     let mut command = Command::new(python);
-    command
-        .arg(&program)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
+    command.arg(&program).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let done = world::run(command, LONG).await?;
     ensure!(done.code == Some(0), "{} ({:?})", done.stderr, binaries);
-    serde_json::from_str(done.stdout.lines().last().context("no line")?)
-        .context("the reference prints JSON")
+    serde_json::from_str(done.stdout.lines().last().context("no line")?).context("the reference prints JSON")
 }
 
 fn find_python(data: &Path) -> Option<std::path::PathBuf> {
@@ -123,10 +92,7 @@ fn find_python(data: &Path) -> Option<std::path::PathBuf> {
             {
                 return Some(path.join("bin/python"));
             }
-            if path.is_dir()
-                && !path.is_symlink()
-                && path.components().count() < data.components().count() + 3
-            {
+            if path.is_dir() && !path.is_symlink() && path.components().count() < data.components().count() + 3 {
                 folders.push(path);
             }
         }

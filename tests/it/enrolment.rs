@@ -14,11 +14,7 @@ use towline_transport::keys::KeyPair;
 async fn unspent(world: &World) -> Result<UserData> {
     let begun = std::time::Instant::now();
     loop {
-        for entry in fs::read_dir(world.data.join("hosts"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in fs::read_dir(world.data.join("hosts")).into_iter().flatten().flatten() {
             if let Ok(text) = fs::read(entry.path().join("user-data.json"))
                 && let Ok(user_data) = serde_json::from_slice::<UserData>(&text)
                 && user_data.token.is_some()
@@ -26,11 +22,7 @@ async fn unspent(world: &World) -> Result<UserData> {
                 return Ok(user_data);
             }
         }
-        ensure!(
-            begun.elapsed() < Duration::from_secs(60),
-            "no host directory appears: {}",
-            world.server_log()
-        );
+        ensure!(begun.elapsed() < Duration::from_secs(60), "no host directory appears: {}", world.server_log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -46,8 +38,7 @@ async fn redeem(user_data: &UserData, key: &KeyPair) -> Result<EnrolmentGrant, E
 }
 
 #[tokio::test]
-async fn two_hundred_parallel_redemptions_give_one_certificate_and_the_same_key_gets_it_again()
--> Result<()> {
+async fn two_hundred_parallel_redemptions_give_one_certificate_and_the_same_key_gets_it_again() -> Result<()> {
     let Some(builder) = World::builder() else {
         return Ok(());
     };
@@ -58,11 +49,8 @@ async fn two_hundred_parallel_redemptions_give_one_certificate_and_the_same_key_
     let _asking = asking.spawn()?;
     let user_data = unspent(&world).await?;
 
-    let keys: Vec<KeyPair> = (0..200)
-        .map(|_| KeyPair::generate())
-        .collect::<Result<_, _>>()?;
-    let tries =
-        futures_util::future::join_all(keys.iter().map(|key| redeem(&user_data, key))).await;
+    let keys: Vec<KeyPair> = (0..200).map(|_| KeyPair::generate()).collect::<Result<_, _>>()?;
+    let tries = futures_util::future::join_all(keys.iter().map(|key| redeem(&user_data, key))).await;
     let won: Vec<usize> = (0..200).filter(|index| tries[*index].is_ok()).collect();
     ensure!(
         won.len() == 1,
@@ -70,25 +58,13 @@ async fn two_hundred_parallel_redemptions_give_one_certificate_and_the_same_key_
         won.len(),
         tries.iter().map(|answer| format!("{answer:.0?}")).collect::<BTreeSet<_>>()
     );
-    let chains: BTreeSet<&str> = tries
-        .iter()
-        .flatten()
-        .map(|grant| grant.certificate_chain.as_str())
-        .collect();
+    let chains: BTreeSet<&str> = tries.iter().flatten().map(|grant| grant.certificate_chain.as_str()).collect();
     ensure!(chains.len() == 1);
 
-    let again = redeem(&user_data, &keys[won[0]])
-        .await
-        .context("the same key again")?;
-    ensure!(
-        chains.contains(again.certificate_chain.as_str()),
-        "the same key must get the same certificate"
-    );
+    let again = redeem(&user_data, &keys[won[0]]).await.context("the same key again")?;
+    ensure!(chains.contains(again.certificate_chain.as_str()), "the same key must get the same certificate");
     let stranger = KeyPair::generate()?;
-    ensure!(
-        redeem(&user_data, &stranger).await.is_err(),
-        "another key after the token was spent"
-    );
+    ensure!(redeem(&user_data, &stranger).await.is_err(), "another key after the token was spent");
     Ok(())
 }
 
@@ -105,21 +81,10 @@ async fn a_token_for_another_host_or_none_at_all_is_refused() -> Result<()> {
     let user_data = unspent(&world).await?;
     let key = KeyPair::generate()?;
 
-    let other_host = UserData {
-        host: towline_protocol::ids::HostId::from_random([3; 10]),
-        ..user_data.clone()
-    };
-    ensure!(
-        redeem(&other_host, &key).await.is_err(),
-        "a token of another host"
-    );
-    let guessed = UserData {
-        token: Some("0".repeat(64)),
-        ..user_data.clone()
-    };
+    let other_host = UserData { host: towline_protocol::ids::HostId::from_random([3; 10]), ..user_data.clone() };
+    ensure!(redeem(&other_host, &key).await.is_err(), "a token of another host");
+    let guessed = UserData { token: Some("0".repeat(64)), ..user_data.clone() };
     ensure!(redeem(&guessed, &key).await.is_err(), "a guessed token");
-    redeem(&user_data, &key)
-        .await
-        .context("the right token still works after wrong tries")?;
+    redeem(&user_data, &key).await.context("the right token still works after wrong tries")?;
     Ok(())
 }

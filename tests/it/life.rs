@@ -39,29 +39,20 @@ impl Steps {
         let file = world.scratch("scripts")?.join("steps.py");
         std::fs::write(&file, STEPS)?;
         let mut command = world.python(&[&file.display().to_string()]);
-        command
-            .stdin(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::inherit());
+        command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::inherit());
         let mut child = command.spawn()?;
         let lines = BufReader::new(child.stdout.take().context("piped")?).lines();
         Ok(Self { child, lines })
     }
 
     async fn next(&mut self) -> Result<Value> {
-        let line = tokio::time::timeout(LONG, self.lines.next_line())
-            .await
-            .context("the script says nothing")??;
+        let line = tokio::time::timeout(LONG, self.lines.next_line()).await.context("the script says nothing")??;
         let line = line.context("the script ended")?;
         serde_json::from_str(&line).with_context(|| line)
     }
 
     async fn go_on(&mut self) -> Result<()> {
-        self.child
-            .stdin
-            .as_mut()
-            .context("piped")?
-            .write_all(b"\n")
-            .await?;
+        self.child.stdin.as_mut().context("piped")?.write_all(b"\n").await?;
         Ok(())
     }
 }
@@ -89,31 +80,19 @@ async fn killing_an_agent_disturbs_no_task() -> Result<()> {
     // The backend restarts them; tasks that were running must come back from the same worker process.
     let begun = Instant::now();
     while agents(&world).len() != 2 {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(30),
-            "the agents are not restarted: {}",
-            world.server_log()
-        );
+        ensure!(begun.elapsed() < Duration::from_secs(30), "the agents are not restarted: {}", world.server_log());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     steps.go_on().await?;
     let second = steps.next().await?;
-    for (index, result) in second["after"]
-        .as_array()
-        .context("after")?
-        .iter()
-        .enumerate()
-    {
+    for (index, result) in second["after"].as_array().context("after")?.iter().enumerate() {
         ensure!(
             result[0] == index && result[1] == first["worker"],
             "task {index}: {result}, worker was {}",
             first["worker"]
         );
     }
-    ensure!(
-        second["again"] == first["worker"],
-        "another worker process: {second}"
-    );
+    ensure!(second["again"] == first["worker"], "another worker process: {second}");
     ensure!(steps.next().await?["closed"] == true);
     processes::gone(&world.data.join("hosts"), Duration::from_secs(30))
         .await
@@ -129,11 +108,7 @@ async fn a_control_plane_killed_in_the_middle_of_a_start_finishes_it_once() -> R
     let mut steps = Steps::start(&world)?;
     let begun = Instant::now();
     while agents(&world).is_empty() {
-        ensure!(
-            begun.elapsed() < LONG,
-            "no host appears: {}",
-            world.server_log()
-        );
+        ensure!(begun.elapsed() < LONG, "no host appears: {}", world.server_log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     world.kill_server().await?;
@@ -141,21 +116,9 @@ async fn a_control_plane_killed_in_the_middle_of_a_start_finishes_it_once() -> R
     world.start_server().await?;
     let first = steps.next().await?;
     let cluster = first["cluster"].as_str().context("cluster")?.to_owned();
-    let view = world
-        .api()
-        .get(&format!("/api/v1/clusters/{cluster}"))
-        .await?;
-    ensure!(
-        view["hosts"]
-            .as_array()
-            .is_some_and(|hosts| hosts.len() == 2),
-        "one scheduler and one worker: {view:#}"
-    );
-    ensure!(
-        agents(&world).len() == 2,
-        "two agents: {:?}",
-        agents(&world)
-    );
+    let view = world.api().get(&format!("/api/v1/clusters/{cluster}")).await?;
+    ensure!(view["hosts"].as_array().is_some_and(|hosts| hosts.len() == 2), "one scheduler and one worker: {view:#}");
+    ensure!(agents(&world).len() == 2, "two agents: {:?}", agents(&world));
     steps.go_on().await?;
     steps.next().await?;
     ensure!(steps.next().await?["closed"] == true);
@@ -163,15 +126,11 @@ async fn a_control_plane_killed_in_the_middle_of_a_start_finishes_it_once() -> R
 }
 
 #[tokio::test]
-async fn with_agents_and_control_plane_gone_for_good_every_process_ends_by_its_deadline()
--> Result<()> {
+async fn with_agents_and_control_plane_gone_for_good_every_process_ends_by_its_deadline() -> Result<()> {
     let Some(builder) = World::builder() else {
         return Ok(());
     };
-    let mut world = builder
-        .settings("[rules]\nagent_lost = \"10s\"")
-        .start()
-        .await?;
+    let mut world = builder.settings("[rules]\nagent_lost = \"10s\"").start().await?;
     let mut steps = Steps::start(&world)?;
     steps.next().await?;
     world.kill_server().await?;
@@ -183,11 +142,7 @@ async fn with_agents_and_control_plane_gone_for_good_every_process_ends_by_its_d
     processes::gone(&world.data.join("hosts"), Duration::from_secs(40))
         .await
         .map_err(|left| anyhow::anyhow!("left: {left:?}"))?;
-    ensure!(
-        begun.elapsed() > Duration::from_secs(7),
-        "ended before the deadline, after {:?}",
-        begun.elapsed()
-    );
+    ensure!(begun.elapsed() > Duration::from_secs(7), "ended before the deadline, after {:?}", begun.elapsed());
     Ok(())
 }
 
@@ -198,10 +153,7 @@ async fn agents_accept_assignments_of_a_restored_older_backup() -> Result<()> {
     };
     let mut world = builder.start().await?;
     let mut steps = Steps::start(&world)?;
-    let cluster = steps.next().await?["cluster"]
-        .as_str()
-        .context("cluster")?
-        .to_owned();
+    let cluster = steps.next().await?["cluster"].as_str().context("cluster")?.to_owned();
     world.stop_server().await?;
     let database = world.data.join("server/towline.db");
     let backup = world.scratch("backup")?.join("towline.db");
@@ -209,21 +161,12 @@ async fn agents_accept_assignments_of_a_restored_older_backup() -> Result<()> {
     world.start_server().await?;
     // A later generation for every host: the scale-up is lost with the restored backup.
     let path = format!("/api/v1/clusters/{cluster}/scale");
-    let answer = world
-        .api()
-        .request(
-            reqwest::Method::POST,
-            &path,
-            Some(&serde_json::json!({"n_workers": 2})),
-        )
-        .await?;
+    let answer = world.api().request(reqwest::Method::POST, &path, Some(&serde_json::json!({"n_workers": 2}))).await?;
     ensure!(answer.status == 200, "{answer:?}");
     world
         .api()
         .cluster_until(&cluster, LONG, |view| {
-            view["hosts"]
-                .as_array()
-                .is_some_and(|hosts| hosts.iter().filter(|host| host["state"] == "up").count() == 3)
+            view["hosts"].as_array().is_some_and(|hosts| hosts.iter().filter(|host| host["state"] == "up").count() == 3)
         })
         .await?;
     world.stop_server().await?;
@@ -234,15 +177,9 @@ async fn agents_accept_assignments_of_a_restored_older_backup() -> Result<()> {
     world.start_server().await?;
     let answer = world.api().stop(&cluster).await?;
     ensure!(answer.status == 202, "{answer:?}");
-    let view = world
-        .api()
-        .cluster_until(&cluster, LONG, |view| view["state"] == "stopped")
-        .await?;
+    let view = world.api().cluster_until(&cluster, LONG, |view| view["state"] == "stopped").await?;
     for host in view["hosts"].as_array().context("hosts")? {
-        ensure!(
-            host["sign_off"]["reason"] == "assigned",
-            "ended by another way than its assignment: {host:#}"
-        );
+        ensure!(host["sign_off"]["reason"] == "assigned", "ended by another way than its assignment: {host:#}");
     }
     processes::gone(&world.data.join("hosts"), Duration::from_secs(30))
         .await

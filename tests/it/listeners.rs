@@ -81,18 +81,14 @@ async fn hold(world: &World, name: &str) -> Result<Held> {
     command.stdin(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("piped")?).lines();
-    let line = tokio::time::timeout(LONG, lines.next_line())
-        .await
-        .context("the cluster does not come")??;
+    let line = tokio::time::timeout(LONG, lines.next_line()).await.context("the cluster does not come")??;
     let facts = serde_json::from_str(&line.context("the script ended")?)?;
     Ok(Held { child, facts })
 }
 
 async fn release(mut held: Held) -> Result<()> {
     drop(held.child.stdin.take());
-    let status = tokio::time::timeout(LONG, held.child.wait())
-        .await
-        .context("the cluster does not close")??;
+    let status = tokio::time::timeout(LONG, held.child.wait()).await.context("the cluster does not close")??;
     ensure!(status.success(), "{status}");
     Ok(())
 }
@@ -105,11 +101,7 @@ struct Pass {
 
 fn pass(folder: &Path, name: &str, ca: &str, certificate: &str, key: &str) -> Result<Pass> {
     let path = |what: &str| folder.join(format!("{name}-{what}.pem"));
-    let made = Pass {
-        ca: path("ca"),
-        certificate: path("certificate"),
-        key: path("key"),
-    };
+    let made = Pass { ca: path("ca"), certificate: path("certificate"), key: path("key") };
     fs::write(&made.ca, ca)?;
     fs::write(&made.certificate, certificate)?;
     fs::write(&made.key, key)?;
@@ -120,27 +112,15 @@ async fn attempt(world: &World, how: &str, address: &str, with: &Pass) -> Result
     let file = world.scratch("scripts")?.join("try.py");
     fs::write(&file, TRY)?;
     let text = |path: &Path| path.display().to_string();
-    let command = world.python(&[
-        &text(&file),
-        how,
-        address,
-        &text(&with.ca),
-        &text(&with.certificate),
-        &text(&with.key),
-    ]);
+    let command =
+        world.python(&[&text(&file), how, address, &text(&with.ca), &text(&with.certificate), &text(&with.key)]);
     let done = world::run(command, LONG).await?;
-    let line = done
-        .stdout
-        .lines()
-        .last()
-        .with_context(|| done.stderr.clone())?;
+    let line = done.stdout.lines().last().with_context(|| done.stderr.clone())?;
     Ok(serde_json::from_str::<String>(line)?)
 }
 
 fn field<'a>(facts: &'a Value, name: &str) -> Result<&'a str> {
-    facts[name]
-        .as_str()
-        .with_context(|| format!("no {name} in {facts}"))
+    facts[name].as_str().with_context(|| format!("no {name} in {facts}"))
 }
 
 /// Issue a certificate as the cluster's own CA would, with the key found in the scheduler's host directory.
@@ -154,18 +134,14 @@ async fn issue(
     let folder = fs::read_dir(world.data.join("hosts"))?
         .flatten()
         .map(|entry| entry.path().join("cluster-ca"))
-        .find(|folder| {
-            folder.exists() && fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some())
-        })
+        .find(|folder| folder.exists() && fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some()))
         .context("no host holds a cluster CA")?;
     let read = |ending: &str| -> Result<String> {
         let found = fs::read_dir(&folder)?
             .flatten()
             .map(|entry| entry.path())
             .find(|path| path.to_string_lossy().ends_with(ending));
-        Ok(fs::read_to_string(found.with_context(|| {
-            format!("no *{ending} in {}", folder.display())
-        })?)?)
+        Ok(fs::read_to_string(found.with_context(|| format!("no *{ending} in {}", folder.display()))?)?)
     };
     let authority = Authority::from_pem(&read(".pem").or_else(|_| read(".crt"))?, &read(".key")?)?;
     let key = KeyPair::generate()?;
@@ -176,7 +152,11 @@ async fn issue(
         spki: key.spki(),
         common_name: "a test".into(),
         uris: vec![towline_transport::name::member_uri(
-            field(&whoami, "trust_domain")?, &workspace, cluster, "a-test", role,
+            field(&whoami, "trust_domain")?,
+            &workspace,
+            cluster,
+            "a-test",
+            role,
         )],
         dns_names: Vec::new(),
         ip_addresses: vec!["127.0.0.1".parse()?],
@@ -194,33 +174,18 @@ async fn only_an_admitted_client_of_this_cluster_gets_in() -> Result<()> {
         return Ok(());
     };
     let world = builder.start().await?;
-    let (here, elsewhere) = (
-        hold(&world, "here").await?,
-        hold(&world, "elsewhere").await?,
-    );
+    let (here, elsewhere) = (hold(&world, "here").await?, hold(&world, "elsewhere").await?);
     let folder = world.scratch("passes")?;
     let address = field(&here.facts, "address")?.to_owned();
     ensure!(address.starts_with("tls://"), "{address}");
-    let (ca, certificate, key) = (
-        field(&here.facts, "ca")?,
-        field(&here.facts, "certificate")?,
-        field(&here.facts, "key")?,
-    );
+    let (ca, certificate, key) =
+        (field(&here.facts, "ca")?, field(&here.facts, "certificate")?, field(&here.facts, "key")?);
 
     let admitted = pass(&folder, "admitted", ca, certificate, key)?;
-    ensure!(
-        attempt(&world, "client", &address, &admitted).await? == "connected",
-        "the admitted client must get in"
-    );
+    ensure!(attempt(&world, "client", &address, &admitted).await? == "connected", "the admitted client must get in");
 
     let other = &elsewhere.facts;
-    let other_cluster = pass(
-        &folder,
-        "other",
-        ca,
-        field(other, "certificate")?,
-        field(other, "key")?,
-    )?;
+    let other_cluster = pass(&folder, "other", ca, field(other, "certificate")?, field(other, "key")?)?;
     let wrong_ca = pass(&folder, "wrong-ca", field(other, "ca")?, certificate, key)?;
     for (name, how, with) in [
         ("another cluster's certificate", "client", &other_cluster),
@@ -228,20 +193,13 @@ async fn only_an_admitted_client_of_this_cluster_gets_in() -> Result<()> {
         ("plain TCP", "plain", &admitted),
         ("a client's certificate as worker", "worker", &admitted),
         ("a client's certificate as nanny", "nanny", &admitted),
-        (
-            "another cluster's certificate as worker",
-            "worker",
-            &other_cluster,
-        ),
+        ("another cluster's certificate as worker", "worker", &other_cluster),
     ] {
         let outcome = attempt(&world, how, &address, with).await?;
         ensure!(outcome.starts_with("refused"), "{name}: {outcome}");
     }
     let seen = attempt(&world, "client", &address, &admitted).await?;
-    ensure!(
-        seen == "connected",
-        "the scheduler must be unharmed by all that: {seen}"
-    );
+    ensure!(seen == "connected", "the scheduler must be unharmed by all that: {seen}");
     release(here).await?;
     release(elsewhere).await
 }
@@ -254,57 +212,26 @@ async fn an_expired_certificate_of_the_right_authority_is_refused() -> Result<()
     let world = builder.start().await?;
     let held = hold(&world, "alone").await?;
     let cluster: ClusterId = field(&held.facts, "cluster")?.parse()?;
-    let (address, ca) = (
-        field(&held.facts, "address")?.to_owned(),
-        field(&held.facts, "ca")?,
-    );
+    let (address, ca) = (field(&held.facts, "address")?.to_owned(), field(&held.facts, "ca")?);
     let folder = world.scratch("passes")?;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)?
-        .as_secs();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
 
-    let (certificate, key) = issue(&world,
-        &cluster,
-        MemberRole::Client,
-        (now - 7_200, now - 3_600),
-        true,
-    ).await?;
+    let (certificate, key) = issue(&world, &cluster, MemberRole::Client, (now - 7_200, now - 3_600), true).await?;
     let expired = pass(&folder, "expired", ca, &certificate, &key)?;
     let outcome = attempt(&world, "client", &address, &expired).await?;
-    ensure!(
-        outcome.starts_with("refused"),
-        "an expired certificate: {outcome}"
-    );
+    ensure!(outcome.starts_with("refused"), "an expired certificate: {outcome}");
 
     // The same with times that hold gets in: so it was the time that was refused.
-    let (certificate, key) = issue(&world,
-        &cluster,
-        MemberRole::Client,
-        (now - 600, now + 3_600),
-        true,
-    ).await?;
+    let (certificate, key) = issue(&world, &cluster, MemberRole::Client, (now - 600, now + 3_600), true).await?;
     let fresh = pass(&folder, "fresh", ca, &certificate, &key)?;
     ensure!(attempt(&world, "client", &address, &fresh).await? == "connected");
 
     // A worker's certificate does register, and a client's with both usages still does not: the role decides.
-    let (certificate, key) = issue(&world,
-        &cluster,
-        MemberRole::Client,
-        (now - 600, now + 3_600),
-        false,
-    ).await?;
+    let (certificate, key) = issue(&world, &cluster, MemberRole::Client, (now - 600, now + 3_600), false).await?;
     let posing = pass(&folder, "posing", ca, &certificate, &key)?;
     let outcome = attempt(&world, "worker", &address, &posing).await?;
-    ensure!(
-        outcome.starts_with("refused"),
-        "a client with server usage as worker: {outcome}"
-    );
-    let (certificate, key) = issue(&world,
-        &cluster,
-        MemberRole::Worker,
-        (now - 600, now + 3_600),
-        false,
-    ).await?;
+    ensure!(outcome.starts_with("refused"), "a client with server usage as worker: {outcome}");
+    let (certificate, key) = issue(&world, &cluster, MemberRole::Worker, (now - 600, now + 3_600), false).await?;
     let worker = pass(&folder, "worker", ca, &certificate, &key)?;
     ensure!(
         attempt(&world, "worker", &address, &worker).await? == "registered",
@@ -320,9 +247,7 @@ async fn openssl_without_a_certificate_gets_no_session() -> Result<()> {
     };
     let world = builder.start().await?;
     let held = hold(&world, "alone").await?;
-    let address = field(&held.facts, "address")?
-        .trim_start_matches("tls://")
-        .to_owned();
+    let address = field(&held.facts, "address")?.trim_start_matches("tls://").to_owned();
     let agents = agents_listener(&world)?;
     for (name, target, arguments) in [
         ("scheduler, no certificate", address.as_str(), vec![]),
@@ -330,39 +255,22 @@ async fn openssl_without_a_certificate_gets_no_session() -> Result<()> {
         ("agents listener, TLS 1.2", agents.as_str(), vec!["-tls1_2"]),
     ] {
         let mut command = Command::new("openssl");
-        command
-            .args(["s_client", "-connect", target, "-quiet", "-no_ign_eof"])
-            .args(arguments);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = command
-            .spawn()
-            .context("openssl is needed for this test: apt-get install openssl")?;
+        command.args(["s_client", "-connect", target, "-quiet", "-no_ign_eof"]).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("openssl is needed for this test: apt-get install openssl")?;
         // TLS 1.3 tells the client of a missing certificate only when it reads: keep the pipe open until openssl ends.
         let stdin = child.stdin.take();
-        let done = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output())
-            .await
-            .context(name)??;
+        let done = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.context(name)??;
         drop(stdin);
         let said = String::from_utf8_lossy(&done.stderr).to_lowercase();
-        ensure!(
-            !done.status.success() && said.contains("alert"),
-            "{name}: {} {said}",
-            done.status
-        );
+        ensure!(!done.status.success() && said.contains("alert"), "{name}: {} {said}", done.status);
     }
     release(held).await
 }
 
 fn agents_listener(world: &World) -> Result<String> {
-    let run: Value =
-        serde_json::from_str(&fs::read_to_string(world.data.join("server/run.json"))?)?;
-    Ok(field(&run, "agents_url")?
-        .trim_start_matches("https://")
-        .to_owned())
+    let run: Value = serde_json::from_str(&fs::read_to_string(world.data.join("server/run.json"))?)?;
+    Ok(field(&run, "agents_url")?.trim_start_matches("https://").to_owned())
 }
 
 #[tokio::test]
@@ -371,8 +279,7 @@ async fn the_agents_listener_demands_a_certificate_for_sessions() -> Result<()> 
         return Ok(());
     };
     let world = builder.start().await?;
-    let run: Value =
-        serde_json::from_str(&fs::read_to_string(world.data.join("server/run.json"))?)?;
+    let run: Value = serde_json::from_str(&fs::read_to_string(world.data.join("server/run.json"))?)?;
     let ca = fs::read_to_string(field(&run, "ca_file")?)?;
     let http = towline_transport::client::http_client(&ca, None)?;
     let url = format!("{}/agent/v1", field(&run, "agents_url")?);
@@ -386,15 +293,9 @@ async fn the_agents_listener_demands_a_certificate_for_sessions() -> Result<()> 
         request = request.header(name, value);
     }
     let status = request.send().await?.status().as_u16();
-    ensure!(
-        status == 401 || status == 403,
-        "without a certificate: {status}"
-    );
+    ensure!(status == 401 || status == 403, "without a certificate: {status}");
     let stranger = Authority::create("stranger", UnixSeconds(0), UnixSeconds(4_000_000_000))?;
     let other = towline_transport::client::http_client(stranger.certificate_pem(), None)?;
-    ensure!(
-        other.get(&url).send().await.is_err(),
-        "a client that pins another CA must not connect"
-    );
+    ensure!(other.get(&url).send().await.is_err(), "a client that pins another CA must not connect");
     Ok(())
 }

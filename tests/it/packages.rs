@@ -58,20 +58,10 @@ async fn an_edited_module_reaches_the_next_cluster_of_the_same_process() -> Resu
     let module = sources.join("src/edited/__init__.py").display().to_string();
     let done = world.script_with(&python, EDIT, &[&module], LONG).await?;
     ensure!(done.code == Some(0), "{}\n{}", done.stdout, done.stderr);
-    let seen: Vec<(u32, Vec<String>)> =
-        serde_json::from_str(done.stdout.lines().last().context("no line")?)?;
-    ensure!(
-        seen[0].0 == 1 && seen[1].0 == 2,
-        "the edit must reach the second cluster: {seen:?}"
-    );
-    ensure!(
-        seen[0].1.contains(&"data/table.csv".to_owned()),
-        "data files ship: {seen:?}"
-    );
-    ensure!(
-        !seen[0].1.contains(&"ignored.tmp".to_owned()),
-        "ignored files do not: {seen:?}"
-    );
+    let seen: Vec<(u32, Vec<String>)> = serde_json::from_str(done.stdout.lines().last().context("no line")?)?;
+    ensure!(seen[0].0 == 1 && seen[1].0 == 2, "the edit must reach the second cluster: {seen:?}");
+    ensure!(seen[0].1.contains(&"data/table.csv".to_owned()), "data files ship: {seen:?}");
+    ensure!(!seen[0].1.contains(&"ignored.tmp".to_owned()), "ignored files do not: {seen:?}");
     Ok(())
 }
 
@@ -93,9 +83,6 @@ async fn a_dry_run_lists_what_would_ship_and_warns_of_secrets() -> Result<()> {
         ensure!(said.contains(wanted), "{wanted} is not mentioned:\n{said}");
     }
     ensure!(!said.contains("ignored.tmp"), "{said}");
-    ensure!(
-        said.to_lowercase().contains("secret"),
-        "no warning of the .env file:\n{said}"
-    );
+    ensure!(said.to_lowercase().contains("secret"), "no warning of the .env file:\n{said}");
     Ok(())
 }

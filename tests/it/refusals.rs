@@ -14,10 +14,7 @@ fn one_sentence(said: &str, words: &[&str]) -> Result<()> {
         ensure!(said.contains(word), "{word:?} is missing in:\n{said}");
     }
     ensure!(!said.contains("panicked"), "{said}");
-    ensure!(
-        !last.is_empty() && last.len() < 600,
-        "not one sentence: {last:?}"
-    );
+    ensure!(!last.is_empty() && last.len() < 600, "not one sentence: {last:?}");
     Ok(())
 }
 
@@ -52,14 +49,7 @@ async fn an_environment_without_distributed_is_refused_before_any_host() -> Resu
     };
     let world = builder.start().await?;
     let python = world.environment("bare", &["rich==15.0.0"], &[]).await?;
-    let done = world
-        .script_with(
-            &python,
-            "import towline\ntowline.Cluster(n_workers=1)\n",
-            &[],
-            LONG,
-        )
-        .await?;
+    let done = world.script_with(&python, "import towline\ntowline.Cluster(n_workers=1)\n", &[], LONG).await?;
     ensure!(done.code != Some(0));
     one_sentence(&done.stderr, &["distributed"])?;
     ensure!(hosts(&world) == 0, "a host was made");
@@ -124,14 +114,7 @@ async fn a_port_in_use_and_a_running_server_are_each_one_sentence() -> Result<()
     };
     let world = builder.start().await?;
     let mut second = world.towline(&["server", "run", "--data-dir"]);
-    second.arg(&world.data).args([
-        "--people",
-        "127.0.0.1:0",
-        "--agents",
-        "127.0.0.1:0",
-        "--blobs",
-        "127.0.0.1:0",
-    ]);
+    second.arg(&world.data).args(["--people", "127.0.0.1:0", "--agents", "127.0.0.1:0", "--blobs", "127.0.0.1:0"]);
     let done = run(second, LONG).await?;
     ensure!(done.code != Some(0) && done.code.is_some());
     one_sentence(&done.stderr, &["Another server", "--data-dir"])?;
@@ -143,14 +126,7 @@ async fn a_port_in_use_and_a_running_server_are_each_one_sentence() -> Result<()
     init.arg(&other);
     ensure!(run(init, LONG).await?.code == Some(0));
     let mut start = world.towline(&["server", "run", "--data-dir"]);
-    start.arg(&other).args([
-        "--people",
-        &address,
-        "--agents",
-        "127.0.0.1:0",
-        "--blobs",
-        "127.0.0.1:0",
-    ]);
+    start.arg(&other).args(["--people", &address, "--agents", "127.0.0.1:0", "--blobs", "127.0.0.1:0"]);
     let done = run(start, LONG).await?;
     ensure!(done.code != Some(0) && done.code.is_some());
     one_sentence(&done.stderr, &[&address])

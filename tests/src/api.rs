@@ -25,26 +25,13 @@ impl Api {
     /// A client that trusts only `ca_pem`.
     pub fn new(url: &str, ca_pem: &str, token: &str) -> Result<Self> {
         towline_transport::install_crypto_provider();
-        let http =
-            towline_transport::client::http_client(ca_pem, None).context("cannot make a client")?;
-        Ok(Self {
-            http,
-            url: url.to_owned(),
-            token: token.to_owned(),
-        })
+        let http = towline_transport::client::http_client(ca_pem, None).context("cannot make a client")?;
+        Ok(Self { http, url: url.to_owned(), token: token.to_owned() })
     }
 
     /// Send a request and give back whatever came.
-    pub async fn request(
-        &self,
-        method: reqwest::Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Answer> {
-        let mut request = self
-            .http
-            .request(method, format!("{}{path}", self.url))
-            .bearer_auth(&self.token);
+    pub async fn request(&self, method: reqwest::Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token);
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -65,21 +52,11 @@ impl Api {
 
     /// Ask for the end of a cluster.
     pub async fn stop(&self, cluster: &str) -> Result<Answer> {
-        self.request(
-            reqwest::Method::DELETE,
-            &format!("/api/v1/clusters/{cluster}"),
-            None,
-        )
-        .await
+        self.request(reqwest::Method::DELETE, &format!("/api/v1/clusters/{cluster}"), None).await
     }
 
     /// Wait until a cluster fits; its last view in the error otherwise.
-    pub async fn cluster_until(
-        &self,
-        cluster: &str,
-        limit: Duration,
-        fits: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
+    pub async fn cluster_until(&self, cluster: &str, limit: Duration, fits: impl Fn(&Value) -> bool) -> Result<Value> {
         let begun = Instant::now();
         loop {
             let view = self.get(&format!("/api/v1/clusters/{cluster}")).await?;

@@ -22,10 +22,7 @@ pub fn below(directory: &Path) -> Vec<Process> {
         .into_iter()
         .filter(|process| {
             process.command.contains(&name)
-                || process
-                    .directory
-                    .as_ref()
-                    .is_some_and(|there| there.starts_with(directory))
+                || process.directory.as_ref().is_some_and(|there| there.starts_with(directory))
         })
         .collect()
 }
@@ -43,15 +40,8 @@ fn all() -> Vec<Process> {
             if raw.is_empty() {
                 return None;
             }
-            let command = String::from_utf8_lossy(&raw)
-                .replace('\0', " ")
-                .trim()
-                .to_owned();
-            Some(Process {
-                pid,
-                command,
-                directory: fs::read_link(entry.path().join("cwd")).ok(),
-            })
+            let command = String::from_utf8_lossy(&raw).replace('\0', " ").trim().to_owned();
+            Some(Process { pid, command, directory: fs::read_link(entry.path().join("cwd")).ok() })
         })
         .collect()
 }
@@ -73,10 +63,7 @@ pub async fn gone(directory: &Path, limit: Duration) -> Result<(), Vec<Process>>
 
 /// Send SIGKILL to one process.
 pub fn kill(pid: u32) {
-    if let Some(pid) = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         // A process that is already gone is what we wanted.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }

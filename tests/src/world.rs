@@ -24,11 +24,7 @@ pub struct Binaries {
 impl Binaries {
     /// The programs, or the reason why the tests cannot run here. In CI the reason is a failure.
     pub fn find() -> Option<Self> {
-        let find = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.exists())
-        };
+        let find = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.exists());
         match (find("TOWLINE_BINARY"), find("TOWLINE_TEST_PYTHON")) {
             (Some(towline), Some(python)) => Some(Self { towline, python }),
             _ => {
@@ -97,16 +93,8 @@ impl WorldBuilder {
             waiting_agents: self.waiting_agents,
             listeners: None,
         };
-        let done = world
-            .towline(&["server", "init", "--json", "--data-dir"])
-            .arg(&world.data)
-            .output()
-            .await?;
-        ensure!(
-            done.status.success(),
-            "server init: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
+        let done = world.towline(&["server", "init", "--json", "--data-dir"]).arg(&world.data).output().await?;
+        ensure!(done.status.success(), "server init: {}", String::from_utf8_lossy(&done.stderr));
         if !self.settings.is_empty() {
             let folder = world.data.join("server/server.toml.d");
             fs::create_dir_all(&folder)?;
@@ -120,12 +108,8 @@ impl WorldBuilder {
 /// Wheels and environments are the same for every test: one store saves the downloads.
 fn shared_store() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("/"));
-    target
-        .unwrap_or_else(|| root.join("target"))
-        .join("xtask/store")
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
+    target.unwrap_or_else(|| root.join("target")).join("xtask/store")
 }
 
 /// What an environment needs so that `import towline` works and a cluster can run.
@@ -162,13 +146,7 @@ impl World {
     /// A world with the default settings; none where the tests cannot run.
     pub fn builder() -> Option<WorldBuilder> {
         let binaries = Binaries::find()?;
-        Some(WorldBuilder {
-            binaries,
-            settings: String::new(),
-            own_store: false,
-            tap: false,
-            waiting_agents: false,
-        })
+        Some(WorldBuilder { binaries, settings: String::new(), own_store: false, tap: false, waiting_agents: false })
     }
 
     /// The API as the first person.
@@ -207,10 +185,7 @@ impl World {
         command
             .args(arguments)
             .env("HOME", &home)
-            .env(
-                "TOWLINE_CONFIG",
-                self.directory.path().join("profiles.toml"),
-            )
+            .env("TOWLINE_CONFIG", self.directory.path().join("profiles.toml"))
             .env("TOWLINE_BINARY", &self.binaries.towline)
             .env("PYTHONPATH", client)
             .env_remove("XDG_STATE_HOME")
@@ -226,9 +201,7 @@ impl World {
 
     /// Run a Python script to its end.
     pub async fn script(&self, source: &str, limit: Duration) -> Result<Program> {
-        let file = self
-            .scratch("scripts")?
-            .join(format!("{}.py", towline_transport::keys::random_hex(6)));
+        let file = self.scratch("scripts")?.join(format!("{}.py", towline_transport::keys::random_hex(6)));
         fs::write(&file, source)?;
         run(self.python(&[&file.display().to_string()]), limit).await
     }
@@ -236,28 +209,13 @@ impl World {
     /// Run a Python script that must succeed, and read the last line it printed as JSON.
     pub async fn script_json(&self, source: &str, limit: Duration) -> Result<Value> {
         let done = self.script(source, limit).await?;
-        ensure!(
-            done.code == Some(0),
-            "the script ended with {:?}:\n{}\n{}",
-            done.code,
-            done.stdout,
-            done.stderr
-        );
-        let last = done
-            .stdout
-            .lines()
-            .last()
-            .context("the script printed nothing")?;
+        ensure!(done.code == Some(0), "the script ended with {:?}:\n{}\n{}", done.code, done.stdout, done.stderr);
+        let last = done.stdout.lines().last().context("the script printed nothing")?;
         serde_json::from_str(last).with_context(|| format!("not JSON: {last}"))
     }
 
     /// A virtual environment of its own, with Dask and the projects given (installed editable); its interpreter.
-    pub async fn environment(
-        &self,
-        name: &str,
-        packages: &[&str],
-        projects: &[&Path],
-    ) -> Result<PathBuf> {
+    pub async fn environment(&self, name: &str, packages: &[&str], projects: &[&Path]) -> Result<PathBuf> {
         let folder = self.directory.path().join("environments").join(name);
         let python = folder.join("bin/python");
         let found = run(self.towline(&["env", "uv"]), Duration::from_secs(120)).await?;
@@ -295,9 +253,7 @@ impl World {
         arguments: &[&str],
         limit: Duration,
     ) -> Result<Program> {
-        let file = self
-            .scratch("scripts")?
-            .join(format!("{}.py", towline_transport::keys::random_hex(6)));
+        let file = self.scratch("scripts")?.join(format!("{}.py", towline_transport::keys::random_hex(6)));
         fs::write(&file, source)?;
         let mut command = self.command(python, &[&file.display().to_string()]);
         command.args(arguments);
@@ -309,18 +265,11 @@ impl World {
         let run_file = self.data.join("server/run.json");
         // A leftover of a killed control plane would be taken for the new one's.
         let _ = fs::remove_file(&run_file);
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.directory.path().join("server.log"))?;
+        let log = fs::File::options().create(true).append(true).open(self.directory.path().join("server.log"))?;
         let mut command = self.towline(&["server", "run", "--until-stdin-closes", "--data-dir"]);
-        let [people, agents, blobs] = self
-            .listeners
-            .clone()
-            .unwrap_or_else(|| std::array::from_fn(|_| "127.0.0.1:0".to_owned()));
-        command
-            .arg(&self.data)
-            .args(["--people", &people, "--agents", &agents, "--blobs", &blobs]);
+        let [people, agents, blobs] =
+            self.listeners.clone().unwrap_or_else(|| std::array::from_fn(|_| "127.0.0.1:0".to_owned()));
+        command.arg(&self.data).args(["--people", &people, "--agents", &agents, "--blobs", &blobs]);
         if self.tap {
             command.arg("--tap").arg(self.tapped());
         }
@@ -330,11 +279,7 @@ impl World {
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
             command.arg("--agent-program").arg(program);
         }
-        command
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0);
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let mut child = command.spawn()?;
         let begun = Instant::now();
         let run: Value = loop {
@@ -344,10 +289,7 @@ impl World {
                 break run;
             }
             if let Some(status) = child.try_wait()? {
-                bail!(
-                    "the control plane ended with {status}:\n{}",
-                    self.server_log()
-                );
+                bail!("the control plane ended with {status}:\n{}", self.server_log());
             }
             ensure!(
                 begun.elapsed() < Duration::from_secs(20),
@@ -357,18 +299,12 @@ impl World {
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         self.server = Some(child);
-        let field = |name: &str| {
-            run[name]
-                .as_str()
-                .map(str::to_owned)
-                .with_context(|| format!("run.json has no {name}"))
-        };
+        let field =
+            |name: &str| run[name].as_str().map(str::to_owned).with_context(|| format!("run.json has no {name}"));
         let at = |name: &str| field(name).map(|url| url.trim_start_matches("https://").to_owned());
         self.listeners = Some([at("people_url")?, at("agents_url")?, at("blobs_url")?]);
         let ca_file = field("ca_file")?;
-        let token = fs::read_to_string(self.data.join("server/admin.token"))?
-            .trim()
-            .to_owned();
+        let token = fs::read_to_string(self.data.join("server/admin.token"))?.trim().to_owned();
         let url = field("people_url")?;
         self.api = Some(Api::new(&url, &fs::read_to_string(&ca_file)?, &token)?);
         self.write_profile(&url, &ca_file, &token)
@@ -402,9 +338,7 @@ impl World {
         if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         }
-        Ok(tokio::time::timeout(Duration::from_secs(20), child.wait())
-            .await
-            .context("it does not stop")??)
+        Ok(tokio::time::timeout(Duration::from_secs(20), child.wait()).await.context("it does not stop")??)
     }
 }
 
@@ -425,28 +359,18 @@ impl Drop for World {
 /// Run a program to its end within a limit.
 pub async fn run(mut command: Command, limit: Duration) -> Result<Program> {
     let mut child = command.spawn()?;
-    let (mut out, mut err) = (
-        child.stdout.take().context("piped")?,
-        child.stderr.take().context("piped")?,
-    );
+    let (mut out, mut err) = (child.stdout.take().context("piped")?, child.stderr.take().context("piped")?);
     let (mut stdout, mut stderr) = (String::new(), String::new());
     let ended = tokio::time::timeout(limit, async {
-        let (a, b, status) = tokio::join!(
-            out.read_to_string(&mut stdout),
-            err.read_to_string(&mut stderr),
-            child.wait()
-        );
+        let (a, b, status) =
+            tokio::join!(out.read_to_string(&mut stdout), err.read_to_string(&mut stderr), child.wait());
         a?;
         b?;
         status
     })
     .await;
     match ended {
-        Ok(status) => Ok(Program {
-            code: status?.code(),
-            stdout,
-            stderr,
-        }),
+        Ok(status) => Ok(Program { code: status?.code(), stdout, stderr }),
         Err(_) => bail!("still running after {limit:?}:\n{stdout}\n{stderr}"),
     }
 }

@@ -5,9 +5,8 @@
 
 use crate::keys::{self, KeyError, KeyPair, Zeroizing};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
-    SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -37,9 +36,7 @@ pub enum AuthorityError {
     #[error("the authority's key is not the one in its certificate")]
     OtherKey,
     /// Empty, too long, or the authority's own.
-    #[error(
-        "the common name {0:?} is empty, longer than {MAX_COMMON_NAME} letters or the authority's own"
-    )]
+    #[error("the common name {0:?} is empty, longer than {MAX_COMMON_NAME} letters or the authority's own")]
     CommonName(String),
     /// A name that a certificate cannot carry.
     #[error("the name {0:?} cannot stand in a certificate")]
@@ -98,18 +95,12 @@ impl fmt::Debug for Authority {
 
 impl Authority {
     /// A new authority with a new key. It issues leaves only, never further authorities.
-    pub fn create(
-        common_name: &str,
-        not_before: UnixSeconds,
-        not_after: UnixSeconds,
-    ) -> Result<Self, AuthorityError> {
+    pub fn create(common_name: &str, not_before: UnixSeconds, not_after: UnixSeconds) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
         let mut params = parameters(common_name, not_before, not_after)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params
-            .self_signed(&Signer(&key))
-            .map_err(AuthorityError::Sign)?;
+        let certificate = params.self_signed(&Signer(&key)).map_err(AuthorityError::Sign)?;
         Ok(Self {
             common_name: common_name.to_owned(),
             not_after,
@@ -122,16 +113,12 @@ impl Authority {
     /// Read an authority that [`Authority::create`] made.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, AuthorityError> {
         let key = KeyPair::from_pem(key)?;
-        let der = CertificateDer::from_pem_slice(certificate.as_bytes())
-            .map_err(|_| AuthorityError::Certificate)?;
-        let (_, parsed) =
-            X509Certificate::from_der(&der).map_err(|_| AuthorityError::Certificate)?;
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| AuthorityError::Certificate)?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| AuthorityError::Certificate)?;
         if !parsed.is_ca() {
             return Err(AuthorityError::Certificate);
         }
-        if Spki::from_der(parsed.public_key().raw).map_err(|_| AuthorityError::Certificate)?
-            != key.spki()
-        {
+        if Spki::from_der(parsed.public_key().raw).map_err(|_| AuthorityError::Certificate)? != key.spki() {
             return Err(AuthorityError::OtherKey);
         }
         // The issuer's name in each leaf is written anew from the common name, so there must be nothing else in it.
@@ -143,8 +130,8 @@ impl Authority {
         if parsed.subject().iter_common_name().next().is_none() {
             return Err(AuthorityError::Certificate);
         }
-        let not_after = u64::try_from(parsed.validity().not_after.timestamp())
-            .map_err(|_| AuthorityError::Certificate)?;
+        let not_after =
+            u64::try_from(parsed.validity().not_after.timestamp()).map_err(|_| AuthorityError::Certificate)?;
         Ok(Self {
             common_name: common_name.to_owned(),
             not_after: UnixSeconds(not_after),
@@ -195,12 +182,8 @@ impl Authority {
         }
         params.subject_alt_names = alternative_names(request)?;
         let issuer = Issuer::new(self.issuer_parameters(), Signer(&self.key));
-        let public = PublicKey {
-            point: request.spki.point(),
-        };
-        let certificate = params
-            .signed_by(&public, &issuer)
-            .map_err(AuthorityError::Sign)?;
+        let public = PublicKey { point: request.spki.point() };
+        let certificate = params.signed_by(&public, &issuer).map_err(AuthorityError::Sign)?;
         Ok(certificate.pem())
     }
 
@@ -223,9 +206,7 @@ fn parameters(
     not_after: UnixSeconds,
 ) -> Result<CertificateParams, AuthorityError> {
     if common_name.is_empty() || common_name.chars().count() > MAX_COMMON_NAME {
-        return Err(AuthorityError::CommonName(
-            common_name.chars().take(80).collect(),
-        ));
+        return Err(AuthorityError::CommonName(common_name.chars().take(80).collect()));
     }
     if not_after <= not_before || not_after > END_OF_DATES {
         return Err(AuthorityError::Dates);
@@ -252,17 +233,11 @@ fn serial() -> SerialNumber {
 fn alternative_names(request: &CertificateRequest) -> Result<Vec<SanType>, AuthorityError> {
     let mut names = Vec::new();
     for uri in &request.uris {
-        let name = uri
-            .as_str()
-            .try_into()
-            .map_err(|_| AuthorityError::Name(uri.clone()))?;
+        let name = uri.as_str().try_into().map_err(|_| AuthorityError::Name(uri.clone()))?;
         names.push(SanType::URI(name));
     }
     for dns in &request.dns_names {
-        let name = dns
-            .as_str()
-            .try_into()
-            .map_err(|_| AuthorityError::Name(dns.clone()))?;
+        let name = dns.as_str().try_into().map_err(|_| AuthorityError::Name(dns.clone()))?;
         names.push(SanType::DnsName(name));
     }
     names.extend(request.ip_addresses.iter().copied().map(SanType::IpAddress));
@@ -299,8 +274,6 @@ impl PublicKeyData for Signer<'_> {
 
 impl SigningKey for Signer<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0
-            .sign(message)
-            .map_err(|_| rcgen::Error::RemoteKeyError)
+        self.0.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }

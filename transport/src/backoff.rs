@@ -15,20 +15,12 @@ pub struct Backoff {
 impl Backoff {
     /// Ceilings from `min` on, never above `max`.
     pub fn new(min: Duration, max: Duration) -> Self {
-        Self {
-            min,
-            max,
-            ceiling: min.min(max),
-        }
+        Self { min, max, ceiling: min.min(max) }
     }
 
     /// The next wait. `random` is drawn evenly from [0, 1); anything else is cut to that.
     pub fn next(&mut self, random: f64) -> Duration {
-        let random = if random.is_finite() {
-            random.clamp(0.0, 1.0)
-        } else {
-            1.0
-        };
+        let random = if random.is_finite() { random.clamp(0.0, 1.0) } else { 1.0 };
         let wait = self.ceiling.mul_f64(random).min(self.ceiling);
         self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
         wait

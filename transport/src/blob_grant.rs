@@ -87,8 +87,7 @@ impl GrantError {
 impl BlobClaims {
     /// Whether these claims allow this. A grant to read is also one to ask.
     pub fn allow(&self, method: BlobMethod, digest: &Digest) -> Result<(), GrantError> {
-        let fits =
-            self.method == method || (self.method == BlobMethod::Get && method == BlobMethod::Head);
+        let fits = self.method == method || (self.method == BlobMethod::Get && method == BlobMethod::Head);
         if !fits {
             return Err(GrantError::OtherMethod);
         }
@@ -103,11 +102,7 @@ impl BlobClaims {
 pub fn sign(claims: &BlobClaims, key: &Ed25519KeyPair) -> String {
     let json = serde_json::to_vec(claims).expect("claims hold only strings and integers");
     let signature = key.sign(&signed_bytes(&json));
-    format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode(&json),
-        URL_SAFE_NO_PAD.encode(signature.as_ref())
-    )
+    format!("{}.{}", URL_SAFE_NO_PAD.encode(&json), URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
 
 /// Check a grant's signature and life. What it allows is asked of the claims.
@@ -116,12 +111,8 @@ pub fn verify(grant: &str, key: &VerifyingKey, now: UnixSeconds) -> Result<BlobC
         return Err(GrantError::Malformed);
     }
     let (json, signature) = grant.split_once('.').ok_or(GrantError::Malformed)?;
-    let json = URL_SAFE_NO_PAD
-        .decode(json)
-        .map_err(|_| GrantError::Malformed)?;
-    let signature = URL_SAFE_NO_PAD
-        .decode(signature)
-        .map_err(|_| GrantError::Malformed)?;
+    let json = URL_SAFE_NO_PAD.decode(json).map_err(|_| GrantError::Malformed)?;
+    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| GrantError::Malformed)?;
     UnparsedPublicKey::new(&ED25519, key.bytes())
         .verify(&signed_bytes(&json), &signature)
         .map_err(|_| GrantError::BadSignature)?;
@@ -138,10 +129,7 @@ pub fn verify(grant: &str, key: &VerifyingKey, now: UnixSeconds) -> Result<BlobC
 
 /// Where a grant is used.
 pub fn url(blobs_url: &str, digest: &Digest, grant: &str) -> String {
-    format!(
-        "{}/v1/blobs/{digest}?grant={grant}",
-        blobs_url.trim_end_matches('/')
-    )
+    format!("{}/v1/blobs/{digest}?grant={grant}", blobs_url.trim_end_matches('/'))
 }
 
 fn signed_bytes(json: &[u8]) -> Vec<u8> {
@@ -156,12 +144,7 @@ mod tests {
     const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
     fn claims(method: BlobMethod) -> BlobClaims {
-        BlobClaims {
-            method,
-            digest: Digest::of(b"blob"),
-            max_size: 4,
-            not_after: NOW.plus(MAX_GRANT),
-        }
+        BlobClaims { method, digest: Digest::of(b"blob"), max_size: 4, not_after: NOW.plus(MAX_GRANT) }
     }
 
     fn key() -> (Ed25519KeyPair, VerifyingKey) {
@@ -175,19 +158,9 @@ mod tests {
         let grant = sign(&claims(BlobMethod::Get), &pair);
         assert_eq!(verify(&grant, &public, NOW), Ok(claims(BlobMethod::Get)));
         let url = url("https://127.0.0.1:1/", &Digest::of(b"blob"), &grant);
-        assert_eq!(
-            url,
-            format!(
-                "https://127.0.0.1:1/v1/blobs/{}?grant={grant}",
-                Digest::of(b"blob")
-            )
-        );
+        assert_eq!(url, format!("https://127.0.0.1:1/v1/blobs/{}?grant={grant}", Digest::of(b"blob")));
         // Nothing in it needs escaping in a query.
-        assert!(
-            grant
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        );
+        assert!(grant.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')));
     }
 
     #[test]
@@ -195,25 +168,13 @@ mod tests {
         let (pair, public) = key();
         let good = sign(&claims(BlobMethod::Get), &pair);
         let (json, signature) = good.split_once('.').expect("two parts");
-        let wider = BlobClaims {
-            max_size: u64::MAX,
-            ..claims(BlobMethod::Get)
-        };
+        let wider = BlobClaims { max_size: u64::MAX, ..claims(BlobMethod::Get) };
         let changed = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&wider).expect("json"));
-        let long = BlobClaims {
-            not_after: NOW.plus(MAX_GRANT * 2),
-            ..claims(BlobMethod::Get)
-        };
+        let long = BlobClaims { not_after: NOW.plus(MAX_GRANT * 2), ..claims(BlobMethod::Get) };
         let cases = [
             (format!("{changed}.{signature}"), GrantError::BadSignature),
-            (
-                format!("{json}.{}", &signature[..8]),
-                GrantError::BadSignature,
-            ),
-            (
-                sign(&claims(BlobMethod::Get), &key().0),
-                GrantError::BadSignature,
-            ),
+            (format!("{json}.{}", &signature[..8]), GrantError::BadSignature),
+            (sign(&claims(BlobMethod::Get), &key().0), GrantError::BadSignature),
             (json.to_owned(), GrantError::Malformed),
             ("a".repeat(3000), GrantError::Malformed),
             (String::new(), GrantError::Malformed),
@@ -243,18 +204,8 @@ mod tests {
             (Put, Head, false),
         ] {
             let allowed = claims(granted).allow(wanted, &digest);
-            assert_eq!(
-                allowed,
-                if fits {
-                    Ok(())
-                } else {
-                    Err(GrantError::OtherMethod)
-                }
-            );
+            assert_eq!(allowed, if fits { Ok(()) } else { Err(GrantError::OtherMethod) });
         }
-        assert_eq!(
-            claims(Get).allow(Get, &Digest::of(b"other")),
-            Err(GrantError::OtherDigest)
-        );
+        assert_eq!(claims(Get).allow(Get, &Digest::of(b"other")), Err(GrantError::OtherDigest));
     }
 }

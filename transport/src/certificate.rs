@@ -40,20 +40,15 @@ pub enum CertificateError {
 impl PeerCertificate {
     /// Read one certificate.
     pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
+        let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
         if !rest.is_empty() {
             return Err(CertificateError::Malformed);
         }
-        let spki =
-            Spki::from_der(certificate.public_key().raw).map_err(|_| CertificateError::Key)?;
-        let not_after = u64::try_from(certificate.validity().not_after.timestamp())
-            .map_err(|_| CertificateError::Malformed)?;
+        let spki = Spki::from_der(certificate.public_key().raw).map_err(|_| CertificateError::Key)?;
+        let not_after =
+            u64::try_from(certificate.validity().not_after.timestamp()).map_err(|_| CertificateError::Malformed)?;
         let mut uris = Vec::new();
-        if let Some(names) = certificate
-            .subject_alternative_name()
-            .map_err(|_| CertificateError::Names)?
-        {
+        if let Some(names) = certificate.subject_alternative_name().map_err(|_| CertificateError::Names)? {
             for name in &names.value.general_names {
                 match name {
                     GeneralName::URI(uri) => uris.push((*uri).to_owned()),
@@ -62,17 +57,12 @@ impl PeerCertificate {
                 }
             }
         }
-        Ok(Self {
-            uris,
-            not_after: UnixSeconds(not_after),
-            spki,
-        })
+        Ok(Self { uris, not_after: UnixSeconds(not_after), spki })
     }
 
     /// Read the first certificate of a PEM text.
     pub fn from_pem(pem: &str) -> Result<Self, CertificateError> {
-        let der =
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| CertificateError::Pem)?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| CertificateError::Pem)?;
         Self::from_der(&der)
     }
 }

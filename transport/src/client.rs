@@ -21,10 +21,7 @@ pub const READ_DEADLINE: Duration = Duration::from_secs(60);
 
 /// TLS 1.3, the pinned authority, our certificate when we have one, no resumption (it would skip the check of a
 /// client certificate that has been withdrawn since).
-pub fn client_config(
-    ca_pem: &str,
-    identity: Option<&TlsIdentity>,
-) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(ca_pem: &str, identity: Option<&TlsIdentity>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Rejected)?
@@ -33,9 +30,7 @@ pub fn client_config(
         None => builder.with_no_client_auth(),
         Some(identity) => {
             let (chain, key) = tls::identity(identity)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(TlsError::Rejected)?
+            builder.with_client_auth_cert(chain, key).map_err(TlsError::Rejected)?
         }
     };
     config.resumption = Resumption::disabled();
@@ -44,10 +39,7 @@ pub fn client_config(
 }
 
 /// An HTTP client with the same trust: HTTPS only, no proxy, no redirects.
-pub fn http_client(
-    ca_pem: &str,
-    identity: Option<&TlsIdentity>,
-) -> Result<reqwest::Client, TlsError> {
+pub fn http_client(ca_pem: &str, identity: Option<&TlsIdentity>) -> Result<reqwest::Client, TlsError> {
     let config = client_config(ca_pem, identity)?;
     reqwest::Client::builder()
         .tls_backend_preconfigured(Arc::unwrap_or_clone(config))

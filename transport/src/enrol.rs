@@ -15,9 +15,7 @@ use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use towline_protocol::WIRE_VERSION;
-use towline_protocol::enrolment::{
-    Attestation, Challenge, EnrolmentGrant, EnrolmentRequest, proof_bytes,
-};
+use towline_protocol::enrolment::{Attestation, Challenge, EnrolmentGrant, EnrolmentRequest, proof_bytes};
 use towline_protocol::strict;
 use towline_protocol::user_data::UserData;
 use tracing::info;
@@ -124,15 +122,8 @@ pub async fn enrol(
     deadline: Duration,
 ) -> Result<EnrolmentGrant, EnrolError> {
     let token = user_data.token.as_deref().ok_or(EnrolError::NoToken)?;
-    let http =
-        client::http_client(&user_data.control_plane_ca, None).map_err(EnrolError::Authority)?;
-    let attempt = Attempt {
-        user_data,
-        token,
-        key,
-        attestation,
-        http,
-    };
+    let http = client::http_client(&user_data.control_plane_ca, None).map_err(EnrolError::Authority)?;
+    let attempt = Attempt { user_data, token, key, attestation, http };
     let end = Instant::now() + deadline;
     let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
     let mut last = "no answer".to_owned();
@@ -163,9 +154,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&self) -> Result<EnrolmentGrant, Failure> {
-        let challenge: Challenge = self
-            .post("/enroll/challenge", &serde_json::json!({}))
-            .await?;
+        let challenge: Challenge = self.post("/enroll/challenge", &serde_json::json!({})).await?;
         let spki = self.key.spki();
         let host = &self.user_data.host;
         let proof = self
@@ -186,28 +175,13 @@ impl Attempt<'_> {
         Ok(grant)
     }
 
-    async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &impl serde::Serialize,
-    ) -> Result<T, Failure> {
-        let url = format!(
-            "{}{path}",
-            self.user_data.control_plane.trim_end_matches('/')
-        );
-        let answer = self
-            .http
-            .post(url)
-            .json(body)
-            .timeout(REQUEST_DEADLINE)
-            .send()
-            .await
-            .map_err(passing)?;
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl serde::Serialize) -> Result<T, Failure> {
+        let url = format!("{}{path}", self.user_data.control_plane.trim_end_matches('/'));
+        let answer = self.http.post(url).json(body).timeout(REQUEST_DEADLINE).send().await.map_err(passing)?;
         let status = answer.status().as_u16();
         let bytes = read(answer).await?;
         if (200..300).contains(&status) {
-            return strict::from_slice(&bytes)
-                .map_err(|error| Failure::Passing(format!("{path}: {error}")));
+            return strict::from_slice(&bytes).map_err(|error| Failure::Passing(format!("{path}: {error}")));
         }
         Err(classify(status, &bytes))
     }
@@ -227,32 +201,18 @@ async fn read(mut answer: reqwest::Response) -> Result<Vec<u8>, Failure> {
 /// Which answers pass by themselves: overload, a server in trouble, a host not known yet, a challenge that ran out.
 fn classify(status: u16, body: &[u8]) -> Failure {
     let refusal = refusal(status, body);
-    let passing = matches!(status, 408 | 425 | 429 | 500..)
-        || status < 400
-        || STALE_CHALLENGE.contains(&refusal.code.as_str());
-    if passing {
-        Failure::Passing(refusal.to_string())
-    } else {
-        Failure::Permanent(EnrolError::Refused { refusal })
-    }
+    let passing =
+        matches!(status, 408 | 425 | 429 | 500..) || status < 400 || STALE_CHALLENGE.contains(&refusal.code.as_str());
+    if passing { Failure::Passing(refusal.to_string()) } else { Failure::Permanent(EnrolError::Refused { refusal }) }
 }
 
 fn refusal(status: u16, body: &[u8]) -> Refusal {
-    let problem = serde_json::from_slice(body).unwrap_or(Problem {
-        code: None,
-        detail: None,
-        title: None,
-        remedy: None,
-    });
+    let problem =
+        serde_json::from_slice(body).unwrap_or(Problem { code: None, detail: None, title: None, remedy: None });
     Refusal {
         status,
-        code: problem
-            .code
-            .map_or_else(|| "unknown".to_owned(), |code| printable(&code)),
-        detail: problem
-            .detail
-            .or(problem.title)
-            .map_or_else(|| "no reason given".to_owned(), |text| printable(&text)),
+        code: problem.code.map_or_else(|| "unknown".to_owned(), |code| printable(&code)),
+        detail: problem.detail.or(problem.title).map_or_else(|| "no reason given".to_owned(), |text| printable(&text)),
         remedy: problem.remedy.map(|text| printable(&text)),
     }
 }
@@ -282,8 +242,7 @@ fn check(grant: &EnrolmentGrant, user_data: &UserData, key: &KeyPair) -> Result<
     if grant.cluster != user_data.cluster {
         return Err(EnrolError::WrongGrant("it names another cluster"));
     }
-    let certificate =
-        PeerCertificate::from_pem(&grant.certificate_chain).map_err(EnrolError::Certificate)?;
+    let certificate = PeerCertificate::from_pem(&grant.certificate_chain).map_err(EnrolError::Certificate)?;
     if certificate.spki != key.spki() {
         return Err(EnrolError::WrongGrant("its certificate is for another key"));
     }

@@ -5,8 +5,8 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
-    KeyPair as _, UnparsedPublicKey,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _,
+    UnparsedPublicKey,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls_pki_types::PrivatePkcs8KeyDer;
@@ -21,8 +21,8 @@ pub use zeroize::Zeroizing;
 
 /// DER of a P-256 SubjectPublicKeyInfo up to the point (RFC 5480).
 const P256_SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 /// Why a key could not be made, read or used.
@@ -50,17 +50,14 @@ pub struct KeyPair {
 
 impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyPair")
-            .field("key_id", &self.spki.key_id())
-            .finish_non_exhaustive()
+        f.debug_struct("KeyPair").field("key_id", &self.spki.key_id()).finish_non_exhaustive()
     }
 }
 
 impl KeyPair {
     /// A new key from the system's randomness.
     pub fn generate() -> Result<Self, KeyError> {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)
-            .map_err(|_| KeyError::Generate)?;
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| KeyError::Generate)?;
         Self::from_pair(pair)
     }
 
@@ -69,8 +66,7 @@ impl KeyPair {
         let malformed = KeyError::Malformed("a P-256");
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| malformed)?;
         let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der.secret_pkcs8_der())
-                .map_err(|_| malformed)?;
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der.secret_pkcs8_der()).map_err(|_| malformed)?;
         Self::from_pair(pair)
     }
 
@@ -84,10 +80,7 @@ impl KeyPair {
     /// The key as PKCS#8 PEM. The text wipes itself when dropped; copies do not.
     pub fn to_pem(&self) -> Zeroizing<String> {
         // Writing a key that was made or read a moment ago fails only when memory runs out.
-        let der = self
-            .pair
-            .to_pkcs8v1()
-            .expect("a P-256 key has a PKCS#8 form");
+        let der = self.pair.to_pkcs8v1().expect("a P-256 key has a PKCS#8 form");
         pem("PRIVATE KEY", der.as_ref())
     }
 
@@ -103,19 +96,14 @@ impl KeyPair {
 
     /// ECDSA with SHA-256 over `message`, ASN.1 DER.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        let signature = self
-            .pair
-            .sign(&SystemRandom::new(), message)
-            .map_err(|_| KeyError::Sign)?;
+        let signature = self.pair.sign(&SystemRandom::new(), message).map_err(|_| KeyError::Sign)?;
         Ok(signature.as_ref().to_vec())
     }
 }
 
 /// Whether `signature` is one by the key's holder over `message`.
 pub fn verify(spki: &Spki, message: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, spki.point())
-        .verify(message, signature)
-        .is_ok()
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, spki.point()).verify(message, signature).is_ok()
 }
 
 /// A new Ed25519 key as PKCS#8 v2 PEM, and its public half.
@@ -123,10 +111,7 @@ pub fn ed25519_generate_pem() -> Result<(String, VerifyingKey), KeyError> {
     let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Generate)?;
     let der = pair.to_pkcs8().map_err(|_| KeyError::Encode)?;
     let public = towline_protocol::envelope::verifying_key(&pair);
-    Ok((
-        std::mem::take(&mut *pem("PRIVATE KEY", der.as_ref())),
-        public,
-    ))
+    Ok((std::mem::take(&mut *pem("PRIVATE KEY", der.as_ref())), public))
 }
 
 /// Read an Ed25519 key from PKCS#8 PEM (version 1 or 2).
@@ -159,8 +144,7 @@ pub fn random_fraction() -> f64 {
 }
 
 pub(crate) fn fill(buffer: &mut [u8]) {
-    aws_lc_rs::rand::fill(buffer)
-        .expect("the system's random source does not fail once it is seeded");
+    aws_lc_rs::rand::fill(buffer).expect("the system's random source does not fail once it is seeded");
 }
 
 /// Write a secret file so that it is whole or absent, even over a power cut, and readable by its owner alone.
@@ -171,9 +155,7 @@ pub fn write_secret(path: &Path, contents: &[u8]) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let staging = directory.join(format!(".{}.{}", name.to_string_lossy(), random_hex(8)));
     let written = write_new(&staging, contents).and_then(|()| fs::rename(&staging, path));
     if written.is_err() {
@@ -185,11 +167,7 @@ pub fn write_secret(path: &Path, contents: &[u8]) -> io::Result<()> {
 }
 
 fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(contents)?;
     file.sync_all()
 }
@@ -220,11 +198,7 @@ mod tests {
         let signature = again.sign(b"message").expect("signature");
         assert!(verify(&key.spki(), b"message", &signature));
         assert!(!verify(&key.spki(), b"massage", &signature));
-        assert!(!verify(
-            &KeyPair::generate().expect("key").spki(),
-            b"message",
-            &signature
-        ));
+        assert!(!verify(&KeyPair::generate().expect("key").spki(), b"message", &signature));
     }
 
     #[test]
@@ -237,15 +211,9 @@ mod tests {
     #[test]
     fn refuses_a_key_of_another_kind() {
         let (ed25519, _) = ed25519_generate_pem().expect("key");
-        assert_eq!(
-            KeyPair::from_pem(&ed25519).err(),
-            Some(KeyError::Malformed("a P-256"))
-        );
+        assert_eq!(KeyPair::from_pem(&ed25519).err(), Some(KeyError::Malformed("a P-256")));
         let p256 = KeyPair::generate().expect("key").to_pem();
-        assert_eq!(
-            ed25519_from_pem(&p256).err(),
-            Some(KeyError::Malformed("an Ed25519"))
-        );
+        assert_eq!(ed25519_from_pem(&p256).err(), Some(KeyError::Malformed("an Ed25519")));
         assert!(KeyPair::from_pem("").is_err());
     }
 
@@ -268,10 +236,7 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("mode");
         write_secret(&path, b"new").expect("written");
         assert_eq!(fs::read(&path).expect("read"), b"new");
-        assert_eq!(
-            fs::metadata(&path).expect("metadata").permissions().mode() & 0o7777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o7777, 0o600);
         assert_eq!(fs::read_dir(directory.path()).expect("listing").count(), 1);
     }
 
@@ -287,11 +252,7 @@ mod tests {
 
     #[test]
     fn random_fractions_stay_below_one() {
-        assert!(
-            (0..1000)
-                .map(|_| random_fraction())
-                .all(|x| (0.0..1.0).contains(&x))
-        );
+        assert!((0..1000).map(|_| random_fraction()).all(|x| (0.0..1.0).contains(&x)));
         assert_eq!(random_hex(16).len(), 32);
         assert_ne!(random_id(), random_id());
     }

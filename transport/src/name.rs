@@ -26,9 +26,7 @@ pub struct HostName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not `spiffe://<trust domain>/workspace/<id>/cluster/<id>/host/<id>`.
-    #[error(
-        "the name is not of the form spiffe://<trust domain>/workspace/<id>/cluster/<id>/host/<id>"
-    )]
+    #[error("the name is not of the form spiffe://<trust domain>/workspace/<id>/cluster/<id>/host/<id>")]
     Shape,
     /// A trust domain outside SPIFFE's letters (a-z, 0-9, `.`, `-`, `_`) or longer than 255.
     #[error("the name's trust domain holds a letter that is not allowed, or is empty or too long")]
@@ -57,16 +55,7 @@ impl HostName {
     pub fn parse(uri: &str) -> Result<Self, NameError> {
         let rest = uri.strip_prefix("spiffe://").ok_or(NameError::Shape)?;
         let parts: Vec<&str> = rest.split('/').collect();
-        let [
-            trust_domain,
-            "workspace",
-            workspace,
-            "cluster",
-            cluster,
-            "host",
-            host,
-        ] = parts.as_slice()
-        else {
+        let [trust_domain, "workspace", workspace, "cluster", cluster, "host", host] = parts.as_slice() else {
             return Err(NameError::Shape);
         };
         if !is_trust_domain(trust_domain) {
@@ -99,9 +88,7 @@ pub fn member_uri(
     role: MemberRole,
 ) -> String {
     let role = role.as_str();
-    format!(
-        "spiffe://{trust_domain}/workspace/{workspace}/cluster/{cluster}/host/{member}/role/{role}"
-    )
+    format!("spiffe://{trust_domain}/workspace/{workspace}/cluster/{cluster}/host/{member}/role/{role}")
 }
 
 /// Read a member's name.
@@ -119,17 +106,13 @@ pub fn parse_member(uri: &str) -> Result<(HostName, MemberRole), NameError> {
 /// Whether a text may be a trust domain (SPIFFE's letters, at most 255).
 pub fn is_trust_domain(text: &str) -> bool {
     (1..=255).contains(&text.len())
-        && text.bytes().all(|b| {
-            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_')
-        })
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
 }
 
 /// Whether a text may be a host or member name.
 pub fn is_member_name(text: &str) -> bool {
     (1..=MAX_MEMBER_NAME).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 #[cfg(test)]
@@ -187,10 +170,7 @@ mod tests {
         for (uri, reason) in cases {
             assert_eq!(HostName::parse(&uri), Err(reason), "{uri}");
         }
-        assert_eq!(
-            parse_member(&format!("{good}/role/owner")),
-            Err(NameError::Role)
-        );
+        assert_eq!(parse_member(&format!("{good}/role/owner")), Err(NameError::Role));
         assert_eq!(parse_member(&good), Err(NameError::Shape));
     }
 }

@@ -62,18 +62,11 @@ pub enum TlsError {
 }
 
 /// Every certificate of a PEM text; at least one.
-pub(crate) fn certificates(
-    pem: &str,
-    what: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| TlsError::Certificate { what })?;
-    if certificates.is_empty() {
-        Err(TlsError::Certificate { what })
-    } else {
-        Ok(certificates)
-    }
+    if certificates.is_empty() { Err(TlsError::Certificate { what }) } else { Ok(certificates) }
 }
 
 /// Trust in exactly these authorities.
@@ -81,9 +74,7 @@ pub(crate) fn roots(ca_pem: &str) -> Result<Arc<RootCertStore>, TlsError> {
     let what = "authority";
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca_pem, what)? {
-        roots
-            .add(certificate)
-            .map_err(|_| TlsError::Certificate { what })?;
+        roots.add(certificate).map_err(|_| TlsError::Certificate { what })?;
     }
     Ok(Arc::new(roots))
 }
@@ -93,7 +84,6 @@ pub(crate) fn identity(
     identity: &TlsIdentity,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
     let chain = certificates(&identity.chain_pem, "identity certificate")?;
-    let key =
-        PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|_| TlsError::Key)?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|_| TlsError::Key)?;
     Ok((chain, key))
 }

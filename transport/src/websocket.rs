@@ -98,32 +98,19 @@ impl std::fmt::Debug for AgentSocket {
 impl AgentSocket {
     /// Dial the `agents` listener (`https://host:port`) and open the session.
     pub async fn connect(agents_url: &str, tls: Arc<ClientConfig>) -> Result<Self, ConnectError> {
-        let endpoint = Endpoint::parse(agents_url)
-            .ok_or_else(|| ConnectError::Address(agents_url.to_owned()))?;
-        let tcp = within(
-            "connecting",
-            TcpStream::connect((endpoint.host.as_str(), endpoint.port)),
-        )
-        .await?
-        .map_err(ConnectError::Connect)?;
-        tcp.set_nodelay(true).map_err(ConnectError::Connect)?;
-        let stream = within(
-            "the TLS handshake",
-            TlsConnector::from(tls).connect(endpoint.name, tcp),
-        )
-        .await?
-        .map_err(ConnectError::Tls)?;
-        let upgrade = tokio_tungstenite::client_async_with_config(
-            endpoint.session_url,
-            stream,
-            Some(limits()),
-        );
-        let (stream, _) = within("the websocket handshake", upgrade)
+        let endpoint = Endpoint::parse(agents_url).ok_or_else(|| ConnectError::Address(agents_url.to_owned()))?;
+        let tcp = within("connecting", TcpStream::connect((endpoint.host.as_str(), endpoint.port)))
             .await?
-            .map_err(|error| match error {
-                tungstenite::Error::Http(answer) => ConnectError::Refused(answer.status().as_u16()),
-                other => ConnectError::Websocket(Box::new(other)),
-            })?;
+            .map_err(ConnectError::Connect)?;
+        tcp.set_nodelay(true).map_err(ConnectError::Connect)?;
+        let stream = within("the TLS handshake", TlsConnector::from(tls).connect(endpoint.name, tcp))
+            .await?
+            .map_err(ConnectError::Tls)?;
+        let upgrade = tokio_tungstenite::client_async_with_config(endpoint.session_url, stream, Some(limits()));
+        let (stream, _) = within("the websocket handshake", upgrade).await?.map_err(|error| match error {
+            tungstenite::Error::Http(answer) => ConnectError::Refused(answer.status().as_u16()),
+            other => ConnectError::Websocket(Box::new(other)),
+        })?;
         Ok(Self { stream })
     }
 
@@ -145,8 +132,7 @@ impl AgentSocket {
             match self.stream.next().await {
                 None | Some(Ok(Message::Close(_))) => return Err(SocketError::Closed),
                 Some(Ok(Message::Text(text))) => {
-                    return message::from_control_plane(text.as_bytes())
-                        .map_err(SocketError::Malformed);
+                    return message::from_control_plane(text.as_bytes()).map_err(SocketError::Malformed);
                 }
                 Some(Ok(Message::Binary(_) | Message::Frame(_))) => {
                     return Err(SocketError::NotText);
@@ -187,12 +173,7 @@ impl Endpoint {
         };
         let name = ServerName::try_from(host.clone()).ok()?;
         let session_url = format!("wss://{}:{port}{SESSION_PATH}", url.host_str()?);
-        Some(Self {
-            host,
-            port,
-            name,
-            session_url,
-        })
+        Some(Self { host, port, name, session_url })
     }
 }
 
@@ -207,18 +188,14 @@ fn limits() -> WebSocketConfig {
 }
 
 async fn within<T>(step: &'static str, future: impl Future<Output = T>) -> Result<T, ConnectError> {
-    timeout(CONNECT_DEADLINE, future)
-        .await
-        .map_err(|_| ConnectError::Deadline { step })
+    timeout(CONNECT_DEADLINE, future).await.map_err(|_| ConnectError::Deadline { step })
 }
 
 fn broken(error: tungstenite::Error) -> SocketError {
     match error {
         tungstenite::Error::ConnectionClosed
         | tungstenite::Error::AlreadyClosed
-        | tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            SocketError::Closed
-        }
+        | tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => SocketError::Closed,
         tungstenite::Error::Capacity(CapacityError::MessageTooLong { .. }) => SocketError::TooLarge,
         // A process that was killed says no goodbye, neither in the websocket's words nor in TLS'.
         tungstenite::Error::Io(error)
@@ -243,24 +220,9 @@ mod tests {
     #[test]
     fn an_address_is_read_in_each_form() {
         let cases = [
-            (
-                "https://127.0.0.1:4411",
-                "127.0.0.1",
-                4411,
-                "wss://127.0.0.1:4411/agent/v1",
-            ),
-            (
-                "https://[::1]:4411/",
-                "::1",
-                4411,
-                "wss://[::1]:4411/agent/v1",
-            ),
-            (
-                "https://towline.example",
-                "towline.example",
-                443,
-                "wss://towline.example:443/agent/v1",
-            ),
+            ("https://127.0.0.1:4411", "127.0.0.1", 4411, "wss://127.0.0.1:4411/agent/v1"),
+            ("https://[::1]:4411/", "::1", 4411, "wss://[::1]:4411/agent/v1"),
+            ("https://towline.example", "towline.example", 443, "wss://towline.example:443/agent/v1"),
         ];
         for (url, host, port, session) in cases {
             let endpoint = Endpoint::parse(url).expect(url);
@@ -271,13 +233,7 @@ mod tests {
 
     #[test]
     fn refuses_addresses_that_are_not_the_listeners() {
-        for url in [
-            "http://127.0.0.1:1",
-            "127.0.0.1:1",
-            "https://127.0.0.1:1/path",
-            "https://h?x=1",
-            "",
-        ] {
+        for url in ["http://127.0.0.1:1", "127.0.0.1:1", "https://127.0.0.1:1/path", "https://h?x=1", ""] {
             assert!(Endpoint::parse(url).is_none(), "{url}");
         }
     }

@@ -20,12 +20,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const LIMIT: u64 = 1_000_000;
 
 fn now() -> UnixSeconds {
-    UnixSeconds(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("after 1970")
-            .as_secs(),
-    )
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs())
 }
 
 struct Scene {
@@ -43,8 +38,7 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let directory = tempfile::tempdir().expect("directory");
-        let ca = Authority::create("test", now().minus(MINUTE), now().plus(60 * MINUTE))
-            .expect("authority");
+        let ca = Authority::create("test", now().minus(MINUTE), now().plus(60 * MINUTE)).expect("authority");
         let key = KeyPair::generate().expect("key");
         let request = CertificateRequest {
             spki: key.spki(),
@@ -62,10 +56,7 @@ impl Scene {
         let settings = Settings {
             directory: directory.path().join("blobs"),
             listen: "127.0.0.1:0".parse().expect("address"),
-            tls: TlsIdentity {
-                chain_pem,
-                key_pem: key.to_pem().to_string(),
-            },
+            tls: TlsIdentity { chain_pem, key_pem: key.to_pem().to_string() },
             verifying_key,
             max_blob_bytes: LIMIT,
         };
@@ -75,17 +66,7 @@ impl Scene {
         let address = listening.await.expect("listens");
         let http = client::http_client(ca.certificate_pem(), None).expect("client");
         let ca_pem = ca.certificate_pem().to_owned();
-        Self {
-            directory,
-            settings,
-            address,
-            url: format!("https://{address}"),
-            ca_pem,
-            key_pem,
-            http,
-            shutdown,
-            task,
-        }
+        Self { directory, settings, address, url: format!("https://{address}"), ca_pem, key_pem, http, shutdown, task }
     }
 
     fn sign(&self, claims: &BlobClaims) -> String {
@@ -93,25 +74,12 @@ impl Scene {
     }
 
     fn grant(&self, method: BlobMethod, digest: &Digest) -> String {
-        let claims = BlobClaims {
-            method,
-            digest: digest.clone(),
-            max_size: LIMIT,
-            not_after: now().plus(MINUTE),
-        };
+        let claims = BlobClaims { method, digest: digest.clone(), max_size: LIMIT, not_after: now().plus(MINUTE) };
         blob_grant::url(&self.url, digest, &self.sign(&claims))
     }
 
     async fn put(&self, url: &str, bytes: &[u8]) -> (u16, String) {
-        answer(
-            self.http
-                .put(url)
-                .body(bytes.to_vec())
-                .send()
-                .await
-                .expect("answered"),
-        )
-        .await
+        answer(self.http.put(url).body(bytes.to_vec()).send().await.expect("answered")).await
     }
 
     async fn get(&self, url: &str) -> (u16, String) {
@@ -119,11 +87,7 @@ impl Scene {
     }
 
     fn blob(&self, digest: &Digest) -> std::path::PathBuf {
-        self.settings
-            .directory
-            .join("sha256")
-            .join(&digest.as_str()[..2])
-            .join(digest.as_str())
+        self.settings.directory.join("sha256").join(&digest.as_str()[..2]).join(digest.as_str())
     }
 
     fn staged(&self) -> usize {
@@ -144,21 +108,14 @@ fn count(directory: &Path) -> usize {
 /// The status and the problem's code, or the body.
 async fn answer(response: reqwest::Response) -> (u16, String) {
     let status = response.status().as_u16();
-    let kind = response
-        .headers()
-        .get("content-type")
-        .map(|kind| kind.to_str().expect("text").to_owned());
+    let kind = response.headers().get("content-type").map(|kind| kind.to_str().expect("text").to_owned());
     let body = response.text().await.expect("body");
     if kind.as_deref() != Some("application/problem+json") {
         return (status, body);
     }
     let problem: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(problem["status"], status);
-    assert!(
-        problem["remedy"]
-            .as_str()
-            .is_some_and(|remedy| !remedy.is_empty())
-    );
+    assert!(problem["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()));
     let code = problem["code"].as_str().expect("code").to_owned();
     assert_eq!(problem["type"], format!("urn:towline:error:{code}"));
     (status, code)
@@ -170,42 +127,18 @@ async fn a_blob_comes_back_as_it_went_in() {
     // Several pieces, and not text.
     let bytes: Vec<u8> = (0..500_000u32).map(|n| n.wrapping_mul(n) as u8).collect();
     let digest = Digest::of(&bytes);
-    let (put, get) = (
-        scene.grant(BlobMethod::Put, &digest),
-        scene.grant(BlobMethod::Get, &digest),
-    );
+    let (put, get) = (scene.grant(BlobMethod::Put, &digest), scene.grant(BlobMethod::Get, &digest));
     assert_eq!(scene.get(&get).await, (404, "blob_not_found".to_owned()));
-    assert_eq!(
-        scene
-            .http
-            .head(&get)
-            .send()
-            .await
-            .expect("answered")
-            .status(),
-        404
-    );
+    assert_eq!(scene.http.head(&get).send().await.expect("answered").status(), 404);
     assert_eq!(scene.put(&put, &bytes).await.0, 201);
     assert_eq!(scene.put(&put, &bytes).await.0, 204);
     let found = scene.http.get(&get).send().await.expect("answered");
     assert_eq!(found.content_length(), Some(500_000));
     assert_eq!(found.bytes().await.expect("body"), bytes);
     let found = scene.http.head(&get).send().await.expect("answered");
-    assert_eq!(
-        (found.status().as_u16(), &found.headers()["content-length"]),
-        (200, &"500000".parse().expect("value"))
-    );
+    assert_eq!((found.status().as_u16(), &found.headers()["content-length"]), (200, &"500000".parse().expect("value")));
     let head = scene.grant(BlobMethod::Head, &digest);
-    assert_eq!(
-        scene
-            .http
-            .head(&head)
-            .send()
-            .await
-            .expect("answered")
-            .status(),
-        200
-    );
+    assert_eq!(scene.http.head(&head).send().await.expect("answered").status(), 200);
     assert_eq!(scene.staged(), 0);
     scene.stop().await;
 }
@@ -214,17 +147,8 @@ async fn a_blob_comes_back_as_it_went_in() {
 async fn an_empty_blob_is_a_blob() {
     let scene = Scene::new().await;
     let digest = Digest::of(b"");
-    assert_eq!(
-        scene
-            .put(&scene.grant(BlobMethod::Put, &digest), b"")
-            .await
-            .0,
-        201
-    );
-    assert_eq!(
-        scene.get(&scene.grant(BlobMethod::Get, &digest)).await,
-        (200, String::new())
-    );
+    assert_eq!(scene.put(&scene.grant(BlobMethod::Put, &digest), b"").await.0, 201);
+    assert_eq!(scene.get(&scene.grant(BlobMethod::Get, &digest)).await, (200, String::new()));
     scene.stop().await;
 }
 
@@ -232,14 +156,9 @@ async fn an_empty_blob_is_a_blob() {
 async fn bytes_with_another_hash_leave_nothing() {
     let scene = Scene::new().await;
     let digest = Digest::of(b"announced");
-    let refused = scene
-        .put(&scene.grant(BlobMethod::Put, &digest), b"different")
-        .await;
+    let refused = scene.put(&scene.grant(BlobMethod::Put, &digest), b"different").await;
     assert_eq!(refused, (422, "digest_mismatch".to_owned()));
-    assert_eq!(
-        scene.get(&scene.grant(BlobMethod::Get, &digest)).await.0,
-        404
-    );
+    assert_eq!(scene.get(&scene.grant(BlobMethod::Get, &digest)).await.0, 404);
     assert!(!scene.blob(&digest).exists());
     assert_eq!(scene.staged(), 0);
     scene.stop().await;
@@ -255,14 +174,8 @@ async fn a_truncated_upload_leaves_nothing() {
     let tcp = TcpStream::connect(scene.address).await.expect("connected");
     let tls = client::client_config(&scene.ca_pem, None).expect("config");
     let name = "127.0.0.1".try_into().expect("name");
-    let mut stream = tokio_rustls::TlsConnector::from(tls)
-        .connect(name, tcp)
-        .await
-        .expect("handshake");
-    let head = format!(
-        "PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
-        bytes.len()
-    );
+    let mut stream = tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.expect("handshake");
+    let head = format!("PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", bytes.len());
     stream.write_all(head.as_bytes()).await.expect("sent");
     stream.write_all(&bytes[..60_000]).await.expect("sent");
     stream.flush().await.expect("sent");
@@ -270,11 +183,7 @@ async fn a_truncated_upload_leaves_nothing() {
     drop(stream);
     wait_until(|| scene.staged() == 0).await;
     assert!(!scene.blob(&digest).exists());
-    assert_eq!(
-        scene.put(&url, &bytes).await.0,
-        201,
-        "the same grant works afterwards"
-    );
+    assert_eq!(scene.put(&url, &bytes).await.0, 201, "the same grant works afterwards");
     scene.stop().await;
 }
 
@@ -290,34 +199,13 @@ async fn wait_until(mut holds: impl FnMut() -> bool) {
 async fn refuses_grants_that_are_not_for_this() {
     let scene = Scene::new().await;
     let (digest, other) = (Digest::of(b"blob"), Digest::of(b"other"));
-    assert_eq!(
-        scene
-            .put(&scene.grant(BlobMethod::Put, &digest), b"blob")
-            .await
-            .0,
-        201
-    );
-    let claims = |method| BlobClaims {
-        method,
-        digest: digest.clone(),
-        max_size: 10,
-        not_after: now().plus(MINUTE),
-    };
+    assert_eq!(scene.put(&scene.grant(BlobMethod::Put, &digest), b"blob").await.0, 201);
+    let claims = |method| BlobClaims { method, digest: digest.clone(), max_size: 10, not_after: now().plus(MINUTE) };
     let get = claims(BlobMethod::Get);
-    let expired = BlobClaims {
-        not_after: now().minus(Duration::from_secs(2)),
-        ..get.clone()
-    };
-    let endless = BlobClaims {
-        not_after: now().plus(60 * MINUTE),
-        ..get.clone()
-    };
-    let for_other = BlobClaims {
-        digest: other.clone(),
-        ..get.clone()
-    };
-    let strange_key =
-        keys::ed25519_from_pem(&keys::ed25519_generate_pem().expect("key").0).expect("key");
+    let expired = BlobClaims { not_after: now().minus(Duration::from_secs(2)), ..get.clone() };
+    let endless = BlobClaims { not_after: now().plus(60 * MINUTE), ..get.clone() };
+    let for_other = BlobClaims { digest: other.clone(), ..get.clone() };
+    let strange_key = keys::ed25519_from_pem(&keys::ed25519_generate_pem().expect("key").0).expect("key");
     let cases = [
         (scene.sign(&expired), "grant_expired"),
         (scene.sign(&endless), "grant_too_long"),
@@ -328,16 +216,11 @@ async fn refuses_grants_that_are_not_for_this() {
         ("nonsense".to_owned(), "grant_malformed"),
     ];
     for (grant, code) in cases {
-        let refused = scene
-            .get(&blob_grant::url(&scene.url, &digest, &grant))
-            .await;
+        let refused = scene.get(&blob_grant::url(&scene.url, &digest, &grant)).await;
         assert_eq!(refused, (403, code.to_owned()));
     }
     let reading = blob_grant::url(&scene.url, &digest, &scene.sign(&get));
-    assert_eq!(
-        scene.put(&reading, b"blob").await,
-        (403, "grant_other_method".to_owned())
-    );
+    assert_eq!(scene.put(&reading, b"blob").await, (403, "grant_other_method".to_owned()));
     assert_eq!(scene.get(&reading).await, (200, "blob".to_owned()));
     scene.stop().await;
 }
@@ -356,34 +239,13 @@ async fn refuses_requests_that_are_malformed() {
     ] {
         let (status, code) = scene.get(&url).await;
         assert!(
-            matches!(
-                (status, code.as_str()),
-                (400, "malformed_request") | (403, "grant_malformed")
-            ),
+            matches!((status, code.as_str()), (400, "malformed_request") | (403, "grant_malformed")),
             "{url} {status} {code}"
         );
     }
-    assert_eq!(
-        scene
-            .get(&good.replace(digest.as_str(), &digest.as_str().to_uppercase()))
-            .await
-            .0,
-        400
-    );
-    assert_eq!(
-        scene.get(&format!("{}/other", scene.url)).await,
-        (404, "not_found".to_owned())
-    );
-    assert_eq!(
-        scene
-            .http
-            .delete(&good)
-            .send()
-            .await
-            .expect("answered")
-            .status(),
-        405
-    );
+    assert_eq!(scene.get(&good.replace(digest.as_str(), &digest.as_str().to_uppercase())).await.0, 400);
+    assert_eq!(scene.get(&format!("{}/other", scene.url)).await, (404, "not_found".to_owned()));
+    assert_eq!(scene.http.delete(&good).send().await.expect("answered").status(), 405);
     scene.stop().await;
 }
 
@@ -392,44 +254,21 @@ async fn the_smaller_of_both_size_limits_holds() {
     let scene = Scene::new().await;
     let bytes = vec![1u8; 5000];
     let digest = Digest::of(&bytes);
-    let claims = BlobClaims {
-        method: BlobMethod::Put,
-        digest: digest.clone(),
-        max_size: 4999,
-        not_after: now().plus(MINUTE),
-    };
+    let claims =
+        BlobClaims { method: BlobMethod::Put, digest: digest.clone(), max_size: 4999, not_after: now().plus(MINUTE) };
     let narrow = blob_grant::url(&scene.url, &digest, &scene.sign(&claims));
-    assert_eq!(
-        scene.put(&narrow, &bytes).await,
-        (413, "blob_too_large".to_owned())
-    );
+    assert_eq!(scene.put(&narrow, &bytes).await, (413, "blob_too_large".to_owned()));
     // Without an announced length the bytes are counted as they come.
     let pieces = futures_util::stream::iter(
-        bytes
-            .chunks(500)
-            .map(|piece| Ok::<_, std::io::Error>(piece.to_vec()))
-            .collect::<Vec<_>>(),
+        bytes.chunks(500).map(|piece| Ok::<_, std::io::Error>(piece.to_vec())).collect::<Vec<_>>(),
     );
-    let chunked = scene
-        .http
-        .put(&narrow)
-        .body(reqwest::Body::wrap_stream(pieces))
-        .send()
-        .await
-        .expect("answered");
+    let chunked = scene.http.put(&narrow).body(reqwest::Body::wrap_stream(pieces)).send().await.expect("answered");
     assert_eq!(answer(chunked).await, (413, "blob_too_large".to_owned()));
-    assert_eq!(
-        scene.get(&scene.grant(BlobMethod::Get, &digest)).await.0,
-        404
-    );
+    assert_eq!(scene.get(&scene.grant(BlobMethod::Get, &digest)).await.0, 404);
 
     let large = vec![1u8; LIMIT as usize + 1];
     let digest = Digest::of(&large);
-    let claims = BlobClaims {
-        max_size: u64::MAX,
-        digest: digest.clone(),
-        ..claims
-    };
+    let claims = BlobClaims { max_size: u64::MAX, digest: digest.clone(), ..claims };
     let wide = blob_grant::url(&scene.url, &digest, &scene.sign(&claims));
     let refused = scene.http.put(&wide).body(large).send().await;
     // The answer comes before the body is through, so the connection may break under the sender.
@@ -450,15 +289,7 @@ async fn many_uploads_of_one_blob_make_one_file() {
     let uploads: Vec<_> = (0..20)
         .map(|_| {
             let (http, url, bytes) = (scene.http.clone(), url.clone(), bytes.clone());
-            tokio::spawn(async move {
-                http.put(url)
-                    .body(bytes)
-                    .send()
-                    .await
-                    .expect("answered")
-                    .status()
-                    .as_u16()
-            })
+            tokio::spawn(async move { http.put(url).body(bytes).send().await.expect("answered").status().as_u16() })
         })
         .collect();
     for upload in uploads {
@@ -475,17 +306,9 @@ async fn blobs_outlive_the_process_and_are_their_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let scene = Scene::new().await;
     let digest = Digest::of(b"kept");
-    scene
-        .put(&scene.grant(BlobMethod::Put, &digest), b"kept")
-        .await;
+    scene.put(&scene.grant(BlobMethod::Put, &digest), b"kept").await;
     let (settings, file) = (scene.settings.clone(), scene.blob(&digest));
-    let mode = |path: &Path| {
-        std::fs::metadata(path)
-            .expect("metadata")
-            .permissions()
-            .mode()
-            & 0o777
-    };
+    let mode = |path: &Path| std::fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
     assert_eq!((mode(&file), mode(&settings.directory)), (0o600, 0o700));
     let _directory = scene.stop().await;
     let (ready, listening) = oneshot::channel();
@@ -503,51 +326,20 @@ async fn says_why_it_cannot_start() {
     let (ready, _) = oneshot::channel();
     let again = run(scene.settings.clone(), ready, CancellationToken::new()).await;
     assert!(matches!(again, Err(BlobStoreError::Taken(_))), "{again:?}");
-    let elsewhere = Settings {
-        directory: scene.directory.path().join("two"),
-        listen: scene.address,
-        ..scene.settings.clone()
-    };
+    let elsewhere =
+        Settings { directory: scene.directory.path().join("two"), listen: scene.address, ..scene.settings.clone() };
     let (ready, _) = oneshot::channel();
     let taken = run(elsewhere.clone(), ready, CancellationToken::new()).await;
-    assert!(
-        matches!(taken, Err(BlobStoreError::Listen { .. })),
-        "{taken:?}"
-    );
+    assert!(matches!(taken, Err(BlobStoreError::Listen { .. })), "{taken:?}");
     let file = scene.directory.path().join("file");
     std::fs::write(&file, "").expect("written");
     let (ready, _) = oneshot::channel();
-    let no_directory = run(
-        Settings {
-            directory: file,
-            ..elsewhere.clone()
-        },
-        ready,
-        CancellationToken::new(),
-    )
-    .await;
-    assert!(
-        matches!(no_directory, Err(BlobStoreError::Directory { .. })),
-        "{no_directory:?}"
-    );
-    let tls = TlsIdentity {
-        chain_pem: String::new(),
-        key_pem: String::new(),
-    };
+    let no_directory = run(Settings { directory: file, ..elsewhere.clone() }, ready, CancellationToken::new()).await;
+    assert!(matches!(no_directory, Err(BlobStoreError::Directory { .. })), "{no_directory:?}");
+    let tls = TlsIdentity { chain_pem: String::new(), key_pem: String::new() };
     let (ready, _) = oneshot::channel();
-    let no_tls = run(
-        Settings { tls, ..elsewhere },
-        ready,
-        CancellationToken::new(),
-    )
-    .await;
-    assert!(
-        matches!(
-            no_tls,
-            Err(BlobStoreError::Tls(server::TlsError::Certificate { .. }))
-        ),
-        "{no_tls:?}"
-    );
+    let no_tls = run(Settings { tls, ..elsewhere }, ready, CancellationToken::new()).await;
+    assert!(matches!(no_tls, Err(BlobStoreError::Tls(server::TlsError::Certificate { .. }))), "{no_tls:?}");
     scene.stop().await;
 }
 
@@ -555,9 +347,7 @@ async fn says_why_it_cannot_start() {
 async fn plain_http_gets_nothing() {
     let scene = Scene::new().await;
     let mut tcp = TcpStream::connect(scene.address).await.expect("connected");
-    tcp.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("sent");
+    tcp.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
     let mut bytes = Vec::new();
     let _ = tcp.read_to_end(&mut bytes).await;
     assert!(!bytes.starts_with(b"HTTP"));

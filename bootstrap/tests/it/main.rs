@@ -36,12 +36,7 @@ const DEADLINE: Duration = Duration::from_secs(15);
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn now() -> UnixSeconds {
-    UnixSeconds(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("after 1970")
-            .as_secs(),
-    )
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs())
 }
 
 /// Gives one certificate for the first key and refuses every other key, as the real one does.
@@ -54,34 +49,19 @@ struct ControlPlane {
 }
 
 async fn challenge() -> Json<Challenge> {
-    Json(Challenge {
-        challenge: keys::random_hex(32),
-        expires_at: now().plus(HOUR),
-    })
+    Json(Challenge { challenge: keys::random_hex(32), expires_at: now().plus(HOUR) })
 }
 
-async fn redeem(
-    State(plane): State<Arc<ControlPlane>>,
-    Json(request): Json<EnrolmentRequest>,
-) -> Response {
-    plane
-        .redemptions
-        .lock()
-        .expect("lock")
-        .push(request.spki.clone());
+async fn redeem(State(plane): State<Arc<ControlPlane>>, Json(request): Json<EnrolmentRequest>) -> Response {
+    plane.redemptions.lock().expect("lock").push(request.spki.clone());
     if request.token != TOKEN {
         let problem = serde_json::json!({"code": "token_unknown", "detail": "The token is not known.", "status": 401});
         return (StatusCode::UNAUTHORIZED, problem.to_string()).into_response();
     }
     let mut first = plane.first.lock().expect("lock");
-    let (spki, certificate_chain) =
-        first.get_or_insert_with(|| (request.spki.clone(), plane.issue(&request.spki)));
+    let (spki, certificate_chain) = first.get_or_insert_with(|| (request.spki.clone(), plane.issue(&request.spki)));
     if *spki != request.spki {
-        return (
-            StatusCode::CONFLICT,
-            r#"{"code":"token_spent_by_other_key"}"#,
-        )
-            .into_response();
+        return (StatusCode::CONFLICT, r#"{"code":"token_spent_by_other_key"}"#).into_response();
     }
     let grant = EnrolmentGrant {
         certificate_chain: certificate_chain.clone(),
@@ -100,11 +80,7 @@ impl ControlPlane {
             cluster: self.told.cluster.clone(),
             host: self.told.host.to_string(),
         };
-        let request = CertificateRequest {
-            spki: spki.clone(),
-            uris: vec![name.to_uri()],
-            ..request(spki, false)
-        };
+        let request = CertificateRequest { spki: spki.clone(), uris: vec![name.to_uri()], ..request(spki, false) };
         self.authority.issue(&request).expect("leaf") + self.authority.certificate_pem()
     }
 }
@@ -137,8 +113,7 @@ impl Scene {
     }
 
     async fn with_life(life: Duration) -> Self {
-        let authority =
-            Authority::create("test", now().minus(HOUR), now().plus(HOUR)).expect("authority");
+        let authority = Authority::create("test", now().minus(HOUR), now().plus(HOUR)).expect("authority");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let told = UserData {
             v: 0,
@@ -153,10 +128,7 @@ impl Scene {
         };
         let key = KeyPair::generate().expect("key");
         let leaf = authority.issue(&request(&key.spki(), true)).expect("leaf");
-        let identity = TlsIdentity {
-            chain_pem: leaf + authority.certificate_pem(),
-            key_pem: key.to_pem().to_string(),
-        };
+        let identity = TlsIdentity { chain_pem: leaf + authority.certificate_pem(), key_pem: key.to_pem().to_string() };
         let tls = server::server_config(&identity, ClientCertificates::Ignored).expect("config");
         let plane = Arc::new(ControlPlane {
             authority,
@@ -175,13 +147,7 @@ impl Scene {
             let (_keep, tls) = watch::channel(tls);
             server::serve(listener, tls, router, Limits::default(), stop).await
         });
-        let scene = Self {
-            host: tempfile::tempdir().expect("directory"),
-            plane,
-            told,
-            shutdown,
-            task,
-        };
+        let scene = Self { host: tempfile::tempdir().expect("directory"), plane, told, shutdown, task };
         scene.tell(&scene.told);
         scene
     }
@@ -209,25 +175,12 @@ impl Scene {
     /// The one state that every path must end in.
     fn assert_enrolled(&self) {
         let identity = self.files().load().expect("readable").expect("present");
-        assert_eq!(
-            identity.user_data,
-            UserData {
-                token: None,
-                ..self.told.clone()
-            }
-        );
-        let key =
-            KeyPair::from_pem(&fs::read_to_string(self.files().key()).expect("text")).expect("key");
+        assert_eq!(identity.user_data, UserData { token: None, ..self.told.clone() });
+        let key = KeyPair::from_pem(&fs::read_to_string(self.files().key()).expect("text")).expect("key");
         let chain = fs::read_to_string(self.files().chain()).expect("text");
-        assert_eq!(
-            PeerCertificate::from_pem(&chain).expect("certificate").spki,
-            key.spki()
-        );
+        assert_eq!(PeerCertificate::from_pem(&chain).expect("certificate").spki, key.spki());
         let keys = self.redemptions();
-        assert!(
-            !keys.is_empty() && keys.iter().all(|spki| *spki == key.spki()),
-            "one key, whatever happened"
-        );
+        assert!(!keys.is_empty() && keys.iter().all(|spki| *spki == key.spki()), "one key, whatever happened");
         for entry in walk(self.host.path().to_owned()) {
             let text = fs::read_to_string(&entry).expect("text");
             assert!(!text.contains(TOKEN), "{} holds the token", entry.display());
@@ -243,18 +196,8 @@ impl Scene {
 }
 
 fn walk(directory: PathBuf) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory)
-        .expect("listing")
-        .map(|entry| entry.expect("entry").path());
-    entries
-        .flat_map(|path| {
-            if path.is_dir() {
-                walk(path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
+    let entries = fs::read_dir(directory).expect("listing").map(|entry| entry.expect("entry").path());
+    entries.flat_map(|path| if path.is_dir() { walk(path) } else { vec![path] }).collect()
 }
 
 #[tokio::test]
@@ -288,17 +231,13 @@ async fn a_crash_after_any_step_is_made_good_by_running_again() {
             fs::remove_file(scene.files().chain()).expect("removed");
             fs::remove_file(scene.files().identity()).expect("removed");
         }),
-        ("the chain", |scene| {
-            fs::remove_file(scene.files().identity()).expect("removed")
-        }),
+        ("the chain", |scene| fs::remove_file(scene.files().identity()).expect("removed")),
         ("the identity", |_| {}),
         ("half a file of each", |scene| {
             fs::remove_file(scene.files().identity()).expect("removed");
-            fs::write(scene.host.path().join("identity/.chain.pem.0123"), "half")
-                .expect("left over");
+            fs::write(scene.host.path().join("identity/.chain.pem.0123"), "half").expect("left over");
             let mode = fs::Permissions::from_mode(0o600);
-            fs::set_permissions(scene.host.path().join("identity/.chain.pem.0123"), mode)
-                .expect("mode");
+            fs::set_permissions(scene.host.path().join("identity/.chain.pem.0123"), mode).expect("mode");
         }),
     ];
     for (step, undo) in steps {
@@ -306,10 +245,7 @@ async fn a_crash_after_any_step_is_made_good_by_running_again() {
         scene.run().await.expect("enrolled");
         undo(&scene);
         scene.tell(&scene.told);
-        scene
-            .run()
-            .await
-            .unwrap_or_else(|error| panic!("after {step}: {error:?}"));
+        scene.run().await.unwrap_or_else(|error| panic!("after {step}: {error:?}"));
         scene.assert_enrolled();
         scene.stop().await;
     }
@@ -337,10 +273,7 @@ async fn a_renewal_in_the_agents_hands_is_left_alone() {
     let next = KeyPair::generate().expect("key").to_pem();
     keys::write_secret(&scene.files().key(), next.as_bytes()).expect("written");
     assert_eq!(scene.run().await.expect("found"), identity);
-    assert_eq!(
-        fs::read_to_string(scene.files().key()).expect("text"),
-        *next
-    );
+    assert_eq!(fs::read_to_string(scene.files().key()).expect("text"), *next);
     scene.stop().await;
 }
 
@@ -350,10 +283,7 @@ async fn two_at_once_make_one_key() {
     let (one, two) = tokio::join!(scene.run(), scene.run());
     let outcomes = [one, two];
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
-    let busy = outcomes
-        .into_iter()
-        .find_map(Result::err)
-        .expect("one gave way");
+    let busy = outcomes.into_iter().find_map(Result::err).expect("one gave way");
     assert!(matches!(busy, BootstrapError::Busy(_)) && busy.retryable());
     scene.assert_enrolled();
     scene.stop().await;
@@ -365,9 +295,7 @@ async fn refuses_user_data_that_others_could_have_touched() {
     for mode in [0o644, 0o660, 0o604] {
         fs::set_permissions(scene.user_data(), fs::Permissions::from_mode(mode)).expect("mode");
         let refused = scene.run().await.expect_err("refused");
-        let BootstrapError::UserData { source, .. } = &refused else {
-            panic!("{refused:?}")
-        };
+        let BootstrapError::UserData { source, .. } = &refused else { panic!("{refused:?}") };
         assert!(matches!(source, UserDataError::Exposed(found) if *found == mode));
         assert!(!refused.retryable());
     }
@@ -376,16 +304,7 @@ async fn refuses_user_data_that_others_could_have_touched() {
     fs::set_permissions(&elsewhere, fs::Permissions::from_mode(0o600)).expect("mode");
     symlink(&elsewhere, scene.user_data()).expect("link");
     let refused = scene.run().await.expect_err("refused");
-    assert!(
-        matches!(
-            refused,
-            BootstrapError::UserData {
-                source: UserDataError::NotOurs,
-                ..
-            }
-        ),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, BootstrapError::UserData { source: UserDataError::NotOurs, .. }), "{refused:?}");
     assert!(scene.redemptions().is_empty());
     scene.stop().await;
 }
@@ -412,23 +331,11 @@ async fn refuses_user_data_that_is_none() {
     for text in cases {
         keys::write_secret(&scene.user_data(), text.as_bytes()).expect("written");
         let refused = scene.run().await.expect_err(&text);
-        assert!(
-            matches!(refused, BootstrapError::UserData { .. }),
-            "{text}: {refused:?}"
-        );
+        assert!(matches!(refused, BootstrapError::UserData { .. }), "{text}: {refused:?}");
     }
     fs::remove_file(scene.user_data()).expect("removed");
     let refused = scene.run().await.expect_err("missing");
-    assert!(
-        matches!(
-            refused,
-            BootstrapError::UserData {
-                source: UserDataError::Missing,
-                ..
-            }
-        ),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, BootstrapError::UserData { source: UserDataError::Missing, .. }), "{refused:?}");
     assert!(scene.redemptions().is_empty());
     scene.stop().await;
 }
@@ -436,18 +343,10 @@ async fn refuses_user_data_that_is_none() {
 #[tokio::test]
 async fn says_what_to_do_without_token_or_identity() {
     let scene = Scene::new().await;
-    scene.tell(&UserData {
-        token: None,
-        ..scene.told.clone()
-    });
+    scene.tell(&UserData { token: None, ..scene.told.clone() });
     let refused = scene.run().await.expect_err("refused");
-    assert!(
-        matches!(refused, BootstrapError::TokenSpent(_))
-            && refused.to_string().contains("create the host anew")
-    );
-    let refused = run_within(&scene.host.path().join("absent"), DEADLINE)
-        .await
-        .expect_err("refused");
+    assert!(matches!(refused, BootstrapError::TokenSpent(_)) && refused.to_string().contains("create the host anew"));
+    let refused = run_within(&scene.host.path().join("absent"), DEADLINE).await.expect_err("refused");
     assert!(matches!(refused, BootstrapError::Directory { .. }));
     scene.stop().await;
 }
@@ -456,14 +355,8 @@ async fn says_what_to_do_without_token_or_identity() {
 async fn refuses_the_identity_of_another_host() {
     let scene = Scene::new().await;
     scene.run().await.expect("enrolled");
-    scene.tell(&UserData {
-        host: HostId::from_random([8; 10]),
-        ..scene.told.clone()
-    });
-    assert!(matches!(
-        scene.run().await,
-        Err(BootstrapError::OtherHost(_))
-    ));
+    scene.tell(&UserData { host: HostId::from_random([8; 10]), ..scene.told.clone() });
+    assert!(matches!(scene.run().await, Err(BootstrapError::OtherHost(_))));
     scene.stop().await;
 }
 
@@ -479,8 +372,7 @@ fn program(scene: &Scene) -> Output {
 async fn the_program_enrols_and_says_nothing_secret() {
     let scene = Scene::new().await;
     let output = program(&scene);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned()
-        + &String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("enrolled") && !said.contains(TOKEN), "{said}");
     scene.assert_enrolled();
@@ -490,20 +382,12 @@ async fn the_program_enrols_and_says_nothing_secret() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_tells_a_refusal_from_a_usage_error() {
     let scene = Scene::new().await;
-    scene.tell(&UserData {
-        token: Some("tk_wrong".to_owned()),
-        ..scene.told.clone()
-    });
+    scene.tell(&UserData { token: Some("tk_wrong".to_owned()), ..scene.told.clone() });
     let output = program(&scene);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{said}");
-    assert!(
-        said.contains("token_unknown") && !said.contains("tk_wrong"),
-        "{said}"
-    );
-    let usage = Command::new(env!("CARGO_BIN_EXE_towline-bootstrap"))
-        .output()
-        .expect("started");
+    assert!(said.contains("token_unknown") && !said.contains("tk_wrong"), "{said}");
+    let usage = Command::new(env!("CARGO_BIN_EXE_towline-bootstrap")).output().expect("started");
     assert_eq!(usage.status.code(), Some(64));
     scene.stop().await;
 }

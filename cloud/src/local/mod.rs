@@ -22,10 +22,7 @@ pub struct LocalHost {
 impl LocalHost {
     /// The host that lives in this directory.
     pub fn new(host_dir: &Path) -> Self {
-        Self {
-            directory: host_dir.to_owned(),
-            machine_id: PathBuf::from(MACHINE_ID),
-        }
+        Self { directory: host_dir.to_owned(), machine_id: PathBuf::from(MACHINE_ID) }
     }
 }
 
@@ -35,18 +32,12 @@ impl Facts for LocalHost {
     }
 
     fn machine(&self) -> Result<[u8; 32], FactsError> {
-        let metadata =
-            std::fs::metadata(&self.directory).map_err(|source| FactsError::Unreadable {
-                path: self.directory.clone(),
-                source,
-            })?;
+        let metadata = std::fs::metadata(&self.directory)
+            .map_err(|source| FactsError::Unreadable { path: self.directory.clone(), source })?;
         // Without a machine id the directory still tells apart all hosts that one control plane can start here.
         let machine_id = std::fs::read_to_string(&self.machine_id).unwrap_or_default();
         let (device, inode) = (metadata.dev().to_be_bytes(), metadata.ino().to_be_bytes());
-        Ok(hash(
-            "towline-machine-local-v0",
-            &[machine_id.trim().as_bytes(), &device, &inode],
-        ))
+        Ok(hash("towline-machine-local-v0", &[machine_id.trim().as_bytes(), &device, &inode]))
     }
 
     fn boot(&self) -> Result<[u8; 32], FactsError> {
@@ -66,19 +57,10 @@ mod tests {
 
     #[test]
     fn two_directories_are_two_machines_and_one_boot() {
-        let (one, two) = (
-            tempfile::tempdir().expect("directory"),
-            tempfile::tempdir().expect("directory"),
-        );
+        let (one, two) = (tempfile::tempdir().expect("directory"), tempfile::tempdir().expect("directory"));
         let (first, second) = (LocalHost::new(one.path()), LocalHost::new(two.path()));
-        assert_ne!(
-            first.machine().expect("machine"),
-            second.machine().expect("machine")
-        );
-        assert_eq!(
-            first.machine().expect("machine"),
-            LocalHost::new(one.path()).machine().expect("machine")
-        );
+        assert_ne!(first.machine().expect("machine"), second.machine().expect("machine"));
+        assert_eq!(first.machine().expect("machine"), LocalHost::new(one.path()).machine().expect("machine"));
         assert_eq!(first.boot().expect("boot"), second.boot().expect("boot"));
     }
 
@@ -97,18 +79,13 @@ mod tests {
     #[test]
     fn a_machine_without_a_machine_id_still_has_an_identity() {
         let directory = tempfile::tempdir().expect("directory");
-        let host = LocalHost {
-            machine_id: PathBuf::from("/nowhere/machine-id"),
-            ..LocalHost::new(directory.path())
-        };
+        let host = LocalHost { machine_id: PathBuf::from("/nowhere/machine-id"), ..LocalHost::new(directory.path()) };
         assert!(host.machine().is_ok());
     }
 
     #[test]
     fn a_missing_directory_is_an_error_that_names_it() {
-        let error = LocalHost::new(Path::new("/nowhere/host"))
-            .machine()
-            .expect_err("missing");
+        let error = LocalHost::new(Path::new("/nowhere/host")).machine().expect_err("missing");
         assert!(error.to_string().contains("/nowhere/host"));
     }
 

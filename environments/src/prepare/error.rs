@@ -62,19 +62,11 @@ fn oldest_distributed() -> String {
 }
 
 fn list(words: &[String]) -> String {
-    if words.is_empty() {
-        "none".to_owned()
-    } else {
-        words.join(", ")
-    }
+    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
 }
 
 fn sentences(refusals: &[Refusal]) -> String {
-    refusals
-        .iter()
-        .map(Refusal::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    refusals.iter().map(Refusal::to_string).collect::<Vec<_>>().join("; ")
 }
 
 impl PrepareError {
@@ -89,9 +81,7 @@ impl PrepareError {
             Self::Lock(_) => "metadata_unreadable",
             Self::Pack(error) => error.code(),
             Self::PythonUnsupported(_) => "python_unsupported",
-            Self::Refused(refusals) => refusals
-                .first()
-                .map_or("metadata_unreadable", |refusal| refusal.code),
+            Self::Refused(refusals) => refusals.first().map_or("metadata_unreadable", |refusal| refusal.code),
             Self::Solve(error) => error.code(),
             Self::Target(_) => "target_unknown",
         }
@@ -100,18 +90,10 @@ impl PrepareError {
     /// What to do.
     pub fn remedy(&self) -> String {
         match self {
-            Self::Cache { .. } => {
-                "make room in the cache folder, or set XDG_CACHE_HOME to another one".to_owned()
-            }
-            Self::Conda(_) => {
-                "make a virtual environment with pip or uv and start from there".to_owned()
-            }
-            Self::DistributedMissing(_) => {
-                "install it: `pip install 'dask[distributed]'`".to_owned()
-            }
-            Self::DistributedOld(_) => {
-                "install a newer one: `pip install --upgrade dask distributed`".to_owned()
-            }
+            Self::Cache { .. } => "make room in the cache folder, or set XDG_CACHE_HOME to another one".to_owned(),
+            Self::Conda(_) => "make a virtual environment with pip or uv and start from there".to_owned(),
+            Self::DistributedMissing(_) => "install it: `pip install 'dask[distributed]'`".to_owned(),
+            Self::DistributedOld(_) => "install a newer one: `pip install --upgrade dask distributed`".to_owned(),
             Self::InterpreterMissing { offered, .. } if offered.is_empty() => {
                 "install that Python where the hosts run".to_owned()
             }
@@ -121,21 +103,14 @@ impl PrepareError {
             ),
             Self::Lock(_) => "install the named package again, with a current pip or uv".to_owned(),
             Self::Pack(error) => error.remedy(),
-            Self::PythonUnsupported(_) => {
-                "make a virtual environment with another Python".to_owned()
-            }
+            Self::PythonUnsupported(_) => "make a virtual environment with another Python".to_owned(),
             Self::Refused(refusals) => {
-                let mut remedies: Vec<&str> = refusals
-                    .iter()
-                    .map(|refusal| refusal.remedy.as_str())
-                    .collect();
+                let mut remedies: Vec<&str> = refusals.iter().map(|refusal| refusal.remedy.as_str()).collect();
                 remedies.dedup();
                 remedies.join("; ")
             }
             Self::Solve(error) => error.remedy(),
-            Self::Target(_) => {
-                "run the control plane and this program in the same version".to_owned()
-            }
+            Self::Target(_) => "run the control plane and this program in the same version".to_owned(),
         }
     }
 }

@@ -60,12 +60,7 @@ pub struct Tools {
 impl Tools {
     /// With the settings of this person and the usual deadline.
     pub fn new(uv: PathBuf, cache_dir: PathBuf) -> Self {
-        Self {
-            uv,
-            cache_dir,
-            indexes: Indexes::of_this_person(),
-            deadline: solve::SOLVE_DEADLINE,
-        }
+        Self { uv, cache_dir, indexes: Indexes::of_this_person(), deadline: solve::SOLVE_DEADLINE }
     }
 }
 
@@ -136,18 +131,9 @@ pub fn prepare(
 ) -> Result<Prepared, PrepareError> {
     let plan = Plan::new(scan, target)?;
     let count = plan.indexed.len() as u64;
-    let solving = |done| Progress {
-        phase: Step::Solve,
-        message: format!("{count} packages"),
-        done,
-        total: count,
-    };
+    let solving = |done| Progress { phase: Step::Solve, message: format!("{count} packages"), done, total: count };
     progress(solving(0));
-    let pins = plan
-        .indexed
-        .iter()
-        .map(|(name, one)| (name.clone(), one.version.clone()))
-        .collect();
+    let pins = plan.indexed.iter().map(|(name, one)| (name.clone(), one.version.clone())).collect();
     let answer = solve::solve(&Question {
         uv: &tools.uv,
         cache_dir: &tools.cache_dir,
@@ -174,26 +160,16 @@ fn pack_all(
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Result<_, PackError>>> = Mutex::new(Vec::with_capacity(total));
     let (done, finished) = std::sync::mpsc::sync_channel::<String>(total.max(1));
-    let workers = thread::available_parallelism()
-        .map_or(2, std::num::NonZero::get)
-        .min(total);
+    let workers = thread::available_parallelism().map_or(2, std::num::NonZero::get).min(total);
     thread::scope(|scope| {
         for _ in 0..workers {
             let done = done.clone();
             let (next, results) = (&next, &results);
             scope.spawn(move || {
                 while let Some(one) = distributions.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let packed = pack::pack(one, &tools.cache_dir).map(|packed| {
-                        (
-                            names::normalise(&one.name),
-                            one.version.replace('-', "_"),
-                            packed,
-                        )
-                    });
-                    results
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .push(packed);
+                    let packed = pack::pack(one, &tools.cache_dir)
+                        .map(|packed| (names::normalise(&one.name), one.version.replace('-', "_"), packed));
+                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(packed);
                     // The channel holds one message for each distribution, so nobody waits.
                     let _ = done.send(one.name.clone());
                 }
@@ -201,19 +177,11 @@ fn pack_all(
         }
         drop(done);
         for (number, message) in finished.iter().enumerate() {
-            progress(Progress {
-                phase: Step::Pack,
-                message,
-                done: number as u64 + 1,
-                total: total as u64,
-            });
+            progress(Progress { phase: Step::Pack, message, done: number as u64 + 1, total: total as u64 });
         }
     });
     let (mut out, mut refusals) = (Vec::with_capacity(total), Vec::new());
-    for result in results
-        .into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-    {
+    for result in results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         match result {
             Ok(packed) => out.push(packed),
             Err(PackError::Refused(refusal)) => refusals.push(refusal),
@@ -221,11 +189,7 @@ fn pack_all(
         }
     }
     refusals.sort_by(|a: &Refusal, b| a.package.cmp(&b.package));
-    if refusals.is_empty() {
-        Ok(out)
-    } else {
-        Err(PrepareError::Refused(refusals))
-    }
+    if refusals.is_empty() { Ok(out) } else { Err(PrepareError::Refused(refusals)) }
 }
 
 /// Put the lock together and keep it beside the wheels, for the upload.
@@ -241,71 +205,27 @@ fn finish(
     wheels.extend(shipped);
     let implementation = scan.interpreter.implementation.clone();
     let version = scan.interpreter.version.clone();
-    let interpreter = Interpreter {
-        implementation: implementation.clone(),
-        version: version.clone(),
-        sha256: None,
-    };
-    let lock = Lock::new(
-        LockedInterpreter {
-            implementation,
-            version,
-        },
-        &plan.target,
-        wheels,
-    )?;
+    let interpreter = Interpreter { implementation: implementation.clone(), version: version.clone(), sha256: None };
+    let lock = Lock::new(LockedInterpreter { implementation, version }, &plan.target, wheels)?;
     let lock_bytes = lock.to_bytes();
     let digest = Digest::of(&lock_bytes);
-    let path = tools
-        .cache_dir
-        .join("locks")
-        .join(format!("{digest}.lock.json"));
-    let unwritable = |source| PrepareError::Cache {
-        path: path.clone(),
-        source,
-    };
+    let path = tools.cache_dir.join("locks").join(format!("{digest}.lock.json"));
+    let unwritable = |source| PrepareError::Cache { path: path.clone(), source };
     cache::write(&path, &lock_bytes).map_err(unwritable)?;
-    blobs.push(PreparedBlob {
-        digest: digest.clone(),
-        size: lock_bytes.len() as u64,
-        path,
-    });
+    blobs.push(PreparedBlob { digest: digest.clone(), size: lock_bytes.len() as u64, path });
     blobs.sort_by(|a, b| a.digest.cmp(&b.digest));
     blobs.dedup_by(|a, b| a.digest == b.digest);
-    let spec = EnvironmentSpec {
-        digest,
-        interpreter,
-        kind: EnvironmentKind::Wheels,
-    };
-    Ok(Prepared {
-        lock,
-        lock_bytes,
-        spec,
-        blobs,
-        warnings,
-    })
+    let spec = EnvironmentSpec { digest, interpreter, kind: EnvironmentKind::Wheels };
+    Ok(Prepared { lock, lock_bytes, spec, blobs, warnings })
 }
 
 /// The packed wheels as the lock names them, the files to upload, and what a person should know of them.
-fn shipped(
-    packed: Vec<(String, String, Packed)>,
-) -> (Vec<LockedWheel>, Vec<PreparedBlob>, Vec<Warning>) {
+fn shipped(packed: Vec<(String, String, Packed)>) -> (Vec<LockedWheel>, Vec<PreparedBlob>, Vec<Warning>) {
     let (mut wheels, mut blobs, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     for (name, version, one) in packed {
         let (file, sha256, size) = (one.file, one.digest.clone(), Some(one.size));
-        wheels.push(LockedWheel {
-            name,
-            version,
-            file,
-            sha256,
-            size,
-            source: WheelSource::Blob,
-        });
-        blobs.push(PreparedBlob {
-            digest: one.digest,
-            size: one.size,
-            path: one.path,
-        });
+        wheels.push(LockedWheel { name, version, file, sha256, size, source: WheelSource::Blob });
+        blobs.push(PreparedBlob { digest: one.digest, size: one.size, path: one.path });
         warnings.extend(one.warnings);
     }
     warnings.sort_by(|a: &Warning, b| a.message.cmp(&b.message));

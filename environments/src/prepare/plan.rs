@@ -35,19 +35,11 @@ impl<'a> Plan<'a> {
             .ok_or_else(|| PrepareError::PythonUnsupported(word.clone()))?;
         check_distributed(scan)?;
         if !target.interpreters.is_empty() && !target.interpreters.contains(&word) {
-            return Err(PrepareError::InterpreterMissing {
-                wanted: word,
-                offered: target.interpreters.clone(),
-            });
+            return Err(PrepareError::InterpreterMissing { wanted: word, offered: target.interpreters.clone() });
         }
         let here = interpreter.platform.parse().ok();
-        let mut plan = Self {
-            target: target.platform.parse()?,
-            here,
-            python,
-            indexed: BTreeMap::new(),
-            local: Vec::new(),
-        };
+        let mut plan =
+            Self { target: target.platform.parse()?, here, python, indexed: BTreeMap::new(), local: Vec::new() };
         let mut refusals = Vec::new();
         for distribution in &scan.distributions {
             let name = names::normalise(&distribution.name);
@@ -57,32 +49,18 @@ impl<'a> Plan<'a> {
             match distribution.source {
                 Source::Index => drop(plan.indexed.insert(name, distribution)),
                 Source::Editable | Source::Local => plan.local.push(distribution),
-                Source::Conda | Source::Legacy | Source::Vcs => {
-                    refusals.push(unsupported(distribution))
-                }
+                Source::Conda | Source::Legacy | Source::Vcs => refusals.push(unsupported(distribution)),
             }
         }
-        if refusals.is_empty() {
-            Ok(plan)
-        } else {
-            Err(PrepareError::Refused(refusals))
-        }
+        if refusals.is_empty() { Ok(plan) } else { Err(PrepareError::Refused(refusals)) }
     }
 
     /// What has to be packed here: local code, and what no index has a wheel for that hosts can read.
     pub(super) fn to_pack(&self, answer: &Answer) -> Result<Vec<&'a Distribution>, PrepareError> {
-        let lacking = self
-            .indexed
-            .iter()
-            .filter(|(name, _)| !answer.contains_key(*name))
-            .map(|(_, one)| *one);
+        let lacking = self.indexed.iter().filter(|(name, _)| !answer.contains_key(*name)).map(|(_, one)| *one);
         let all: Vec<&Distribution> = self.local.iter().copied().chain(lacking).collect();
         let refusals: Vec<Refusal> = all.iter().filter_map(|one| self.misfit(one)).collect();
-        if refusals.is_empty() {
-            Ok(all)
-        } else {
-            Err(PrepareError::Refused(refusals))
-        }
+        if refusals.is_empty() { Ok(all) } else { Err(PrepareError::Refused(refusals)) }
     }
 
     fn misfit(&self, distribution: &Distribution) -> Option<Refusal> {
@@ -95,25 +73,16 @@ impl<'a> Plan<'a> {
             distribution.tags.join(", "),
             self.target
         );
-        let remedy = "build a wheel for the hosts' platform and put it into an index that uv reads, or remove the package";
-        Some(contents::refusal(
-            distribution,
-            "platform_differs",
-            reason,
-            remedy,
-        ))
+        let remedy =
+            "build a wheel for the hosts' platform and put it into an index that uv reads, or remove the package";
+        Some(contents::refusal(distribution, "platform_differs", reason, remedy))
     }
 }
 
 fn check_distributed(scan: &Scan) -> Result<(), PrepareError> {
-    let found = scan
-        .distributions
-        .iter()
-        .find(|one| names::normalise(&one.name) == "distributed");
+    let found = scan.distributions.iter().find(|one| names::normalise(&one.name) == "distributed");
     let Some(found) = found else {
-        return Err(PrepareError::DistributedMissing(
-            scan.interpreter.prefix.clone(),
-        ));
+        return Err(PrepareError::DistributedMissing(scan.interpreter.prefix.clone()));
     };
     match tags::minor_version(&found.version) {
         Some(version) if version >= OLDEST_DISTRIBUTED => Ok(()),

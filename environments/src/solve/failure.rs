@@ -76,59 +76,25 @@ impl SolveError {
 }
 
 /// What `uv` says when it fails, in our words. Credentials are out of the text already.
-pub(super) fn read_failure(
-    stderr: &str,
-    pins: &BTreeMap<String, String>,
-) -> Result<Outcome, SolveError> {
-    let causes: Vec<&str> = stderr
-        .lines()
-        .map(|line| line.trim().trim_start_matches("cause: "))
-        .collect();
-    let detail = || {
-        causes
-            .iter()
-            .rev()
-            .find(|line| !line.is_empty())
-            .copied()
-            .unwrap_or("it wrote nothing")
-            .to_owned()
-    };
+pub(super) fn read_failure(stderr: &str, pins: &BTreeMap<String, String>) -> Result<Outcome, SolveError> {
+    let causes: Vec<&str> = stderr.lines().map(|line| line.trim().trim_start_matches("cause: ")).collect();
+    let detail = || causes.iter().rev().find(|line| !line.is_empty()).copied().unwrap_or("it wrote nothing").to_owned();
     let lower = stderr.to_lowercase();
     if lower.contains("no solution found") {
         return Ok(Outcome::Lacking(named(&lower, pins)));
     }
     if lower.contains("certificate") {
-        return Err(SolveError::Untrusted {
-            package: fetched(stderr),
-            detail: detail(),
-        });
+        return Err(SolveError::Untrusted { package: fetched(stderr), detail: detail() });
     }
-    let network = [
-        "failed to fetch",
-        "request failed",
-        "failed to download",
-        "error sending request",
-        "timed out",
-    ];
+    let network = ["failed to fetch", "request failed", "failed to download", "error sending request", "timed out"];
     if network.iter().any(|words| lower.contains(words)) {
-        return Err(SolveError::Unreachable {
-            package: fetched(stderr),
-            detail: detail(),
-        });
+        return Err(SolveError::Unreachable { package: fetched(stderr), detail: detail() });
     }
-    if lower.contains("failed to build")
-        || lower.contains("building source distributions is disabled")
-    {
+    if lower.contains("failed to build") || lower.contains("building source distributions is disabled") {
         return Ok(Outcome::Lacking(named(&lower, pins)));
     }
     Err(SolveError::Failed(
-        causes
-            .iter()
-            .filter(|line| !line.is_empty())
-            .take(3)
-            .copied()
-            .collect::<Vec<_>>()
-            .join(": "),
+        causes.iter().filter(|line| !line.is_empty()).take(3).copied().collect::<Vec<_>>().join(": "),
     ))
 }
 
@@ -146,25 +112,15 @@ fn named(text: &str, pins: &BTreeMap<String, String>) -> Vec<String> {
         .iter()
         .any(|words| one_line.contains(words.as_str()))
     };
-    pins.iter()
-        .filter(|(name, version)| says(name, version))
-        .map(|(name, _)| name.clone())
-        .collect()
+    pins.iter().filter(|(name, version)| says(name, version)).map(|(name, _)| name.clone()).collect()
 }
 
 /// The package of the address that could not be read: the last segment of an index's page, or a wheel's name.
 fn fetched(stderr: &str) -> Option<String> {
     let line = stderr.lines().find(|line| line.contains("://"))?;
-    let address = line[line.find("://")? + 3..]
-        .split(['`', ')', ' ', '?', '#'])
-        .next()?;
+    let address = line[line.find("://")? + 3..].split(['`', ')', ' ', '?', '#']).next()?;
     let last = address.trim_end_matches(['/', '.']).rsplit('/').next()?;
-    let name = names::normalise(
-        last.split('-')
-            .next()
-            .filter(|_| last.ends_with(".whl"))
-            .unwrap_or(last),
-    );
+    let name = names::normalise(last.split('-').next().filter(|_| last.ends_with(".whl")).unwrap_or(last));
     names::is_normalised(&name).then_some(name)
 }
 
@@ -173,10 +129,7 @@ mod tests {
     use super::*;
 
     fn pins(names: &[&str]) -> BTreeMap<String, String> {
-        names
-            .iter()
-            .map(|name| ((*name).to_owned(), "1.0".to_owned()))
-            .collect()
+        names.iter().map(|name| ((*name).to_owned(), "1.0".to_owned())).collect()
     }
 
     #[test]
@@ -203,24 +156,16 @@ mod tests {
     fn network_and_trust_are_told_apart_and_name_the_package() {
         let refused = "error: Request failed after 1 retry in 1.9s\n  cause: Failed to fetch: \
                        https://index.example/simple/click/\n  cause: dns error";
-        let wanted = SolveError::Unreachable {
-            package: Some("click".to_owned()),
-            detail: "dns error".to_owned(),
-        };
+        let wanted = SolveError::Unreachable { package: Some("click".to_owned()), detail: "dns error".to_owned() };
         assert_eq!(read_failure(refused, &pins(&[])).err(), Some(wanted));
         let untrusted = "error: Failed to fetch: https://index.example/simple/click/\n  cause: client error (Connect)\n  \
                          cause: invalid peer certificate: UnknownIssuer";
         let error = read_failure(untrusted, &pins(&[])).err().expect("an error");
         assert_eq!(error.code(), "index_untrusted");
-        assert!(
-            error.to_string().contains("click") && error.to_string().contains("UnknownIssuer"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("click") && error.to_string().contains("UnknownIssuer"), "{error}");
         let wheel = "error: Failed to download `https://f.example/x/some_thing-1.0-py3-none-any.whl` to compute missing \
                      hashes\n  cause: HTTP status client error (404 Not Found)";
         let error = read_failure(wheel, &pins(&[])).err().expect("an error");
-        assert!(
-            matches!(error, SolveError::Unreachable { package: Some(name), .. } if name == "some-thing")
-        );
+        assert!(matches!(error, SolveError::Unreachable { package: Some(name), .. } if name == "some-thing"));
     }
 }

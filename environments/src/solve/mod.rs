@@ -77,10 +77,7 @@ pub type Answer = BTreeMap<String, IndexWheel>;
 
 /// Answer from the cache, or solve.
 pub fn solve(question: &Question<'_>) -> Result<Answer, SolveError> {
-    let kept = question
-        .cache_dir
-        .join("locks")
-        .join(format!("{}.json", key(question)));
+    let kept = question.cache_dir.join("locks").join(format!("{}.json", key(question)));
     if let Some(answer) = cached(&kept) {
         return Ok(answer);
     }
@@ -95,24 +92,12 @@ pub fn solve(question: &Question<'_>) -> Result<Answer, SolveError> {
 
 fn key(question: &Question<'_>) -> Digest {
     let indexes = question.indexes;
-    let mut text = format!(
-        "{CACHE_FORM}\n{}\n{}\n{}\n",
-        question.version, question.target, question.same_platform
-    );
+    let mut text = format!("{CACHE_FORM}\n{}\n{}\n{}\n", question.version, question.target, question.same_platform);
     for (name, version) in question.pins {
         text += &format!("{name}=={version}\n");
     }
-    text += &format!(
-        "{:?} {:?} {:?}\n",
-        indexes.default_index, indexes.environment, indexes.private_hosts
-    );
-    for name in [
-        "UV_DEFAULT_INDEX",
-        "UV_INDEX",
-        "UV_INDEX_URL",
-        "UV_EXTRA_INDEX_URL",
-        "UV_FIND_LINKS",
-    ] {
+    text += &format!("{:?} {:?} {:?}\n", indexes.default_index, indexes.environment, indexes.private_hosts);
+    for name in ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"] {
         text += &format!("{:?}\n", std::env::var(name).ok());
     }
     Digest::of(text.as_bytes())
@@ -120,28 +105,19 @@ fn key(question: &Question<'_>) -> Digest {
 
 fn cached(path: &Path) -> Option<Answer> {
     let written = fs::metadata(path).ok()?.modified().ok()?;
-    let fresh = SystemTime::now()
-        .duration_since(written)
-        .is_ok_and(|age| age < CACHE_LIFE);
-    fresh
-        .then(|| serde_json::from_slice(&fs::read(path).ok()?).ok())
-        .flatten()
+    let fresh = SystemTime::now().duration_since(written).is_ok_and(|age| age < CACHE_LIFE);
+    fresh.then(|| serde_json::from_slice(&fs::read(path).ok()?).ok()).flatten()
 }
 
 /// Keep the best wheel of each project that anybody can read.
 fn choose(question: &Question<'_>, solved: Vec<Solved>) -> Answer {
     let python = tags::minor_version(question.version).unwrap_or_default();
     let mut answer = Answer::new();
-    for project in solved
-        .into_iter()
-        .filter(|project| question.pins.contains_key(&project.name))
-    {
+    for project in solved.into_iter().filter(|project| question.pins.contains_key(&project.name)) {
         let Some(wheel) = pylock::best(&project.wheels, python, question.target) else {
             continue;
         };
-        if crate::lock::public_address(wheel.url.as_str()).is_none()
-            || !question.indexes.is_public(&wheel.url)
-        {
+        if crate::lock::public_address(wheel.url.as_str()).is_none() || !question.indexes.is_public(&wheel.url) {
             continue;
         }
         let found = IndexWheel {
@@ -189,64 +165,33 @@ fn solve_all(question: &Question<'_>) -> Result<Vec<Solved>, SolveError> {
     Ok(solved)
 }
 
-fn once(
-    question: &Question<'_>,
-    pins: &BTreeMap<String, String>,
-    end: Instant,
-) -> Result<Outcome, SolveError> {
-    let late = || SolveError::Deadline {
-        packages: pins.len(),
-        deadline: question.deadline,
-    };
-    let left = end
-        .checked_duration_since(Instant::now())
-        .filter(|left| !left.is_zero())
-        .ok_or_else(late)?;
-    let input: String = pins
-        .iter()
-        .map(|(name, version)| format!("{name}=={version}\n"))
-        .collect();
+fn once(question: &Question<'_>, pins: &BTreeMap<String, String>, end: Instant) -> Result<Outcome, SolveError> {
+    let late = || SolveError::Deadline { packages: pins.len(), deadline: question.deadline };
+    let left = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()).ok_or_else(late)?;
+    let input: String = pins.iter().map(|(name, version)| format!("{name}=={version}\n")).collect();
     let mut command = command(question);
-    let finished =
-        process::run(&mut command, input.into_bytes(), left).map_err(|error| match error {
-            RunError::Deadline(_) => late(),
-            RunError::Start(source) | RunError::Wait(source) => {
-                SolveError::Tool(source.to_string())
-            }
-        })?;
+    let finished = process::run(&mut command, input.into_bytes(), left).map_err(|error| match error {
+        RunError::Deadline(_) => late(),
+        RunError::Start(source) | RunError::Wait(source) => SolveError::Tool(source.to_string()),
+    })?;
     if finished.status.success() {
         let text = String::from_utf8_lossy(&finished.stdout);
-        return pylock::parse(&text)
-            .map(Outcome::Solved)
-            .map_err(|error| SolveError::Failed(error.0));
+        return pylock::parse(&text).map(Outcome::Solved).map_err(|error| SolveError::Failed(error.0));
     }
     read_failure(&indexes::without_credentials(&finished.stderr), pins)
 }
 
 fn command(question: &Question<'_>) -> Command {
     let mut command = Command::new(question.uv);
-    command.args([
-        "pip",
-        "compile",
-        "--quiet",
-        "--system-certs",
-        "--no-build",
-        "--no-header",
-        "--no-annotate",
-    ]);
+    command.args(["pip", "compile", "--quiet", "--system-certs", "--no-build", "--no-header", "--no-annotate"]);
     // Everything that is installed is named, so dependencies add nothing, and an environment with a conflict that
     // works here shall work there.
-    command
-        .args(["--no-deps", "--format", "pylock.toml", "--python"])
-        .arg(question.python);
+    command.args(["--no-deps", "--format", "pylock.toml", "--python"]).arg(question.python);
     if !question.same_platform {
         command.args(["--python-platform", &uv_platform(question.target)]);
     }
     command.arg("-");
-    command
-        .env("NO_COLOR", "1")
-        .env_remove("FORCE_COLOR")
-        .env_remove("UV_PYTHON");
+    command.env("NO_COLOR", "1").env_remove("FORCE_COLOR").env_remove("UV_PYTHON");
     for (name, value) in [("UV_HTTP_TIMEOUT", "15"), ("UV_HTTP_RETRIES", "2")] {
         if std::env::var_os(name).is_none() {
             command.env(name, value);
@@ -258,11 +203,7 @@ fn command(question: &Question<'_>) -> Command {
 
 /// The platform in uv's words: the newest glibc it knows that is not newer than the hosts'.
 fn uv_platform(target: &Platform) -> String {
-    let minor = UV_GLIBC
-        .iter()
-        .find(|minor| (2, **minor) <= target.glibc)
-        .copied()
-        .unwrap_or(17);
+    let minor = UV_GLIBC.iter().find(|minor| (2, **minor) <= target.glibc).copied().unwrap_or(17);
     format!("{}-manylinux_2_{minor}", target.machine)
 }
 
@@ -272,17 +213,10 @@ mod tests {
 
     #[test]
     fn an_unknown_glibc_becomes_the_next_older_one() {
-        let cases = [
-            ("x86_64-manylinux_2_36", 36),
-            ("x86_64-manylinux_2_29", 28),
-            ("x86_64-manylinux_2_99", 40),
-        ];
+        let cases = [("x86_64-manylinux_2_36", 36), ("x86_64-manylinux_2_29", 28), ("x86_64-manylinux_2_99", 40)];
         for (target, minor) in cases {
             let platform = target.parse().expect("a platform");
-            assert_eq!(
-                uv_platform(&platform),
-                format!("x86_64-manylinux_2_{minor}")
-            );
+            assert_eq!(uv_platform(&platform), format!("x86_64-manylinux_2_{minor}"));
         }
     }
 }

@@ -57,14 +57,7 @@ pub(super) struct Connection<S> {
 impl<S> Connection<S> {
     pub(super) fn new(stream: S, ending: Ending, patience: Duration, tap: Option<Tap>) -> Self {
         let forced = Box::pin(ending.forced.cancelled_owned());
-        Self {
-            stream,
-            forced,
-            patience,
-            stalled: None,
-            tap,
-            _slot: ending.slot,
-        }
+        Self { stream, forced, patience, stalled: None, tap, _slot: ending.slot }
     }
 
     /// Fails once the connection must close.
@@ -90,9 +83,7 @@ impl<S> Connection<S> {
             return Poll::Ready(done);
         }
         let patience = self.patience;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(sleep(patience)));
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -115,14 +106,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_sending(context, |stream, context| {
-            stream.poll_write(context, buffer)
-        })
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_sending(context, |stream, context| stream.poll_write(context, buffer))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -138,9 +123,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_sending(context, |stream, context| {
-            stream.poll_write_vectored(context, buffers)
-        })
+        self.poll_sending(context, |stream, context| stream.poll_write_vectored(context, buffers))
     }
 
     fn is_write_vectored(&self) -> bool {

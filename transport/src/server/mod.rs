@@ -85,28 +85,22 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// TLS 1.3 only; no tickets and no stored sessions, because a resumed session skips the check of the certificate.
-pub fn server_config(
-    identity: &TlsIdentity,
-    clients: ClientCertificates,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(identity: &TlsIdentity, clients: ClientCertificates) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Rejected)?;
     let builder = match clients {
         ClientCertificates::Ignored => builder.with_no_client_auth(),
         ClientCertificates::Optional { ca_pem } => {
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(tls::roots(&ca_pem)?, tls::provider())
-                    .allow_unauthenticated()
-                    .build()
-                    .map_err(TlsError::Verifier)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(tls::roots(&ca_pem)?, tls::provider())
+                .allow_unauthenticated()
+                .build()
+                .map_err(TlsError::Verifier)?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let (chain, key) = tls::identity(identity)?;
-    let mut config = builder
-        .with_single_cert(chain, key)
-        .map_err(TlsError::Rejected)?;
+    let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Rejected)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -163,12 +157,7 @@ pub async fn serve_tapped(
         };
         connections.spawn(host.receive(visitor));
     }
-    let Door {
-        listener,
-        slots,
-        forced,
-        ..
-    } = door;
+    let Door { listener, slots, forced, .. } = door;
     drop(listener);
     drain(connections, slots, forced, limits).await;
     Ok(())
@@ -212,15 +201,8 @@ impl Door {
                 continue;
             };
             self.complained = false;
-            let ending = Ending {
-                slot,
-                forced: self.forced.clone(),
-            };
-            return Visitor {
-                stream,
-                remote,
-                ending,
-            };
+            let ending = Ending { slot, forced: self.forced.clone() };
+            return Visitor { stream, remote, ending };
         }
     }
 
@@ -230,12 +212,7 @@ impl Door {
     }
 }
 
-async fn drain(
-    mut connections: JoinSet<()>,
-    slots: Arc<Semaphore>,
-    forced: CancellationToken,
-    limits: Limits,
-) {
+async fn drain(mut connections: JoinSet<()>, slots: Arc<Semaphore>, forced: CancellationToken, limits: Limits) {
     let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
     let gone = async {
         while connections.join_next().await.is_some() {}
@@ -247,11 +224,7 @@ async fn drain(
         forced.cancel();
         connections.shutdown().await;
         // A cut connection closes as soon as its handler looks at it; a handler that never looks must not hold us.
-        let _ = timeout(
-            limits.drain.min(Duration::from_secs(1)),
-            slots.acquire_many(all),
-        )
-        .await;
+        let _ = timeout(limits.drain.min(Duration::from_secs(1)), slots.acquire_many(all)).await;
     }
 }
 
@@ -267,11 +240,7 @@ struct Host {
 impl Host {
     /// Serve one connection to its end.
     async fn receive(self, visitor: Visitor) {
-        let Visitor {
-            stream,
-            remote,
-            ending,
-        } = visitor;
+        let Visitor { stream, remote, ending } = visitor;
         let greeted = tokio::select! {
             // Cancel-safe: the whole connection is dropped.
             () = self.shutdown.cancelled() => return,
@@ -283,21 +252,14 @@ impl Host {
             Ok(Err(error)) => return debug!(%remote, %error, "a TLS handshake failed"),
             Err(_) => return debug!(%remote, "a TLS handshake took too long"),
         };
-        let peer = Peer {
-            remote,
-            certificate,
-        };
+        let peer = Peer { remote, certificate };
         let stream = Connection::new(stream, ending, self.limits.write, self.tap.clone());
         if let Err(error) = self.serve(stream, peer).await {
             debug!(%remote, %error, "a connection broke");
         }
     }
 
-    async fn serve(
-        self,
-        stream: Connection<TlsStream<TcpStream>>,
-        peer: Peer,
-    ) -> hyper::Result<()> {
+    async fn serve(self, stream: Connection<TlsStream<TcpStream>>, peer: Peer) -> hyper::Result<()> {
         let router = self.router;
         let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());

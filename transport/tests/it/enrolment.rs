@@ -11,9 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use towline_protocol::enrolment::{
-    Attestation, Challenge, EnrolmentGrant, EnrolmentRequest, proof_bytes,
-};
+use towline_protocol::enrolment::{Attestation, Challenge, EnrolmentGrant, EnrolmentRequest, proof_bytes};
 use towline_protocol::ids::{ClusterId, HostId, Spki, VerifyingKey, WorkspaceId};
 use towline_protocol::user_data::UserData;
 use towline_transport::authority::{Authority, CertificateRequest};
@@ -52,31 +50,16 @@ fn problem(status: u16, code: &str) -> Response {
         "code": code, "remedy": "Do something else.",
     });
     let status = StatusCode::from_u16(status).expect("status");
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/problem+json")],
-        body.to_string(),
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
 async fn challenge(State(plane): State<Arc<ControlPlane>>) -> Json<Challenge> {
     let challenge = keys::random_hex(32);
-    plane
-        .challenges
-        .lock()
-        .expect("lock")
-        .push(challenge.clone());
-    Json(Challenge {
-        challenge,
-        expires_at: now().plus(DAY),
-    })
+    plane.challenges.lock().expect("lock").push(challenge.clone());
+    Json(Challenge { challenge, expires_at: now().plus(DAY) })
 }
 
-async fn redeem(
-    State(plane): State<Arc<ControlPlane>>,
-    Json(request): Json<EnrolmentRequest>,
-) -> Response {
+async fn redeem(State(plane): State<Arc<ControlPlane>>, Json(request): Json<EnrolmentRequest>) -> Response {
     plane.check(&request);
     let (key, host) = (&request.spki, &request.host);
     let workspace = plane.told.workspace.clone();
@@ -84,10 +67,7 @@ async fn redeem(
         Behaviour::Grant => Json(plane.grant(key, host, &workspace)).into_response(),
         Behaviour::LoseReply => {
             // Granted, but the connection breaks before the answer is through.
-            let cut = [
-                Ok("{\"certificate_chain\":"),
-                Err(std::io::Error::other("cut")),
-            ];
+            let cut = [Ok("{\"certificate_chain\":"), Err(std::io::Error::other("cut"))];
             let body = Body::from_stream(futures_util::stream::iter(cut));
             ([(header::CONTENT_LENGTH, "5000")], body).into_response()
         }
@@ -112,30 +92,16 @@ impl ControlPlane {
     fn check(&self, request: &EnrolmentRequest) {
         let proof = STANDARD.decode(&request.proof).expect("base64");
         let signed = proof_bytes(&request.challenge, &request.host, TOKEN, &request.spki);
-        assert!(
-            keys::verify(&request.spki, &signed, &proof),
-            "the proof holds"
-        );
+        assert!(keys::verify(&request.spki, &signed, &proof), "the proof holds");
         assert_eq!(request.token, TOKEN);
         let newest = self.challenges.lock().expect("lock").last().cloned();
-        assert_eq!(
-            newest.as_ref(),
-            Some(&request.challenge),
-            "each try answers its own challenge"
-        );
-        self.redeemed
-            .lock()
-            .expect("lock")
-            .push(request.spki.clone());
+        assert_eq!(newest.as_ref(), Some(&request.challenge), "each try answers its own challenge");
+        self.redeemed.lock().expect("lock").push(request.spki.clone());
     }
 
     fn behaviour(&self) -> Behaviour {
         let mut script = self.script.lock().expect("lock");
-        let next = if script.len() > 1 {
-            script.pop_front()
-        } else {
-            script.front().copied()
-        };
+        let next = if script.len() > 1 { script.pop_front() } else { script.front().copied() };
         next.expect("a script")
     }
 
@@ -196,16 +162,8 @@ impl Scene {
             .with_state(Arc::clone(&plane));
         let tls = server::server_config(&identity, ClientCertificates::Ignored).expect("config");
         let listener = Listener::start(tls, router, Limits::default()).await;
-        let user_data = UserData {
-            control_plane: listener.url.clone(),
-            ..user_data
-        };
-        Self {
-            listener,
-            plane,
-            user_data,
-            key: KeyPair::generate().expect("key"),
-        }
+        let user_data = UserData { control_plane: listener.url.clone(), ..user_data };
+        Self { listener, plane, user_data, key: KeyPair::generate().expect("key") }
     }
 
     async fn enrol(&self, deadline: Duration) -> Result<EnrolmentGrant, EnrolError> {
@@ -240,18 +198,11 @@ async fn a_lost_reply_is_asked_for_again_with_the_same_key() {
 
 #[tokio::test]
 async fn what_passes_by_itself_is_tried_again() {
-    for (status, code) in [
-        (425, "not_known_yet"),
-        (503, "starting"),
-        (429, "slow_down"),
-        (400, "challenge_expired"),
-        (500, "unknown"),
-    ] {
+    for (status, code) in
+        [(425, "not_known_yet"), (503, "starting"), (429, "slow_down"), (400, "challenge_expired"), (500, "unknown")]
+    {
         let scene = Scene::new(&[Behaviour::Problem(status, code), Behaviour::Grant]).await;
-        scene
-            .enrol(DEADLINE)
-            .await
-            .unwrap_or_else(|error| panic!("{status} {code}: {error}"));
+        scene.enrol(DEADLINE).await.unwrap_or_else(|error| panic!("{status} {code}: {error}"));
         assert_eq!(scene.redeemed().len(), 2, "{status} {code}");
         scene.listener.stop().await;
     }
@@ -262,16 +213,10 @@ async fn what_passes_by_itself_is_tried_again() {
 
 #[tokio::test]
 async fn a_refusal_for_good_is_not_tried_again() {
-    for (status, code) in [
-        (401, "token_unknown"),
-        (403, "token_expired"),
-        (409, "token_redeemed_by_other_key"),
-    ] {
+    for (status, code) in [(401, "token_unknown"), (403, "token_expired"), (409, "token_redeemed_by_other_key")] {
         let scene = Scene::new(&[Behaviour::Problem(status, code)]).await;
         let error = scene.enrol(DEADLINE).await.expect_err("refused");
-        let EnrolError::Refused { refusal } = &error else {
-            panic!("{error:?}")
-        };
+        let EnrolError::Refused { refusal } = &error else { panic!("{error:?}") };
         assert_eq!((refusal.status, refusal.code.as_str()), (status, code));
         assert_eq!(refusal.remedy.as_deref(), Some("Do something else."));
         assert!(!error.retryable());
@@ -282,17 +227,10 @@ async fn a_refusal_for_good_is_not_tried_again() {
 
 #[tokio::test]
 async fn refuses_a_grant_that_is_for_somebody_else() {
-    for behaviour in [
-        Behaviour::OtherKey,
-        Behaviour::OtherHost,
-        Behaviour::OtherWorkspace,
-    ] {
+    for behaviour in [Behaviour::OtherKey, Behaviour::OtherHost, Behaviour::OtherWorkspace] {
         let scene = Scene::new(&[behaviour]).await;
         let error = scene.enrol(DEADLINE).await.expect_err("refused");
-        assert!(
-            matches!(error, EnrolError::WrongGrant(_)),
-            "{behaviour:?}: {error:?}"
-        );
+        assert!(matches!(error, EnrolError::WrongGrant(_)), "{behaviour:?}: {error:?}");
         scene.listener.stop().await;
     }
 }
@@ -301,15 +239,10 @@ async fn refuses_a_grant_that_is_for_somebody_else() {
 async fn the_deadline_holds_and_names_the_last_failure() {
     let scene = Scene::new(&[Behaviour::Problem(425, "not_known_yet")]).await;
     let started = Instant::now();
-    let error = scene
-        .enrol(Duration::from_millis(700))
-        .await
-        .expect_err("too late");
+    let error = scene.enrol(Duration::from_millis(700)).await.expect_err("too late");
     assert!(started.elapsed() < Duration::from_secs(5));
     assert!(error.retryable());
-    let EnrolError::Deadline { last, .. } = &error else {
-        panic!("{error:?}")
-    };
+    let EnrolError::Deadline { last, .. } = &error else { panic!("{error:?}") };
     assert!(last.contains("not_known_yet"), "{last}");
     scene.listener.stop().await;
 }
@@ -318,13 +251,8 @@ async fn the_deadline_holds_and_names_the_last_failure() {
 async fn a_false_control_plane_never_sees_the_token() {
     let mut scene = Scene::new(&[Behaviour::Grant]).await;
     scene.user_data.control_plane_ca = authority().certificate_pem().to_owned();
-    let error = scene
-        .enrol(Duration::from_millis(500))
-        .await
-        .expect_err("refused");
-    let EnrolError::Deadline { last, .. } = &error else {
-        panic!("{error:?}")
-    };
+    let error = scene.enrol(Duration::from_millis(500)).await.expect_err("refused");
+    let EnrolError::Deadline { last, .. } = &error else { panic!("{error:?}") };
     assert!(last.contains("certificate"), "{last}");
     assert!(scene.redeemed().is_empty());
     assert!(scene.plane.challenges.lock().expect("lock").is_empty());
@@ -335,9 +263,6 @@ async fn a_false_control_plane_never_sees_the_token() {
 async fn nothing_is_sent_without_a_token() {
     let mut scene = Scene::new(&[Behaviour::Grant]).await;
     scene.user_data.token = None;
-    assert!(matches!(
-        scene.enrol(DEADLINE).await,
-        Err(EnrolError::NoToken)
-    ));
+    assert!(matches!(scene.enrol(DEADLINE).await, Err(EnrolError::NoToken)));
     scene.listener.stop().await;
 }

@@ -43,41 +43,26 @@ fn ok() -> Router {
 }
 
 async fn tls(listener: &Listener, ca: &Authority) -> TlsStream<TcpStream> {
-    let tcp = TcpStream::connect(listener.address)
-        .await
-        .expect("connected");
+    let tcp = TcpStream::connect(listener.address).await.expect("connected");
     let config = client::client_config(ca.certificate_pem(), None).expect("config");
     let name = "127.0.0.1".try_into().expect("name");
-    TlsConnector::from(config)
-        .connect(name, tcp)
-        .await
-        .expect("handshake")
+    TlsConnector::from(config).connect(name, tcp).await.expect("handshake")
 }
 
 /// Reads until the other end closes; how long that took, and what came.
 async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> (Duration, String) {
     let started = Instant::now();
     let mut bytes = Vec::new();
-    let _ = timeout(LONG, stream.read_to_end(&mut bytes))
-        .await
-        .expect("closed in time");
-    (
-        started.elapsed(),
-        String::from_utf8_lossy(&bytes).into_owned(),
-    )
+    let _ = timeout(LONG, stream.read_to_end(&mut bytes)).await.expect("closed in time");
+    (started.elapsed(), String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[tokio::test]
 async fn a_slow_handshake_is_cut() {
     let ca = authority();
-    let limits = Limits {
-        handshake: SHORT,
-        ..Limits::default()
-    };
+    let limits = Limits { handshake: SHORT, ..Limits::default() };
     let listener = Listener::mutual(&ca, ok(), limits).await;
-    let mut tcp = TcpStream::connect(listener.address)
-        .await
-        .expect("connected");
+    let mut tcp = TcpStream::connect(listener.address).await.expect("connected");
     // The beginning of a TLS record, and then nothing.
     tcp.write_all(&[0x16, 0x03, 0x01]).await.expect("sent");
     let (took, answer) = closed(&mut tcp).await;
@@ -89,16 +74,10 @@ async fn a_slow_handshake_is_cut() {
 #[tokio::test]
 async fn a_slow_head_is_cut() {
     let ca = authority();
-    let limits = Limits {
-        header: SHORT,
-        ..Limits::default()
-    };
+    let limits = Limits { header: SHORT, ..Limits::default() };
     let listener = Listener::mutual(&ca, ok(), limits).await;
     let mut stream = tls(&listener, &ca).await;
-    stream
-        .write_all(b"GET /ok HTTP/1.1\r\nhost:")
-        .await
-        .expect("sent");
+    stream.write_all(b"GET /ok HTTP/1.1\r\nhost:").await.expect("sent");
     let (took, answer) = closed(&mut stream).await;
     assert!(took >= SHORT / 2 && took < LONG / 2, "{took:?}");
     assert!(!answer.contains("200"), "{answer}");
@@ -108,18 +87,13 @@ async fn a_slow_head_is_cut() {
 #[tokio::test]
 async fn a_silent_connection_is_cut_before_and_after_a_request() {
     let ca = authority();
-    let limits = Limits {
-        header: SHORT,
-        ..Limits::default()
-    };
+    let limits = Limits { header: SHORT, ..Limits::default() };
     let listener = Listener::mutual(&ca, ok(), limits).await;
     let mut silent = tls(&listener, &ca).await;
     let (took, _) = closed(&mut silent).await;
     assert!(took < LONG / 2, "{took:?}");
     let mut kept = tls(&listener, &ca).await;
-    kept.write_all(b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("sent");
+    kept.write_all(b"GET /ok HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
     let (took, answer) = closed(&mut kept).await;
     assert!(took < LONG / 2, "{took:?}");
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -129,26 +103,14 @@ async fn a_silent_connection_is_cut_before_and_after_a_request() {
 #[tokio::test]
 async fn a_client_that_takes_no_answer_is_cut() {
     let ca = authority();
-    let limits = Limits {
-        write: SHORT,
-        connections: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { write: SHORT, connections: 1, ..Limits::default() };
     let listener = Listener::mutual(&ca, ok(), limits).await;
     let mut greedy = tls(&listener, &ca).await;
-    greedy
-        .write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("sent");
+    greedy.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
     // It reads nothing and does not go away; only its slot tells that it was cut.
     let started = Instant::now();
     let http = client::http_client(ca.certificate_pem(), None).expect("client");
-    while http
-        .get(format!("{}/ok", listener.url))
-        .send()
-        .await
-        .is_err()
-    {
+    while http.get(format!("{}/ok", listener.url)).send().await.is_err() {
         assert!(started.elapsed() < LONG, "still connected");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -162,11 +124,7 @@ async fn an_oversize_head_is_refused() {
     let ca = authority();
     let listener = Listener::mutual(&ca, ok(), Limits::default()).await;
     let http = client::http_client(ca.certificate_pem(), None).expect("client");
-    let answer = http
-        .get(format!("{}/ok", listener.url))
-        .header("x-long", "x".repeat(64 * 1024))
-        .send()
-        .await;
+    let answer = http.get(format!("{}/ok", listener.url)).header("x-long", "x".repeat(64 * 1024)).send().await;
     if let Ok(answer) = answer {
         assert_eq!(answer.status(), 431);
     }
@@ -176,39 +134,21 @@ async fn an_oversize_head_is_refused() {
 #[tokio::test]
 async fn connections_beyond_the_cap_are_closed_at_once_and_slots_come_back() {
     let ca = authority();
-    let limits = Limits {
-        connections: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { connections: 2, ..Limits::default() };
     let listener = Listener::mutual(&ca, ok(), limits).await;
     let first = tls(&listener, &ca).await;
     // An upgraded connection counts until it closes.
-    let config = client::client_config(ca.certificate_pem(), Some(&identity(&ca, client_request)))
-        .expect("config");
-    let socket = AgentSocket::connect(&listener.url, config)
-        .await
-        .expect("session");
-    let mut third = TcpStream::connect(listener.address)
-        .await
-        .expect("connected");
+    let config = client::client_config(ca.certificate_pem(), Some(&identity(&ca, client_request))).expect("config");
+    let socket = AgentSocket::connect(&listener.url, config).await.expect("session");
+    let mut third = TcpStream::connect(listener.address).await.expect("connected");
     let (took, _) = closed(&mut third).await;
     assert!(took < Duration::from_secs(5), "{took:?}");
     let http = client::http_client(ca.certificate_pem(), None).expect("client");
-    assert!(
-        http.get(format!("{}/ok", listener.url))
-            .send()
-            .await
-            .is_err()
-    );
+    assert!(http.get(format!("{}/ok", listener.url)).send().await.is_err());
     drop(first);
     socket.close().await;
     let started = Instant::now();
-    while http
-        .get(format!("{}/ok", listener.url))
-        .send()
-        .await
-        .is_err()
-    {
+    while http.get(format!("{}/ok", listener.url)).send().await.is_err() {
         assert!(started.elapsed() < LONG, "no slot came back");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -225,52 +165,26 @@ async fn a_request_under_way_is_answered_before_the_listener_ends() {
     tokio::time::sleep(SHORT / 3).await;
     let address = listener.address;
     listener.stop().await;
-    assert_eq!(
-        asked.await.expect("no panic").expect("answered").status(),
-        200
-    );
-    assert!(
-        TcpStream::connect(address).await.is_err(),
-        "the port is free again"
-    );
+    assert_eq!(asked.await.expect("no panic").expect("answered").status(), 200);
+    assert!(TcpStream::connect(address).await.is_err(), "the port is free again");
 }
 
 #[tokio::test]
 async fn the_end_waits_for_nobody_longer_than_the_drain() {
     let ca = authority();
-    let limits = Limits {
-        drain: SHORT,
-        ..Limits::default()
-    };
+    let limits = Limits { drain: SHORT, ..Limits::default() };
     let listener = Listener::mutual(&ca, ok(), limits).await;
-    let config = client::client_config(ca.certificate_pem(), Some(&identity(&ca, client_request)))
-        .expect("config");
-    let mut socket = AgentSocket::connect(&listener.url, config)
-        .await
-        .expect("session");
+    let config = client::client_config(ca.certificate_pem(), Some(&identity(&ca, client_request))).expect("config");
+    let mut socket = AgentSocket::connect(&listener.url, config).await.expect("session");
     let mut stuck = tls(&listener, &ca).await;
-    stuck
-        .write_all(b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("sent");
-    let half_open = TcpStream::connect(listener.address)
-        .await
-        .expect("connected");
+    stuck.write_all(b"GET /stuck HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+    let half_open = TcpStream::connect(listener.address).await.expect("connected");
     tokio::time::sleep(SHORT / 3).await;
     let started = Instant::now();
     listener.stop().await;
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     // Both ends are really closed, the websocket's too.
-    assert!(
-        timeout(LONG, socket.receive())
-            .await
-            .expect("in time")
-            .is_err()
-    );
+    assert!(timeout(LONG, socket.receive()).await.expect("in time").is_err());
     let (_, answer) = closed(&mut stuck).await;
     assert_eq!(answer, "");
     drop(half_open);
@@ -282,14 +196,9 @@ async fn a_tap_sees_every_byte_after_decryption() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let copy = Arc::clone(&seen);
     let tap = Tap::new(move |bytes| copy.lock().expect("lock").extend_from_slice(bytes));
-    let listener =
-        Listener::start_tapped(mutual_config(&ca), ok(), Limits::default(), Some(tap)).await;
+    let listener = Listener::start_tapped(mutual_config(&ca), ok(), Limits::default(), Some(tap)).await;
     let http = client::http_client(ca.certificate_pem(), None).expect("client");
-    http.get(format!("{}/ok", listener.url))
-        .header("x-canary", "bird-in-the-mine")
-        .send()
-        .await
-        .expect("answered");
+    http.get(format!("{}/ok", listener.url)).header("x-canary", "bird-in-the-mine").send().await.expect("answered");
     listener.stop().await;
     let seen = String::from_utf8_lossy(&seen.lock().expect("lock")).into_owned();
     assert!(seen.starts_with("GET /ok HTTP/1.1"), "{seen}");

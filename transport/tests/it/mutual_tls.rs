@@ -1,8 +1,6 @@
 //! Who gets through the handshake, from both sides.
 
-use crate::support::{
-    DAY, Listener, authority, client_request, identity, mutual_config, now, server_request,
-};
+use crate::support::{DAY, Listener, authority, client_request, identity, mutual_config, now, server_request};
 use axum::routing::get;
 use axum::{Extension, Router};
 use rustls::client::Resumption;
@@ -25,45 +23,29 @@ use towline_transport::server::{self, ClientCertificates, Limits, Peer};
 fn who() -> Router {
     async fn answer(Extension(peer): Extension<Peer>) -> String {
         match peer.certificate {
-            Some(certificate) => format!(
-                "{} {} {}",
-                certificate.uris.join(","),
-                certificate.not_after,
-                certificate.spki
-            ),
+            Some(certificate) => {
+                format!("{} {} {}", certificate.uris.join(","), certificate.not_after, certificate.spki)
+            }
             None => "nobody".to_owned(),
         }
     }
     Router::new().route("/who", get(answer))
 }
 
-async fn ask(
-    url: &str,
-    ca: &Authority,
-    identity: Option<&TlsIdentity>,
-) -> Result<String, reqwest::Error> {
+async fn ask(url: &str, ca: &Authority, identity: Option<&TlsIdentity>) -> Result<String, reqwest::Error> {
     let http = client::http_client(ca.certificate_pem(), identity).expect("client");
-    http.get(format!("{url}/who"))
-        .send()
-        .await?
-        .error_for_status()?
-        .text()
-        .await
+    http.get(format!("{url}/who")).send().await?.error_for_status()?.text().await
 }
 
 /// A client made by hand, for what our own cannot be talked into.
 async fn dial(listener: &Listener, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(listener.address).await?;
     let name = ServerName::try_from("127.0.0.1").expect("name");
-    TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
 async fn request(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
-    stream
-        .write_all(b"GET /who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .await?;
+    stream.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)
@@ -75,9 +57,7 @@ fn by_hand(
     versions: &[&'static rustls::SupportedProtocolVersion],
 ) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_slice(ca.certificate_pem().as_bytes()).expect("certificate"))
-        .expect("root");
+    roots.add(CertificateDer::from_pem_slice(ca.certificate_pem().as_bytes()).expect("certificate")).expect("root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)
@@ -86,12 +66,9 @@ fn by_hand(
     match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
-            let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes())
-                .map(|c| c.expect("certificate"));
+            let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes()).map(|c| c.expect("certificate"));
             let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).expect("key");
-            builder
-                .with_client_auth_cert(chain.collect(), key)
-                .expect("identity")
+            builder.with_client_auth_cert(chain.collect(), key).expect("identity")
         }
     }
 }
@@ -102,16 +79,8 @@ async fn a_client_certificate_reaches_the_handler() {
     let listener = Listener::mutual(&ca, who(), Limits::default()).await;
     let identity = identity(&ca, client_request);
     let certificate = PeerCertificate::from_pem(&identity.chain_pem).expect("certificate");
-    let answer = ask(&listener.url, &ca, Some(&identity))
-        .await
-        .expect("served");
-    assert_eq!(
-        answer,
-        format!(
-            "spiffe://test/one,spiffe://test/two {} {}",
-            certificate.not_after, certificate.spki
-        )
-    );
+    let answer = ask(&listener.url, &ca, Some(&identity)).await.expect("served");
+    assert_eq!(answer, format!("spiffe://test/one,spiffe://test/two {} {}", certificate.not_after, certificate.spki));
     listener.stop().await;
 }
 
@@ -119,26 +88,17 @@ async fn a_client_certificate_reaches_the_handler() {
 async fn a_client_without_a_certificate_is_nobody() {
     let ca = authority();
     let listener = Listener::mutual(&ca, who(), Limits::default()).await;
-    assert_eq!(
-        ask(&listener.url, &ca, None).await.expect("served"),
-        "nobody"
-    );
+    assert_eq!(ask(&listener.url, &ca, None).await.expect("served"), "nobody");
     listener.stop().await;
 }
 
 #[tokio::test]
 async fn a_listener_that_ignores_certificates_never_asks_for_one() {
     let ca = authority();
-    let tls = server::server_config(&identity(&ca, server_request), ClientCertificates::Ignored)
-        .expect("config");
+    let tls = server::server_config(&identity(&ca, server_request), ClientCertificates::Ignored).expect("config");
     let listener = Listener::start(tls, who(), Limits::default()).await;
     let identity = identity(&authority(), client_request);
-    assert_eq!(
-        ask(&listener.url, &ca, Some(&identity))
-            .await
-            .expect("served"),
-        "nobody"
-    );
+    assert_eq!(ask(&listener.url, &ca, Some(&identity)).await.expect("served"), "nobody");
     listener.stop().await;
 }
 
@@ -169,11 +129,7 @@ async fn refuses_client_certificates_that_are_not_good() {
         assert!(refused.is_err(), "{what}: {refused:?}");
     }
     // The listener is none the worse for it.
-    assert!(
-        ask(&listener.url, &ca, Some(&identity(&ca, client_request)))
-            .await
-            .is_ok()
-    );
+    assert!(ask(&listener.url, &ca, Some(&identity(&ca, client_request))).await.is_ok());
     listener.stop().await;
 }
 
@@ -185,26 +141,19 @@ async fn refuses_a_certificate_that_an_end_entity_issued() {
     let host = KeyPair::generate().expect("key");
     let host_leaf = ca.issue(&client_request(&host)).expect("leaf");
     let forged = Authority::from_pem(&host_leaf, &host.to_pem());
-    assert!(
-        forged.is_err(),
-        "our own code does not even take it for an authority"
-    );
+    assert!(forged.is_err(), "our own code does not even take it for an authority");
     let victim = KeyPair::generate().expect("key");
     let mut params = rcgen::CertificateParams::new(vec![]).expect("parameters");
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     let issuer_key = rcgen::KeyPair::from_pem(&host.to_pem()).expect("key");
     let mut issuer_params = rcgen::CertificateParams::default();
     issuer_params.distinguished_name = rcgen::DistinguishedName::new();
-    issuer_params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "test client");
+    issuer_params.distinguished_name.push(rcgen::DnType::CommonName, "test client");
     let issuer = rcgen::Issuer::new(issuer_params, issuer_key);
     let victim_key = rcgen::KeyPair::from_pem(&victim.to_pem()).expect("key");
     let leaf = params.signed_by(&victim_key, &issuer).expect("forged");
-    let identity = TlsIdentity {
-        chain_pem: leaf.pem() + &host_leaf + ca.certificate_pem(),
-        key_pem: victim.to_pem().to_string(),
-    };
+    let identity =
+        TlsIdentity { chain_pem: leaf.pem() + &host_leaf + ca.certificate_pem(), key_pem: victim.to_pem().to_string() };
     assert!(ask(&listener.url, &ca, Some(&identity)).await.is_err());
     listener.stop().await;
 }
@@ -244,16 +193,9 @@ async fn refuses_tls_1_2() {
     let identity = identity(&ca, client_request);
     let old = by_hand(&ca, Some(&identity), &[&rustls::version::TLS12]);
     assert!(dial(&listener, old).await.is_err());
-    let both = by_hand(
-        &ca,
-        Some(&identity),
-        &[&rustls::version::TLS12, &rustls::version::TLS13],
-    );
+    let both = by_hand(&ca, Some(&identity), &[&rustls::version::TLS12, &rustls::version::TLS13]);
     let stream = dial(&listener, both).await.expect("connected");
-    assert_eq!(
-        stream.get_ref().1.protocol_version(),
-        Some(ProtocolVersion::TLSv1_3)
-    );
+    assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     drop(stream);
     listener.stop().await;
 }
@@ -262,9 +204,8 @@ async fn refuses_tls_1_2() {
 async fn our_client_refuses_a_tls_1_2_server() {
     let ca = authority();
     let identity = identity(&ca, server_request);
-    let chain = CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes())
-        .map(|c| c.expect("certificate"))
-        .collect();
+    let chain =
+        CertificateDer::pem_slice_iter(identity.chain_pem.as_bytes()).map(|c| c.expect("certificate")).collect();
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).expect("key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let old = rustls::ServerConfig::builder_with_provider(provider)
@@ -282,11 +223,7 @@ async fn our_client_refuses_a_tls_1_2_server() {
 async fn never_resumes_a_session() {
     let ca = authority();
     let listener = Listener::mutual(&ca, who(), Limits::default()).await;
-    let mut config = by_hand(
-        &ca,
-        Some(&identity(&ca, client_request)),
-        &[&rustls::version::TLS13],
-    );
+    let mut config = by_hand(&ca, Some(&identity(&ca, client_request)), &[&rustls::version::TLS13]);
     config.resumption = Resumption::in_memory_sessions(8);
     for round in 0..3 {
         let mut stream = dial(&listener, config.clone()).await.expect("connected");
@@ -294,11 +231,7 @@ async fn never_resumes_a_session() {
         let answer = request(&mut stream).await.expect("served");
         assert!(answer.contains("spiffe://test/one"), "{answer}");
         let session = stream.get_ref().1;
-        assert_eq!(
-            session.handshake_kind(),
-            Some(HandshakeKind::Full),
-            "round {round}"
-        );
+        assert_eq!(session.handshake_kind(), Some(HandshakeKind::Full), "round {round}");
         assert_eq!(session.tls13_tickets_received(), 0);
     }
     listener.stop().await;
@@ -315,11 +248,7 @@ async fn a_new_configuration_holds_for_the_next_connection() {
     listener.tls.send_replace(mutual_config(&next));
     assert!(ask(&listener.url, &ca, Some(&known)).await.is_err());
     assert!(ask(&listener.url, &next, Some(&known)).await.is_err());
-    assert!(
-        ask(&listener.url, &next, Some(&identity(&next, client_request)))
-            .await
-            .is_ok()
-    );
+    assert!(ask(&listener.url, &next, Some(&identity(&next, client_request))).await.is_ok());
     listener.stop().await;
 }
 
@@ -327,43 +256,24 @@ async fn a_new_configuration_holds_for_the_next_connection() {
 async fn plain_http_gets_nothing() {
     let ca = authority();
     let listener = Listener::mutual(&ca, who(), Limits::default()).await;
-    let mut tcp = TcpStream::connect(listener.address)
-        .await
-        .expect("connected");
-    tcp.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .expect("sent");
+    let mut tcp = TcpStream::connect(listener.address).await.expect("connected");
+    tcp.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
     // A reset is as good an end as a close.
     let _ = tcp.read_to_end(&mut answer).await;
-    assert!(
-        !answer.windows(4).any(|window| window == b"HTTP"),
-        "{answer:?}"
-    );
+    assert!(!answer.windows(4).any(|window| window == b"HTTP"), "{answer:?}");
     listener.stop().await;
 }
 
 #[tokio::test]
 async fn the_http_client_follows_no_redirect_and_speaks_no_plain_http() {
     let ca = authority();
-    let away = Router::new().route(
-        "/away",
-        get(async || axum::response::Redirect::to("https://127.0.0.1:1/")),
-    );
+    let away = Router::new().route("/away", get(async || axum::response::Redirect::to("https://127.0.0.1:1/")));
     let listener = Listener::mutual(&ca, away, Limits::default()).await;
     let http = client::http_client(ca.certificate_pem(), None).expect("client");
-    let answer = http
-        .get(format!("{}/away", listener.url))
-        .send()
-        .await
-        .expect("answered");
+    let answer = http.get(format!("{}/away", listener.url)).send().await.expect("answered");
     assert_eq!(answer.status(), 303);
-    assert!(
-        http.get(format!("http://{}/away", listener.address))
-            .send()
-            .await
-            .is_err()
-    );
+    assert!(http.get(format!("http://{}/away", listener.address)).send().await.is_err());
     listener.stop().await;
 }
 
@@ -371,18 +281,9 @@ async fn the_http_client_follows_no_redirect_and_speaks_no_plain_http() {
 fn refuses_identities_that_do_not_fit() {
     let ca = authority();
     let good = identity(&ca, server_request);
-    let other_key = TlsIdentity {
-        key_pem: KeyPair::generate().expect("key").to_pem().to_string(),
-        ..good.clone()
-    };
-    let no_key = TlsIdentity {
-        key_pem: String::new(),
-        ..good.clone()
-    };
-    let no_chain = TlsIdentity {
-        chain_pem: "nothing".to_owned(),
-        ..good.clone()
-    };
+    let other_key = TlsIdentity { key_pem: KeyPair::generate().expect("key").to_pem().to_string(), ..good.clone() };
+    let no_key = TlsIdentity { key_pem: String::new(), ..good.clone() };
+    let no_chain = TlsIdentity { chain_pem: "nothing".to_owned(), ..good.clone() };
     for bad in [other_key, no_key, no_chain] {
         assert!(server::server_config(&bad, ClientCertificates::Ignored).is_err());
         assert!(client::client_config(ca.certificate_pem(), Some(&bad)).is_err());

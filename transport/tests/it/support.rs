@@ -21,21 +21,11 @@ pub const DAY: Duration = Duration::from_secs(24 * 3600);
 pub const LONG: Duration = Duration::from_secs(20);
 
 pub fn now() -> UnixSeconds {
-    UnixSeconds(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("after 1970")
-            .as_secs(),
-    )
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs())
 }
 
 pub fn authority() -> Authority {
-    Authority::create(
-        "test authority",
-        now().minus(30 * DAY),
-        now().plus(30 * DAY),
-    )
-    .expect("authority")
+    Authority::create("test authority", now().minus(30 * DAY), now().plus(30 * DAY)).expect("authority")
 }
 
 /// What a good server's certificate says; tests change one thing.
@@ -57,10 +47,7 @@ pub fn server_request(key: &KeyPair) -> CertificateRequest {
 pub fn client_request(key: &KeyPair) -> CertificateRequest {
     CertificateRequest {
         common_name: "test client".to_owned(),
-        uris: vec![
-            "spiffe://test/one".to_owned(),
-            "spiffe://test/two".to_owned(),
-        ],
+        uris: vec!["spiffe://test/one".to_owned(), "spiffe://test/two".to_owned()],
         dns_names: vec![],
         ip_addresses: vec![],
         server: false,
@@ -70,16 +57,10 @@ pub fn client_request(key: &KeyPair) -> CertificateRequest {
 }
 
 /// An identity whose certificate `authority` issued over `request` of a new key.
-pub fn identity(
-    authority: &Authority,
-    request: impl FnOnce(&KeyPair) -> CertificateRequest,
-) -> TlsIdentity {
+pub fn identity(authority: &Authority, request: impl FnOnce(&KeyPair) -> CertificateRequest) -> TlsIdentity {
     let key = KeyPair::generate().expect("key");
     let leaf = authority.issue(&request(&key)).expect("leaf");
-    TlsIdentity {
-        chain_pem: leaf + authority.certificate_pem(),
-        key_pem: key.to_pem().to_string(),
-    }
+    TlsIdentity { chain_pem: leaf + authority.certificate_pem(), key_pem: key.to_pem().to_string() }
 }
 
 /// A running listener; stops when the test says so.
@@ -96,26 +77,14 @@ impl Listener {
         Self::start_tapped(tls, router, limits, None).await
     }
 
-    pub async fn start_tapped(
-        tls: Arc<ServerConfig>,
-        router: Router,
-        limits: Limits,
-        tap: Option<Tap>,
-    ) -> Self {
+    pub async fn start_tapped(tls: Arc<ServerConfig>, router: Router, limits: Limits, tap: Option<Tap>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("address");
         let (tls, receiver) = watch::channel(tls);
         let shutdown = CancellationToken::new();
-        let served =
-            server::serve_tapped(listener, receiver, router, limits, shutdown.clone(), tap);
+        let served = server::serve_tapped(listener, receiver, router, limits, shutdown.clone(), tap);
         let task = tokio::spawn(served);
-        Self {
-            address,
-            url: format!("https://{address}"),
-            tls,
-            shutdown,
-            task,
-        }
+        Self { address, url: format!("https://{address}"), tls, shutdown, task }
     }
 
     /// A listener with a good certificate that verifies clients against the same authority.
@@ -125,17 +94,11 @@ impl Listener {
 
     pub async fn stop(self) {
         self.shutdown.cancel();
-        tokio::time::timeout(LONG, self.task)
-            .await
-            .expect("in time")
-            .expect("no panic")
-            .expect("no error");
+        tokio::time::timeout(LONG, self.task).await.expect("in time").expect("no panic").expect("no error");
     }
 }
 
 pub fn mutual_config(authority: &Authority) -> Arc<ServerConfig> {
-    let clients = ClientCertificates::Optional {
-        ca_pem: authority.certificate_pem().to_owned(),
-    };
+    let clients = ClientCertificates::Optional { ca_pem: authority.certificate_pem().to_owned() };
     server::server_config(&identity(authority, server_request), clients).expect("configuration")
 }
