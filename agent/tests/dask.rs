@@ -30,17 +30,10 @@ async fn scheduler(python: &Path) -> Running {
     let scheduler_host = cluster.host(MemberRole::Scheduler);
     let scheduler = scheduler_host.start().await;
     let start = Instant::now();
-    scheduler
-        .launch(&scheduler_host.plan(python, RoleKind::Scheduler))
-        .await
-        .expect("launches");
+    scheduler.launch(&scheduler_host.plan(python, RoleKind::Scheduler)).await.expect("launches");
     wait_for(&scheduler, "joined", |status| status.joined).await;
     println!("scheduler: {:?} from launch to joined", start.elapsed());
-    Running {
-        cluster,
-        scheduler_host,
-        scheduler,
-    }
+    Running { cluster, scheduler_host, scheduler }
 }
 
 impl Running {
@@ -58,10 +51,8 @@ async fn script(python: &Path, source: &str, address: &str, keys: &DaskKeyFiles)
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let Output { stdout, stderr, .. } = tokio::time::timeout(Duration::from_secs(60), run)
-        .await
-        .expect("in time")
-        .expect("runs");
+    let Output { stdout, stderr, .. } =
+        tokio::time::timeout(Duration::from_secs(60), run).await.expect("in time").expect("runs");
     let text = String::from_utf8_lossy(&stdout).trim().to_owned();
     assert!(!text.is_empty(), "{}", String::from_utf8_lossy(&stderr));
     text
@@ -79,10 +70,7 @@ security = Security(require_encryption=True, tls_ca_file=ca, tls_client_cert=cer
 async fn a_cluster_over_tls_starts_computes_restarts_and_stops() {
     let Some(python) = dask_python() else { return };
     let running = scheduler(&python).await;
-    let (with_nanny, without) = (
-        running.cluster.host(MemberRole::Worker),
-        running.cluster.host(MemberRole::Worker),
-    );
+    let (with_nanny, without) = (running.cluster.host(MemberRole::Worker), running.cluster.host(MemberRole::Worker));
     let (first, second) = (with_nanny.start().await, without.start().await);
     let mut plan = with_nanny.plan(&python, RoleKind::Worker);
     plan.role.processes = 2;
@@ -91,17 +79,11 @@ async fn a_cluster_over_tls_starts_computes_restarts_and_stops() {
     let start = Instant::now();
     first.launch(&plan).await.expect("launches");
     wait_for(&first, "joined", |status| status.joined).await;
-    println!(
-        "2 workers under nannies: {:?} from launch to joined",
-        start.elapsed()
-    );
+    println!("2 workers under nannies: {:?} from launch to joined", start.elapsed());
     let start = Instant::now();
     second.launch(&bare).await.expect("launches");
     wait_for(&second, "joined", |status| status.joined).await;
-    println!(
-        "1 worker without nanny: {:?} from launch to joined",
-        start.elapsed()
-    );
+    println!("1 worker without nanny: {:?} from launch to joined", start.elapsed());
 
     let source = format!(
         r#"{CLIENT}
@@ -127,19 +109,13 @@ with Client(address, security=security, timeout=20) as client:
     names.sort();
     assert_eq!(said, format!("['{}'] 328350 42 7", names.join("', '")));
     let logs = with_nanny.log_text() + &without.log_text();
-    assert!(
-        logs.contains("printed by a task"),
-        "a task's print is in the log before its process ends"
-    );
+    assert!(logs.contains("printed by a task"), "a task's print is in the log before its process ends");
     // A restarted worker is a new process, and the host counts as joined again.
     wait_for(&first, "joined again", |status| status.joined).await;
 
     let start = Instant::now();
     let report = first.stop(GRACE).await.expect("stops");
-    println!(
-        "stopping 2 workers under a nanny took {:?}",
-        start.elapsed()
-    );
+    println!("stopping 2 workers under a nanny took {:?}", start.elapsed());
     assert_eq!((report.stopped, report.killed), (1, 0));
     let report = second.stop(GRACE).await.expect("stops");
     assert_eq!((report.stopped, report.killed), (1, 0));
@@ -151,42 +127,21 @@ async fn workers_that_start_first_wait_for_the_scheduler() {
     let Some(python) = dask_python() else { return };
     install_crypto_provider();
     let cluster = TestCluster::new();
-    let (worker_host, scheduler_host) = (
-        cluster.host(MemberRole::Worker),
-        cluster.host(MemberRole::Scheduler),
-    );
+    let (worker_host, scheduler_host) = (cluster.host(MemberRole::Worker), cluster.host(MemberRole::Scheduler));
     let (worker, scheduler) = (worker_host.start().await, scheduler_host.start().await);
-    worker
-        .launch(&worker_host.plan(&python, RoleKind::Worker))
-        .await
-        .expect("launches");
-    eventually("it waits", || {
-        worker_host.log_text().contains("Waiting for the scheduler")
-    })
-    .await;
+    worker.launch(&worker_host.plan(&python, RoleKind::Worker)).await.expect("launches");
+    eventually("it waits", || worker_host.log_text().contains("Waiting for the scheduler")).await;
     assert!(!worker.status().await.expect("answers").joined);
-    scheduler
-        .launch(&scheduler_host.plan(&python, RoleKind::Scheduler))
-        .await
-        .expect("launches");
+    scheduler.launch(&scheduler_host.plan(&python, RoleKind::Scheduler)).await.expect("launches");
     wait_for(&scheduler, "scheduler joined", |status| status.joined).await;
     let late = wait_for(&worker, "worker joined", |status| status.joined).await;
     println!("a waiting worker joined {late:?} after the scheduler");
     scheduler.stop(GRACE).await.expect("stops");
     // Dask's workers close when their scheduler goes.
-    wait_for(&worker, "ended", |status| {
-        status
-            .processes
-            .iter()
-            .all(|process| process.exit.is_some())
-    })
-    .await;
+    wait_for(&worker, "ended", |status| status.processes.iter().all(|process| process.exit.is_some())).await;
     let status = worker.status().await.expect("answers");
     assert!(!status.joined);
-    assert_eq!(
-        status.failure.expect("a failure").kind,
-        FailureKind::ProcessExited
-    );
+    assert_eq!(status.failure.expect("a failure").kind, FailureKind::ProcessExited);
     worker.stop(GRACE).await.expect("stops");
     assert_eq!(cluster.left_over(), Vec::<String>::new());
 }
@@ -241,10 +196,7 @@ asyncio.run(main())
         assert_eq!(said, if welcome { "OK" } else { "error" }, "{id} as nanny");
     }
     let log = running.scheduler_host.log_text();
-    assert!(
-        log.contains("Refused register-worker") && log.contains("Refused register_nanny"),
-        "{log}"
-    );
+    assert!(log.contains("Refused register-worker") && log.contains("Refused register_nanny"), "{log}");
     running.stop().await;
 }
 
@@ -273,37 +225,19 @@ except BaseException as error:
 "#;
     let address = running.cluster.address();
     let friend = running.cluster.member("client-a", MemberRole::Client);
-    assert_eq!(
-        script(&python, &source, &address, &friend).await,
-        "in Scheduler"
-    );
+    assert_eq!(script(&python, &source, &address, &friend).await, "in Scheduler");
     let other = TestCluster::new();
     let mut stranger = other.member("client-a", MemberRole::Client);
-    assert!(
-        script(&python, &source, &address, &stranger)
-            .await
-            .starts_with("refused")
-    );
+    assert!(script(&python, &source, &address, &stranger).await.starts_with("refused"));
     // TLS 1.2 is no longer spoken, whoever asks.
-    let old = source.replace(
-        "tls_client_key=key)",
-        "tls_client_key=key, tls_max_version=ssl.TLSVersion.TLSv1_2)",
-    );
+    let old = source.replace("tls_client_key=key)", "tls_client_key=key, tls_max_version=ssl.TLSVersion.TLSv1_2)");
     let old = script(&python, &format!("import ssl\n{old}"), &address, &friend).await;
     assert!(old.starts_with("refused"), "{old}");
     // Trusting this cluster's authority does not make its certificate one of this cluster's.
     stranger.ca = friend.ca.clone();
-    assert!(
-        script(&python, &source, &address, &stranger)
-            .await
-            .starts_with("refused")
-    );
+    assert!(script(&python, &source, &address, &stranger).await.starts_with("refused"));
     let tcp = address.replace("tls://", "tcp://");
-    assert!(
-        script(&python, plain, &tcp, &friend)
-            .await
-            .starts_with("refused")
-    );
+    assert!(script(&python, plain, &tcp, &friend).await.starts_with("refused"));
     running.stop().await;
 }
 
@@ -336,34 +270,14 @@ async def main():
     os._exit(0)
 asyncio.run(main())
 "#;
-    for (broken, code) in [
-        ("nothing", 0),
-        ("handler", EX_CONFIG),
-        ("encryption", EX_CONFIG),
-    ] {
+    for (broken, code) in [("nothing", 0), ("handler", EX_CONFIG), ("encryption", EX_CONFIG)] {
         let mut command = tokio::process::Command::new(&python);
-        command.args(["-c", source, &cluster.address()]).args([
-            &keys.ca,
-            &keys.certificate,
-            &keys.key,
-        ]);
-        let run = command
-            .args([&preload, &settings])
-            .arg(broken)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(Duration::from_secs(60), run)
-            .await
-            .expect("in time")
-            .expect("runs");
+        command.args(["-c", source, &cluster.address()]).args([&keys.ca, &keys.certificate, &keys.key]);
+        let run = command.args([&preload, &settings]).arg(broken).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(Duration::from_secs(60), run).await.expect("in time").expect("runs");
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{broken}: {error}");
-        assert_eq!(
-            String::from_utf8_lossy(&output.stdout).contains("serves"),
-            code == 0,
-            "{broken}: {error}"
-        );
+        assert_eq!(String::from_utf8_lossy(&output.stdout).contains("serves"), code == 0, "{broken}: {error}");
     }
 }
 
@@ -413,28 +327,15 @@ async fn workers_accept_no_scheduler_without_a_schedulers_certificate() {
             let (python, keys) = (python.clone(), keys.clone());
             async move { script(&python, FALSE_SCHEDULER, &address, &keys).await }
         });
-        eventually("the false scheduler listens", || {
-            touch(".listening").exists()
-        })
-        .await;
+        eventually("the false scheduler listens", || touch(".listening").exists()).await;
         let host = cluster.host(MemberRole::Worker);
         let worker = host.start().await;
         let mut plan = host.plan(&python, RoleKind::Worker);
         plan.role.options.nanny = nanny;
         worker.launch(&plan).await.expect("launches");
-        wait_for(&worker, "ended", |status| {
-            status.processes[0].exit.is_some()
-        })
-        .await;
-        let exit = worker.status().await.expect("answers").processes[0]
-            .exit
-            .expect("ended");
-        assert_eq!(
-            exit.code,
-            Some(EX_CONFIG),
-            "{id}, nanny {nanny}: {}",
-            host.log_text()
-        );
+        wait_for(&worker, "ended", |status| status.processes[0].exit.is_some()).await;
+        let exit = worker.status().await.expect("answers").processes[0].exit.expect("ended");
+        assert_eq!(exit.code, Some(EX_CONFIG), "{id}, nanny {nanny}: {}", host.log_text());
         std::fs::write(touch(".enough"), "").expect("written");
         assert_eq!(posing.await.expect("joins"), "nobody registered");
         worker.stop(GRACE).await.expect("stops");
@@ -448,10 +349,7 @@ async fn nothing_of_dask_outlives_a_killed_runner() {
     let running = scheduler(&python).await;
     let host = running.cluster.host(MemberRole::Worker);
     let worker = host.start().await;
-    worker
-        .launch(&host.plan(&python, RoleKind::Worker))
-        .await
-        .expect("launches");
+    worker.launch(&host.plan(&python, RoleKind::Worker)).await.expect("launches");
     wait_for(&worker, "joined", |status| status.joined).await;
     for handle in [&worker, &running.scheduler] {
         let pid = i32::try_from(handle.record().pid).expect("a pid");
@@ -461,10 +359,7 @@ async fn nothing_of_dask_outlives_a_killed_runner() {
         )
         .expect("killed");
     }
-    eventually("all Dask processes are gone", || {
-        running.cluster.left_over().is_empty()
-    })
-    .await;
+    eventually("all Dask processes are gone", || running.cluster.left_over().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -473,28 +368,16 @@ async fn a_nanny_that_is_killed_takes_its_worker_along() {
     let running = scheduler(&python).await;
     let host = running.cluster.host(MemberRole::Worker);
     let worker = host.start().await;
-    worker
-        .launch(&host.plan(&python, RoleKind::Worker))
-        .await
-        .expect("launches");
+    worker.launch(&host.plan(&python, RoleKind::Worker)).await.expect("launches");
     wait_for(&worker, "joined", |status| status.joined).await;
     let nanny = worker.status().await.expect("answers").processes[0].pid;
-    let nanny =
-        rustix::process::Pid::from_raw(i32::try_from(nanny).expect("a pid")).expect("a pid");
+    let nanny = rustix::process::Pid::from_raw(i32::try_from(nanny).expect("a pid")).expect("a pid");
     rustix::process::kill_process(nanny, rustix::process::Signal::KILL).expect("killed");
-    wait_for(&worker, "ended", |status| {
-        status.processes[0].exit.is_some()
-    })
-    .await;
-    let exit = worker.status().await.expect("answers").processes[0]
-        .exit
-        .expect("ended");
+    wait_for(&worker, "ended", |status| status.processes[0].exit.is_some()).await;
+    let exit = worker.status().await.expect("answers").processes[0].exit.expect("ended");
     assert_eq!((exit.code, exit.signal), (None, Some(9)));
     let work = host.spec.host_dir.join("run/dask");
-    eventually("the worker is gone", || {
-        support::processes_naming(&work).is_empty()
-    })
-    .await;
+    eventually("the worker is gone", || support::processes_naming(&work).is_empty()).await;
     worker.stop(GRACE).await.expect("stops");
     running.stop().await;
 }
@@ -508,22 +391,13 @@ async fn measures_the_start_of_a_cluster() {
     for nanny in [true, false] {
         for _ in 0..4 {
             let cluster = TestCluster::new();
-            let hosts = [
-                MemberRole::Scheduler,
-                MemberRole::Worker,
-                MemberRole::Worker,
-            ]
-            .map(|role| cluster.host(role));
+            let hosts = [MemberRole::Scheduler, MemberRole::Worker, MemberRole::Worker].map(|role| cluster.host(role));
             let start = Instant::now();
             let [a, b, c] = &hosts;
             let handles = [a.start().await, b.start().await, c.start().await];
             let runners = start.elapsed();
             for (index, (host, handle)) in hosts.iter().zip(&handles).enumerate() {
-                let kind = if index == 0 {
-                    RoleKind::Scheduler
-                } else {
-                    RoleKind::Worker
-                };
+                let kind = if index == 0 { RoleKind::Scheduler } else { RoleKind::Worker };
                 let mut plan = host.plan(&python, kind);
                 plan.role.options.nanny = nanny;
                 handle.launch(&plan).await.expect("launches");

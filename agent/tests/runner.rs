@@ -9,8 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use support::{TestCluster, TestHost, eventually, program, wait_for};
 use towline_agent::launch::{
-    AdoptError, LaunchError, Refusal, RunnerEnd, RunnerHandle, RunnerRecord, RunnerSpec, adopt,
-    start,
+    AdoptError, LaunchError, Refusal, RunnerEnd, RunnerHandle, RunnerRecord, RunnerSpec, adopt, start,
 };
 use towline_agent::runner::exits::{self, ExitLine};
 use towline_protocol::assignment::RoleKind;
@@ -28,10 +27,7 @@ async fn worker_running(script: &str) -> (TestCluster, TestHost, RunnerHandle) {
     let cluster = TestCluster::new();
     let host = cluster.host(MemberRole::Worker);
     let handle = host.start().await;
-    handle
-        .launch(&host.plan(&host.fake(script), RoleKind::Worker))
-        .await
-        .expect("launches");
+    handle.launch(&host.plan(&host.fake(script), RoleKind::Worker)).await.expect("launches");
     (cluster, host, handle)
 }
 
@@ -43,17 +39,11 @@ fn nothing_left(cluster: &TestCluster) {
 async fn exits_are_recorded_with_code_or_signal_before_they_are_told() {
     for (script, code, signal) in [("exit 7", Some(7), None), ("kill -SEGV $$", None, Some(11))] {
         let (cluster, host, handle) = worker_running(script).await;
-        wait_for(&handle, "ended", |status| {
-            status.processes[0].exit.is_some()
-        })
-        .await;
+        wait_for(&handle, "ended", |status| status.processes[0].exit.is_some()).await;
         let status = handle.status().await.expect("answers");
         let exit = status.processes[0].exit.expect("ended");
         assert_eq!((exit.code, exit.signal), (code, signal));
-        assert_eq!(
-            status.failure.expect("a failure").kind,
-            FailureKind::ProcessExited
-        );
+        assert_eq!(status.failure.expect("a failure").kind, FailureKind::ProcessExited);
         let lines = exits::read(&host.spec.host_dir.join("run")).expect("readable");
         let recorded = lines.iter().find_map(|line| match line {
             ExitLine::Exited { runner, process } if runner == handle.record() => process.exit,
@@ -73,30 +63,15 @@ async fn output_is_appended_to_the_given_file() {
     std::fs::write(host.log(), "there before\n").expect("written");
     let handle = host.start().await;
     handle
-        .launch(&host.plan(
-            &host.fake("echo out; echo err >&2; sleep 100"),
-            RoleKind::Worker,
-        ))
+        .launch(&host.plan(&host.fake("echo out; echo err >&2; sleep 100"), RoleKind::Worker))
         .await
         .expect("launches");
-    eventually("both streams are there", || {
-        host.log_text() == "there before\nout\nerr\n"
-    })
-    .await;
+    eventually("both streams are there", || host.log_text() == "there before\nout\nerr\n").await;
     // The flags say so, not only the result: with O_APPEND the file may be cut under the writer.
     let pid = handle.status().await.expect("answers").processes[0].pid;
     let flags = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/1")).expect("readable");
-    let flags = flags
-        .lines()
-        .find_map(|line| line.strip_prefix("flags:"))
-        .expect("flags")
-        .trim()
-        .to_owned();
-    assert_ne!(
-        u32::from_str_radix(&flags, 8).expect("octal") & 0o2000,
-        0,
-        "{flags}"
-    );
+    let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags").trim().to_owned();
+    assert_ne!(u32::from_str_radix(&flags, 8).expect("octal") & 0o2000, 0, "{flags}");
     handle.stop(GRACE).await.expect("stops");
     nothing_left(&cluster);
 }
@@ -106,50 +81,22 @@ async fn what_ignores_the_request_to_end_is_killed_with_all_it_started() {
     // A child in the group, one in a session of its own, and one whose parent is gone already.
     let script = "trap '' TERM\nsleep 300 &\nsetsid sleep 301 &\n(setsid sleep 302 &)\nwhile :; do sleep 1; done";
     let (cluster, host, handle) = worker_running(script).await;
-    eventually("all have started", || {
-        cluster
-            .left_over()
-            .iter()
-            .filter(|line| line.contains("sleep 30"))
-            .count()
-            == 3
-    })
-    .await;
+    eventually("all have started", || cluster.left_over().iter().filter(|line| line.contains("sleep 30")).count() == 3)
+        .await;
     let start = Instant::now();
-    let report = handle
-        .stop(Duration::from_millis(300))
-        .await
-        .expect("stops");
-    assert!(
-        start.elapsed() >= Duration::from_millis(300),
-        "the grace was given"
-    );
+    let report = handle.stop(Duration::from_millis(300)).await.expect("stops");
+    assert!(start.elapsed() >= Duration::from_millis(300), "the grace was given");
     assert_eq!((report.stopped, report.killed), (1, 1));
     eventually("nothing is left", || cluster.left_over().is_empty()).await;
     let lines = exits::read(&host.spec.host_dir.join("run")).expect("readable");
-    assert!(matches!(
-        lines.last(),
-        Some(ExitLine::Ended {
-            reason: RunnerEnd::Told,
-            ..
-        })
-    ));
+    assert!(matches!(lines.last(), Some(ExitLine::Ended { reason: RunnerEnd::Told, .. })));
 }
 
 #[tokio::test]
 async fn a_process_that_ends_leaves_none_of_its_group() {
     let (cluster, _host, handle) = worker_running("sleep 300 &\nexit 0").await;
-    wait_for(&handle, "ended", |status| {
-        status.processes[0].exit.is_some()
-    })
-    .await;
-    eventually("its group is gone", || {
-        !cluster
-            .left_over()
-            .iter()
-            .any(|line| line.contains("sleep 300"))
-    })
-    .await;
+    wait_for(&handle, "ended", |status| status.processes[0].exit.is_some()).await;
+    eventually("its group is gone", || !cluster.left_over().iter().any(|line| line.contains("sleep 300"))).await;
     handle.stop(GRACE).await.expect("stops");
     nothing_left(&cluster);
 }
@@ -177,27 +124,17 @@ async fn a_runner_outlives_the_agent_that_is_killed() {
     let spec = host.spec.host_dir.join("spec.json");
     std::fs::write(&spec, serde_json::to_vec(&host.spec).expect("JSON")).expect("written");
     let plan = host.spec.host_dir.join("plan.json");
-    std::fs::write(
-        &plan,
-        serde_json::to_vec(&host.plan(&fake, RoleKind::Worker)).expect("JSON"),
-    )
-    .expect("written");
+    std::fs::write(&plan, serde_json::to_vec(&host.plan(&fake, RoleKind::Worker)).expect("JSON")).expect("written");
     let record = host.spec.host_dir.join("record.json");
     let mut holder = std::process::Command::new(std::env::current_exe().expect("this test"))
-        .args([
-            "holds_a_runner_until_it_is_killed",
-            "--exact",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["holds_a_runner_until_it_is_killed", "--exact", "--ignored", "--nocapture"])
         .env("TOWLINE_TEST_HOLDER", &host.spec.host_dir)
         .spawn()
         .expect("starts");
     eventually("the runner was started", || record.exists()).await;
     holder.kill().expect("killed");
     holder.wait().expect("waited for");
-    let record: RunnerRecord =
-        serde_json::from_slice(&std::fs::read(&record).expect("readable")).expect("JSON");
+    let record: RunnerRecord = serde_json::from_slice(&std::fs::read(&record).expect("readable")).expect("JSON");
     let handle = adopt(&record, &host.spec).await.expect("adopted");
     let status = handle.status().await.expect("answers");
     assert!(status.processes.len() == 1 && status.processes[0].exit.is_none());
@@ -216,10 +153,7 @@ async fn holds_a_runner_until_it_is_killed() {
     let read = |name: &str| std::fs::read(directory.join(name)).expect("readable");
     let spec: RunnerSpec = serde_json::from_slice(&read("spec.json")).expect("JSON");
     let handle = start(&spec, &program()).await.expect("a runner");
-    handle
-        .launch(&serde_json::from_slice(&read("plan.json")).expect("JSON"))
-        .await
-        .expect("launches");
+    handle.launch(&serde_json::from_slice(&read("plan.json")).expect("JSON")).await.expect("launches");
     let written = directory.join("record.new");
     std::fs::write(&written, serde_json::to_vec(handle.record()).expect("JSON")).expect("written");
     std::fs::rename(written, directory.join("record.json")).expect("renamed");
@@ -232,30 +166,17 @@ async fn everything_ends_when_no_agent_speaks_for_agent_lost() {
     let mut host = cluster.host(MemberRole::Worker);
     host.spec.agent_lost = Duration::from_secs(2);
     let handle = host.start().await;
-    handle
-        .launch(&host.plan(&host.fake("sleep 300"), RoleKind::Worker))
-        .await
-        .expect("launches");
+    handle.launch(&host.plan(&host.fake("sleep 300"), RoleKind::Worker)).await.expect("launches");
     // While the handle lives its heartbeats keep the runner; nobody asks anything here.
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert!(
-        handle.status().await.expect("answers").processes[0]
-            .exit
-            .is_none()
-    );
+    assert!(handle.status().await.expect("answers").processes[0].exit.is_none());
     let record = handle.record().clone();
     handle.release().await;
     let silent = Instant::now();
     eventually("everything is gone", || cluster.left_over().is_empty()).await;
-    assert!(
-        silent.elapsed() >= Duration::from_secs(1),
-        "only after the silence"
-    );
+    assert!(silent.elapsed() >= Duration::from_secs(1), "only after the silence");
     match adopt(&record, &host.spec).await {
-        Err(AdoptError::Ended {
-            reason: RunnerEnd::AgentLost,
-            report,
-        }) => assert_eq!(report.stopped, 1),
+        Err(AdoptError::Ended { reason: RunnerEnd::AgentLost, report }) => assert_eq!(report.stopped, 1),
         other => panic!("{other:?}"),
     }
 }
@@ -264,84 +185,36 @@ async fn everything_ends_when_no_agent_speaks_for_agent_lost() {
 async fn a_runner_that_ended_or_is_another_one_is_not_adopted() {
     let (cluster, host, handle) = worker_running("sleep 300").await;
     let record = handle.record().clone();
-    let other_start = RunnerRecord {
-        start_time: record.start_time + 1,
-        ..record.clone()
-    };
-    assert!(matches!(
-        adopt(&other_start, &host.spec).await,
-        Err(AdoptError::OtherRunner)
-    ));
-    let other_boot = RunnerRecord {
-        boot_id: "another".into(),
-        ..record.clone()
-    };
-    assert!(matches!(
-        adopt(&other_boot, &host.spec).await,
-        Err(AdoptError::OtherBoot)
-    ));
+    let other_start = RunnerRecord { start_time: record.start_time + 1, ..record.clone() };
+    assert!(matches!(adopt(&other_start, &host.spec).await, Err(AdoptError::OtherRunner)));
+    let other_boot = RunnerRecord { boot_id: "another".into(), ..record.clone() };
+    assert!(matches!(adopt(&other_boot, &host.spec).await, Err(AdoptError::OtherBoot)));
     let me = RunnerRecord::of_this_process().expect("own record");
-    assert!(matches!(
-        adopt(&me, &host.spec).await,
-        Err(AdoptError::OtherRunner)
-    ));
-    let other_host = RunnerSpec {
-        host: cluster.host(MemberRole::Worker).id,
-        ..host.spec.clone()
-    };
-    assert!(matches!(
-        adopt(&record, &other_host).await,
-        Err(AdoptError::OtherRunner)
-    ));
-    assert!(
-        handle.status().await.expect("answers").processes[0]
-            .exit
-            .is_none(),
-        "a failed adoption ends nothing"
-    );
+    assert!(matches!(adopt(&me, &host.spec).await, Err(AdoptError::OtherRunner)));
+    let other_host = RunnerSpec { host: cluster.host(MemberRole::Worker).id, ..host.spec.clone() };
+    assert!(matches!(adopt(&record, &other_host).await, Err(AdoptError::OtherRunner)));
+    assert!(handle.status().await.expect("answers").processes[0].exit.is_none(), "a failed adoption ends nothing");
     handle.stop(GRACE).await.expect("stops");
-    eventually("the runner is gone", || {
-        !record.is_alive().expect("readable")
-    })
-    .await;
-    assert!(matches!(
-        adopt(&record, &host.spec).await,
-        Err(AdoptError::Ended {
-            reason: RunnerEnd::Told,
-            ..
-        })
-    ));
+    eventually("the runner is gone", || !record.is_alive().expect("readable")).await;
+    assert!(matches!(adopt(&record, &host.spec).await, Err(AdoptError::Ended { reason: RunnerEnd::Told, .. })));
     nothing_left(&cluster);
 }
 
 #[tokio::test]
 async fn a_runner_that_was_killed_counts_as_gone() {
     let (cluster, host, handle) = worker_running("setsid sleep 300 &\nsleep 301").await;
-    eventually("all have started", || {
-        cluster
-            .left_over()
-            .iter()
-            .filter(|line| line.contains("sleep 30"))
-            .count()
-            == 2
-    })
-    .await;
+    eventually("all have started", || cluster.left_over().iter().filter(|line| line.contains("sleep 30")).count() == 2)
+        .await;
     let record = handle.record().clone();
     kill(record.pid);
     eventually("it is gone", || !record.is_alive().expect("readable")).await;
     // These do not know the kernel's way of dying with a parent, as Dask's processes do; adoption ends them.
-    assert!(matches!(
-        adopt(&record, &host.spec).await,
-        Err(AdoptError::Gone { killed: 3, .. })
-    ));
+    assert!(matches!(adopt(&record, &host.spec).await, Err(AdoptError::Gone { killed: 3, .. })));
     nothing_left(&cluster);
     assert!(handle.status().await.is_err());
     // Its lock and socket hold nobody up.
     let again = host.start().await;
-    assert!(matches!(
-        adopt(&record, &host.spec).await,
-        Err(AdoptError::OtherRunner)
-    ));
+    assert!(matches!(adopt(&record, &host.spec).await, Err(AdoptError::OtherRunner)));
     again.stop(GRACE).await.expect("stops");
     nothing_left(&cluster);
 }
@@ -352,19 +225,9 @@ async fn a_new_runner_ends_what_a_killed_one_had_left() {
     let record = handle.record().clone();
     kill(record.pid);
     eventually("it is gone", || !record.is_alive().expect("readable")).await;
-    assert!(
-        cluster
-            .left_over()
-            .iter()
-            .any(|line| line.contains("sleep 300"))
-    );
+    assert!(cluster.left_over().iter().any(|line| line.contains("sleep 300")));
     let again = host.start().await;
-    assert!(
-        !cluster
-            .left_over()
-            .iter()
-            .any(|line| line.contains("sleep 300"))
-    );
+    assert!(!cluster.left_over().iter().any(|line| line.contains("sleep 300")));
     again.stop(GRACE).await.expect("stops");
     nothing_left(&cluster);
 }
@@ -376,9 +239,7 @@ async fn a_host_has_one_runner() {
         Err(LaunchError::AlreadyRunning { record, .. }) => assert_eq!(&record, handle.record()),
         other => panic!("{other:?}"),
     }
-    let again = handle
-        .launch(&host.plan(&host.fake("sleep 300"), RoleKind::Worker))
-        .await;
+    let again = handle.launch(&host.plan(&host.fake("sleep 300"), RoleKind::Worker)).await;
     assert!(matches!(again, Err(LaunchError::Refused(Refusal::Busy))));
     handle.stop(GRACE).await.expect("stops");
     nothing_left(&cluster);
@@ -393,26 +254,15 @@ async fn a_taken_port_is_its_own_failure() {
     let plan = host.plan(&host.fake("sleep 1; exit 1"), RoleKind::Scheduler);
     let error = handle.launch(&plan).await.expect_err("the port is taken");
     let failure = error.failure();
-    assert_eq!(
-        (failure.kind, failure.subject),
-        (FailureKind::PortTaken, Some(cluster.port.to_string()))
-    );
+    assert_eq!((failure.kind, failure.subject), (FailureKind::PortTaken, Some(cluster.port.to_string())));
     assert!(handle.status().await.expect("answers").processes.is_empty());
     // Taken after the look and before the scheduler's own bind.
     drop(taken);
     handle.launch(&plan).await.expect("launches");
     let taken = TcpListener::bind(("127.0.0.1", cluster.port)).expect("bound");
     wait_for(&handle, "failed", |status| status.failure.is_some()).await;
-    let failure = handle
-        .status()
-        .await
-        .expect("answers")
-        .failure
-        .expect("failed");
-    assert_eq!(
-        (failure.kind, failure.subject),
-        (FailureKind::PortTaken, Some(cluster.port.to_string()))
-    );
+    let failure = handle.status().await.expect("answers").failure.expect("failed");
+    assert_eq!((failure.kind, failure.subject), (FailureKind::PortTaken, Some(cluster.port.to_string())));
     drop(taken);
     handle.stop(GRACE).await.expect("stops");
     nothing_left(&cluster);
@@ -444,16 +294,7 @@ async fn a_termination_signal_ends_everything_in_order() {
     kill_process(pid, Signal::TERM).expect("sent");
     eventually("everything is gone", || cluster.left_over().is_empty()).await;
     let ended = adopt(&record, &host.spec).await;
-    assert!(
-        matches!(
-            ended,
-            Err(AdoptError::Ended {
-                reason: RunnerEnd::Signalled,
-                ..
-            })
-        ),
-        "{ended:?}"
-    );
+    assert!(matches!(ended, Err(AdoptError::Ended { reason: RunnerEnd::Signalled, .. })), "{ended:?}");
 }
 
 #[tokio::test]
@@ -467,8 +308,5 @@ async fn a_program_that_is_no_runner_is_reported_with_its_log() {
         other => panic!("{other:?}"),
     }
     program.exe = "/does/not/exist".into();
-    assert!(matches!(
-        start(&host.spec, &program).await,
-        Err(LaunchError::Spawn { .. })
-    ));
+    assert!(matches!(start(&host.spec, &program).await, Err(LaunchError::Spawn { .. })));
 }

@@ -148,7 +148,7 @@ pub(crate) fn issue_listener(
         Ok(pem) => KeyPair::from_pem(&zeroize::Zeroizing::new(pem)).map_err(key_error)?,
     };
     let (ip_addresses, dns_names) = subject_names(names);
-    let chain_pem = authority.issue(&CertificateRequest {
+    let leaf = authority.issue(&CertificateRequest {
         spki: key.spki(),
         common_name: format!("towline {}", listener.as_str()),
         uris: Vec::new(),
@@ -159,6 +159,8 @@ pub(crate) fn issue_listener(
         not_before: now.minus(CLOCK_SKEW),
         not_after: now.plus(LEAF_LIFE),
     })?;
+    // The CA travels along so that `towline login` can hold it against the fingerprint a person was given.
+    let chain_pem = format!("{leaf}{}", authority.certificate_pem());
     write(&certificate_path, &chain_pem)?;
     Ok(TlsIdentity { chain_pem, key_pem: key.to_pem().to_string() })
 }

@@ -259,7 +259,7 @@ pub enum EventCode {
     Adopted,
     /// The agent's clock differs from the lease by more than the skew. Numbers: seconds.
     ClockSkew,
-    /// A document was refused: `REFUSAL_CODES` index. Numbers: code.
+    /// A document was refused; why is in the host's own log. No numbers.
     DocumentRefused,
     /// A newer assignment was announced than received for two minutes. Numbers: epoch, generation.
     Withheld,

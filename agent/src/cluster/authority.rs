@@ -59,8 +59,7 @@ impl ClusterAuthority {
         let certificate_file = directory.join("ca.pem");
         let authority = match read_if_there(&certificate_file)? {
             Some(certificate) => {
-                let key = std::fs::read_to_string(&key_file)
-                    .map_err(|source| file_error(&key_file, source))?;
+                let key = std::fs::read_to_string(&key_file).map_err(|source| file_error(&key_file, source))?;
                 Authority::from_pem(&certificate, &keys::Zeroizing::new(key))?
             }
             None => {
@@ -70,14 +69,9 @@ impl ClusterAuthority {
                     now.plus(AUTHORITY_LIFE),
                 )?;
                 let mut directories = DirBuilder::new();
-                directories
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(directory)
-                    .map_err(|e| file_error(directory, e))?;
+                directories.recursive(true).mode(0o700).create(directory).map_err(|e| file_error(directory, e))?;
                 // The certificate comes last: it says that the key beside it is whole.
-                keys::write_secret(&key_file, made.key_pem().as_bytes())
-                    .map_err(|e| file_error(&key_file, e))?;
+                keys::write_secret(&key_file, made.key_pem().as_bytes()).map_err(|e| file_error(&key_file, e))?;
                 keys::write_secret(&certificate_file, made.certificate_pem().as_bytes())
                     .map_err(|e| file_error(&certificate_file, e))?;
                 made
@@ -98,40 +92,20 @@ impl ClusterAuthority {
 
     /// Issue a certificate to each member of a verified roster whose key has none yet. All or none: a roster with one
     /// impossible entry is refused as a whole.
-    pub fn issue(
-        &self,
-        roster: &Roster,
-        already: &[KeyId],
-    ) -> Result<Vec<IssuedCertificate>, ClusterAuthorityError> {
-        let new = roster
-            .entries
-            .iter()
-            .filter(|member| !already.contains(&member.spki.key_id()));
-        new.map(|member| self.issue_to(member, roster.issued_at))
-            .collect()
+    pub fn issue(&self, roster: &Roster, already: &[KeyId]) -> Result<Vec<IssuedCertificate>, ClusterAuthorityError> {
+        let new = roster.entries.iter().filter(|member| !already.contains(&member.spki.key_id()));
+        new.map(|member| self.issue_to(member, roster.issued_at)).collect()
     }
 
-    fn issue_to(
-        &self,
-        member: &Member,
-        issued_at: UnixSeconds,
-    ) -> Result<IssuedCertificate, ClusterAuthorityError> {
+    fn issue_to(&self, member: &Member, issued_at: UnixSeconds) -> Result<IssuedCertificate, ClusterAuthorityError> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if member.id.is_empty() || member.id.len() > MAX_MEMBER || !member.id.chars().all(fits) {
-            return Err(ClusterAuthorityError::MemberId(
-                member.id.chars().take(80).collect(),
-            ));
+            return Err(ClusterAuthorityError::MemberId(member.id.chars().take(80).collect()));
         }
         let request = CertificateRequest {
             spki: member.spki.clone(),
             common_name: member.id.clone(),
-            uris: vec![member_uri(
-                &self.trust_domain,
-                &self.workspace,
-                &self.cluster,
-                &member.id,
-                member.role,
-            )],
+            uris: vec![member_uri(&self.trust_domain, &self.workspace, &self.cluster, &member.id, member.role)],
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
             // Dask asks no more of a server than this usage: without it a client cannot pose as one.
@@ -141,19 +115,12 @@ impl ClusterAuthority {
             not_after: member.not_after,
         };
         let certificate = self.authority.issue(&request)?;
-        Ok(IssuedCertificate {
-            member: member.id.clone(),
-            key: member.spki.key_id(),
-            certificate,
-        })
+        Ok(IssuedCertificate { member: member.id.clone(), key: member.spki.key_id(), certificate })
     }
 }
 
 fn file_error(path: &Path, source: std::io::Error) -> ClusterAuthorityError {
-    ClusterAuthorityError::File {
-        path: path.to_owned(),
-        source,
-    }
+    ClusterAuthorityError::File { path: path.to_owned(), source }
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>, ClusterAuthorityError> {
@@ -183,13 +150,7 @@ mod tests {
 
     fn member(id: &str, role: MemberRole) -> Member {
         let spki = KeyPair::generate().expect("a key").spki();
-        Member {
-            id: id.into(),
-            role,
-            spki,
-            not_after: NOW.plus(Duration::from_secs(3600)),
-            admission: None,
-        }
+        Member { id: id.into(), role, spki, not_after: NOW.plus(Duration::from_secs(3600)), admission: None }
     }
 
     fn roster(entries: Vec<Member>) -> Roster {
@@ -217,12 +178,7 @@ mod tests {
         let made = open(&directory.path().join("cluster-ca"));
         let again = open(&directory.path().join("cluster-ca"));
         assert_eq!(made.certificate_pem(), again.certificate_pem());
-        let mode = |path: &str| {
-            std::fs::metadata(directory.path().join(path))
-                .expect("there")
-                .permissions()
-                .mode()
-        };
+        let mode = |path: &str| std::fs::metadata(directory.path().join(path)).expect("there").permissions().mode();
         assert_eq!(mode("cluster-ca") & 0o777, 0o700);
         assert_eq!(mode("cluster-ca/ca.key") & 0o777, 0o600);
     }
@@ -232,35 +188,17 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         std::fs::write(directory.path().join("ca.key"), "torn").expect("written");
         let made = open(directory.path());
-        assert_eq!(
-            made.certificate_pem(),
-            open(directory.path()).certificate_pem()
-        );
+        assert_eq!(made.certificate_pem(), open(directory.path()).certificate_pem());
     }
 
     #[test]
     fn each_key_gets_one_certificate() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let authority = open(directory.path());
-        let roster = roster(vec![
-            member("ho-a", MemberRole::Scheduler),
-            member("client-b", MemberRole::Client),
-        ]);
+        let roster = roster(vec![member("ho-a", MemberRole::Scheduler), member("client-b", MemberRole::Client)]);
         let first = authority.issue(&roster, &[]).expect("issues");
-        assert_eq!(
-            first
-                .iter()
-                .map(|issued| issued.member.as_str())
-                .collect::<Vec<_>>(),
-            ["ho-a", "client-b"]
-        );
-        assert_eq!(
-            authority
-                .issue(&roster, &[first[0].key.clone()])
-                .expect("issues")
-                .len(),
-            1
-        );
+        assert_eq!(first.iter().map(|issued| issued.member.as_str()).collect::<Vec<_>>(), ["ho-a", "client-b"]);
+        assert_eq!(authority.issue(&roster, &[first[0].key.clone()]).expect("issues").len(), 1);
         let all: Vec<_> = first.into_iter().map(|issued| issued.key).collect();
         assert!(authority.issue(&roster, &all).expect("issues").is_empty());
     }
@@ -271,10 +209,7 @@ mod tests {
         let authority = open(directory.path());
         for id in ["", "a/role/worker", "client b", "CLIENT", &"a".repeat(65)] {
             let refused = authority.issue(&roster(vec![member(id, MemberRole::Client)]), &[]);
-            assert!(
-                matches!(refused, Err(ClusterAuthorityError::MemberId(_))),
-                "{id:?}"
-            );
+            assert!(matches!(refused, Err(ClusterAuthorityError::MemberId(_))), "{id:?}");
         }
     }
 }

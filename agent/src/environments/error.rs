@@ -143,75 +143,43 @@ impl SyncError {
     pub fn failure(&self) -> Failure {
         use FailureKind as Kind;
         let (kind, subject, retryable) = match self {
-            Self::Blob {
-                what, retryable, ..
-            } => (Kind::BlobUnavailable, Some(what.clone()), *retryable),
+            Self::Blob { what, retryable, .. } => (Kind::BlobUnavailable, Some(what.clone()), *retryable),
             Self::Deadline(_) => (Kind::EnvironmentFailed, None, true),
             Self::DiskFull(_) => (Kind::DiskFull, None, false),
             Self::Files { .. } | Self::Lock { .. } | Self::OtherInterpreter { .. } => {
                 (Kind::EnvironmentFailed, None, false)
             }
             Self::Hash { package, .. } => (Kind::HashMismatch, Some(package.clone()), false),
-            Self::IndexUnreachable { package, .. } => {
-                (Kind::IndexUnreachable, Some(package.clone()), true)
-            }
-            Self::IndexUntrusted { package, .. } => {
-                (Kind::IndexUntrusted, Some(package.clone()), false)
-            }
-            Self::Interpreter { wanted, .. } => {
-                (Kind::InterpreterMissing, Some(wanted.clone()), false)
-            }
-            Self::PackageMissing { package, .. } => {
-                (Kind::PackageMissing, Some(package.clone()), false)
-            }
+            Self::IndexUnreachable { package, .. } => (Kind::IndexUnreachable, Some(package.clone()), true),
+            Self::IndexUntrusted { package, .. } => (Kind::IndexUntrusted, Some(package.clone()), false),
+            Self::Interpreter { wanted, .. } => (Kind::InterpreterMissing, Some(wanted.clone()), false),
+            Self::PackageMissing { package, .. } => (Kind::PackageMissing, Some(package.clone()), false),
             Self::Platform { wanted, .. } => (Kind::EnvironmentFailed, Some(wanted.clone()), false),
             Self::Tool { package, .. } => (Kind::EnvironmentFailed, package.clone(), false),
             Self::ToolMissing => (Kind::ToolMissing, Some("uv".to_owned()), false),
         };
         let subject = subject.map(|text| text.chars().take(MAX_SUBJECT).collect());
-        Failure {
-            kind,
-            subject,
-            retryable,
-        }
+        Failure { kind, subject, retryable }
     }
 
     /// What to do about it on this host.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::Blob { .. } => {
-                "check that the blob store runs and can be reached from this host, then try again"
-            }
-            Self::Deadline(_) => {
-                "check this host's network and disk, or allow more time for the phase `synced`"
-            }
+            Self::Blob { .. } => "check that the blob store runs and can be reached from this host, then try again",
+            Self::Deadline(_) => "check this host's network and disk, or allow more time for the phase `synced`",
             Self::DiskFull(_) => "make room on this host's disk, or give the store a larger one",
-            Self::Files { .. } => {
-                "check the rights and the health of the environment store's directory"
-            }
-            Self::Hash { .. } => {
-                "prepare the environment again; if it happens again, somebody changed the file"
-            }
+            Self::Files { .. } => "check the rights and the health of the environment store's directory",
+            Self::Hash { .. } => "prepare the environment again; if it happens again, somebody changed the file",
             Self::IndexUnreachable { .. } => {
                 "check that this host reaches the package index (network, proxy, firewall)"
             }
-            Self::IndexUntrusted { .. } => {
-                "add your organisation's root certificate to this host's trust store"
-            }
-            Self::Interpreter { .. } => {
-                "install that Python on this host, or start from an environment of one it has"
-            }
-            Self::Lock { .. } | Self::OtherInterpreter { .. } => {
-                "prepare the environment again, with the same version"
-            }
-            Self::PackageMissing { .. } => {
-                "the index withdrew the file: prepare the environment again"
-            }
+            Self::IndexUntrusted { .. } => "add your organisation's root certificate to this host's trust store",
+            Self::Interpreter { .. } => "install that Python on this host, or start from an environment of one it has",
+            Self::Lock { .. } | Self::OtherInterpreter { .. } => "prepare the environment again, with the same version",
+            Self::PackageMissing { .. } => "the index withdrew the file: prepare the environment again",
             Self::Platform { .. } => "prepare the environment again for these hosts",
             Self::Tool { .. } => "see the agent's log for what uv said",
-            Self::ToolMissing => {
-                "install uv on this host, or name it in the agent's settings (`uv = \"/path\"`)"
-            }
+            Self::ToolMissing => "install uv on this host, or name it in the agent's settings (`uv = \"/path\"`)",
         }
     }
 
@@ -219,11 +187,7 @@ impl SyncError {
         let path = path.into();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull(path),
-            _ => Self::Files {
-                doing,
-                path,
-                source,
-            },
+            _ => Self::Files { doing, path, source },
         }
     }
 }
@@ -239,26 +203,15 @@ mod tests {
             reason: "error sending request for https://index.example/x".to_owned(),
         };
         let failure = error.failure();
-        assert_eq!(
-            (failure.kind, failure.subject.as_deref()),
-            (FailureKind::IndexUnreachable, Some("click==8.5.1"))
-        );
+        assert_eq!((failure.kind, failure.subject.as_deref()), (FailureKind::IndexUnreachable, Some("click==8.5.1")));
         assert!(failure.retryable);
-        let error = SyncError::files(
-            "written",
-            "/some/path",
-            io::Error::from(io::ErrorKind::PermissionDenied),
-        );
+        let error = SyncError::files("written", "/some/path", io::Error::from(io::ErrorKind::PermissionDenied));
         assert_eq!(error.failure().subject, None);
     }
 
     #[test]
     fn a_full_disk_has_its_own_word() {
-        let error = SyncError::files(
-            "written",
-            "/some/path",
-            io::Error::from(io::ErrorKind::StorageFull),
-        );
+        let error = SyncError::files("written", "/some/path", io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(error.failure().kind, FailureKind::DiskFull);
     }
 }

@@ -49,20 +49,12 @@ enum Attempt {
 }
 
 /// Download a file to `to`. On failure nothing is left.
-pub(super) async fn fetch(
-    http: &reqwest::Client,
-    wanted: &Wanted,
-    to: &Path,
-) -> Result<u64, SyncError> {
+pub(super) async fn fetch(http: &reqwest::Client, wanted: &Wanted, to: &Path) -> Result<u64, SyncError> {
     let folder = to.parent().unwrap_or(to);
-    fs::create_dir_all(folder)
-        .await
-        .map_err(|e| SyncError::files("made", folder, e))?;
+    fs::create_dir_all(folder).await.map_err(|e| SyncError::files("made", folder, e))?;
     let part = Part::new(to);
     let size = download(http, wanted, &part.0).await?;
-    fs::rename(&part.0, to)
-        .await
-        .map_err(|e| SyncError::files("renamed", to, e))?;
+    fs::rename(&part.0, to).await.map_err(|e| SyncError::files("renamed", to, e))?;
     Ok(size)
 }
 
@@ -94,14 +86,8 @@ struct Written {
 
 impl Written {
     async fn start(path: &Path) -> Result<Self, SyncError> {
-        let file = File::create(path)
-            .await
-            .map_err(|e| SyncError::files("written", path, e))?;
-        Ok(Self {
-            file,
-            hash: aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256),
-            size: 0,
-        })
+        let file = File::create(path).await.map_err(|e| SyncError::files("written", path, e))?;
+        Ok(Self { file, hash: aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256), size: 0 })
     }
 
     async fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -125,59 +111,30 @@ async fn download(http: &reqwest::Client, wanted: &Wanted, path: &Path) -> Resul
             Err(Attempt::Again(error) | Attempt::Failed(error)) => return Err(error),
         }
     }
-    let Written {
-        mut file,
-        hash,
-        size,
-    } = written;
-    let found: [u8; 32] = hash
-        .finish()
-        .as_ref()
-        .try_into()
-        .expect("SHA-256 has 32 bytes");
+    let Written { mut file, hash, size } = written;
+    let found: [u8; 32] = hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes");
     if Digest::from_sha256(found) != wanted.sha256 {
         return Err(mismatch(wanted));
     }
-    file.flush()
-        .await
-        .map_err(|e| SyncError::files("written", path, e))?;
-    file.sync_all()
-        .await
-        .map_err(|e| SyncError::files("written", path, e))?;
+    file.flush().await.map_err(|e| SyncError::files("written", path, e))?;
+    file.sync_all().await.map_err(|e| SyncError::files("written", path, e))?;
     Ok(size)
 }
 
 fn mismatch(wanted: &Wanted) -> SyncError {
-    SyncError::Hash {
-        package: wanted.package.clone(),
-        file: wanted.file.clone(),
-        wanted: wanted.sha256.clone(),
-    }
+    SyncError::Hash { package: wanted.package.clone(), file: wanted.file.clone(), wanted: wanted.sha256.clone() }
 }
 
 /// One request; it goes on where the one before broke off, if the server can.
-async fn once(
-    http: &reqwest::Client,
-    wanted: &Wanted,
-    path: &Path,
-    written: &mut Written,
-) -> Result<(), Attempt> {
+async fn once(http: &reqwest::Client, wanted: &Wanted, path: &Path, written: &mut Written) -> Result<(), Attempt> {
     let mut request = http.get(&wanted.url);
     if written.size > 0 {
         request = request.header(header::RANGE, format!("bytes={}-", written.size));
     }
-    let silent = || {
-        Attempt::Again(network(
-            wanted,
-            format!("it was silent for {} s", SILENCE.as_secs()),
-        ))
-    };
-    let answer = tokio::time::timeout(SILENCE, request.send())
-        .await
-        .map_err(|_| silent())?;
+    let silent = || Attempt::Again(network(wanted, format!("it was silent for {} s", SILENCE.as_secs())));
+    let answer = tokio::time::timeout(SILENCE, request.send()).await.map_err(|_| silent())?;
     let mut answer = answer.map_err(|error| broken(wanted, &error))?;
-    let goes_on =
-        answer.status() == StatusCode::PARTIAL_CONTENT && begins_at(&answer, written.size);
+    let goes_on = answer.status() == StatusCode::PARTIAL_CONTENT && begins_at(&answer, written.size);
     if !goes_on {
         if answer.status() != StatusCode::OK {
             return Err(refused(wanted, answer.status()));
@@ -188,50 +145,33 @@ async fn once(
     }
     let limit = wanted.size.unwrap_or(MAX_BYTES);
     loop {
-        let chunk = tokio::time::timeout(SILENCE, answer.chunk())
-            .await
-            .map_err(|_| silent())?;
+        let chunk = tokio::time::timeout(SILENCE, answer.chunk()).await.map_err(|_| silent())?;
         let Some(chunk) = chunk.map_err(|error| broken(wanted, &error))? else {
             break;
         };
         if written.size + chunk.len() as u64 > limit {
             return Err(Attempt::Failed(mismatch(wanted)));
         }
-        written
-            .add(&chunk)
-            .await
-            .map_err(|e| Attempt::Failed(SyncError::files("written", path, e)))?;
+        written.add(&chunk).await.map_err(|e| Attempt::Failed(SyncError::files("written", path, e)))?;
     }
     match wanted.size {
-        Some(size) if written.size < size => Err(Attempt::Again(network(
-            wanted,
-            format!("it sent {} of {size} bytes", written.size),
-        ))),
+        Some(size) if written.size < size => {
+            Err(Attempt::Again(network(wanted, format!("it sent {} of {size} bytes", written.size))))
+        }
         _ => Ok(()),
     }
 }
 
 fn begins_at(answer: &reqwest::Response, offset: u64) -> bool {
-    let range = answer
-        .headers()
-        .get(header::CONTENT_RANGE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let range = answer.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     range.starts_with(&format!("bytes {offset}-"))
 }
 
 fn network(wanted: &Wanted, reason: String) -> SyncError {
     if wanted.blob {
-        SyncError::Blob {
-            what: wanted.package.clone(),
-            reason,
-            retryable: true,
-        }
+        SyncError::Blob { what: wanted.package.clone(), reason, retryable: true }
     } else {
-        SyncError::IndexUnreachable {
-            package: wanted.package.clone(),
-            reason,
-        }
+        SyncError::IndexUnreachable { package: wanted.package.clone(), reason }
     }
 }
 
@@ -239,25 +179,13 @@ fn refused(wanted: &Wanted, status: StatusCode) -> Attempt {
     let busy = status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429);
     let package = wanted.package.clone();
     if wanted.blob {
-        let error = SyncError::Blob {
-            what: package,
-            reason: format!("it answered {status}"),
-            retryable: busy,
-        };
-        return if busy {
-            Attempt::Again(error)
-        } else {
-            Attempt::Failed(error)
-        };
+        let error = SyncError::Blob { what: package, reason: format!("it answered {status}"), retryable: busy };
+        return if busy { Attempt::Again(error) } else { Attempt::Failed(error) };
     }
     if busy {
         return Attempt::Again(network(wanted, format!("it answered {status}")));
     }
-    Attempt::Failed(SyncError::PackageMissing {
-        package,
-        file: wanted.file.clone(),
-        status: status.as_u16(),
-    })
+    Attempt::Failed(SyncError::PackageMissing { package, file: wanted.file.clone(), status: status.as_u16() })
 }
 
 fn broken(wanted: &Wanted, error: &reqwest::Error) -> Attempt {
@@ -269,19 +197,12 @@ fn broken(wanted: &Wanted, error: &reqwest::Error) -> Attempt {
             reason += if reason.is_empty() { "" } else { ": " };
             reason += &one.to_string();
         } else {
-            reason += if error.is_timeout() {
-                "it timed out"
-            } else {
-                "the connection failed"
-            };
+            reason += if error.is_timeout() { "it timed out" } else { "the connection failed" };
         }
         cause = one.source();
     }
     if !wanted.blob && reason.to_lowercase().contains("certificate") {
-        return Attempt::Failed(SyncError::IndexUntrusted {
-            package: wanted.package.clone(),
-            reason,
-        });
+        return Attempt::Failed(SyncError::IndexUntrusted { package: wanted.package.clone(), reason });
     }
     Attempt::Again(network(wanted, reason))
 }

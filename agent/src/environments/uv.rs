@@ -28,48 +28,23 @@ pub(super) struct Uv {
 impl Uv {
     /// Make an empty environment whose scripts do not depend on where it lies.
     pub(super) async fn create(&self, python: &Path, at: &Path) -> Result<(), SyncError> {
-        let mut command = self.command(&[
-            "venv",
-            "--relocatable",
-            "--no-project",
-            "--no-python-downloads",
-        ]);
+        let mut command = self.command(&["venv", "--relocatable", "--no-project", "--no-python-downloads"]);
         command.arg("--python").arg(python).arg(at);
         run(command, "make an environment", None).await
     }
 
     /// Install exactly the wheels of a list.
-    pub(super) async fn install(
-        &self,
-        lock: &Lock,
-        list: &Path,
-        environment: &Path,
-    ) -> Result<(), SyncError> {
-        let mut command = self.command(&[
-            "pip",
-            "sync",
-            "--require-hashes",
-            "--no-build",
-            "--no-index",
-        ]);
+    pub(super) async fn install(&self, lock: &Lock, list: &Path, environment: &Path) -> Result<(), SyncError> {
+        let mut command = self.command(&["pip", "sync", "--require-hashes", "--no-build", "--no-index"]);
         // Hard links from uv's cache, which lies on the same file system: a second environment costs no bytes.
         command.args(["--link-mode", "hardlink", "--no-python-downloads"]);
-        command
-            .arg("--python")
-            .arg(environment.join("bin/python"))
-            .arg(list);
+        command.arg("--python").arg(environment.join("bin/python")).arg(list);
         run(command, "install", Some(lock)).await
     }
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(words).args([
-            "--quiet",
-            "--no-config",
-            "--offline",
-            "--system-certs",
-            "--cache-dir",
-        ]);
+        command.args(words).args(["--quiet", "--no-config", "--offline", "--system-certs", "--cache-dir"]);
         command.arg(&self.cache);
         // Nothing of the agent's surroundings changes what is installed, and no variable of it is seen by a child.
         command.env_clear().env("NO_COLOR", "1");
@@ -91,31 +66,15 @@ pub(super) fn requirements(
     let mut out = String::new();
     for wheel in &lock.wheels {
         let folder = folder_of(wheel);
-        let address = Url::from_directory_path(&folder)
-            .map_or_else(|()| folder.display().to_string(), String::from);
-        out += &format!(
-            "--find-links {address}\n{}=={} --hash=sha256:{}\n",
-            wheel.name, wheel.version, wheel.sha256
-        );
+        let address = Url::from_directory_path(&folder).map_or_else(|()| folder.display().to_string(), String::from);
+        out += &format!("--find-links {address}\n{}=={} --hash=sha256:{}\n", wheel.name, wheel.version, wheel.sha256);
     }
     out
 }
 
-async fn run(
-    mut command: Command,
-    doing: &'static str,
-    lock: Option<&Lock>,
-) -> Result<(), SyncError> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let failed = |reason: String| SyncError::Tool {
-        doing,
-        package: None,
-        reason,
-    };
+async fn run(mut command: Command, doing: &'static str, lock: Option<&Lock>) -> Result<(), SyncError> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let failed = |reason: String| SyncError::Tool { doing, package: None, reason };
     let mut child = command.spawn().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => SyncError::ToolMissing,
         _ => failed(error.to_string()),
@@ -127,21 +86,13 @@ async fn run(
             // What was read before an error is still worth showing.
             let _ = pipe.take(MAX_WORDS).read_to_end(&mut words).await;
         }
-        child
-            .wait()
-            .await
-            .map(|status| (status, String::from_utf8_lossy(&words).into_owned()))
+        child.wait().await.map(|status| (status, String::from_utf8_lossy(&words).into_owned()))
     };
     // Dropped at the deadline, the child is killed.
     let ended = tokio::time::timeout(DEADLINE, ended).await;
-    let (status, words) = ended
-        .map_err(|_| SyncError::Deadline(DEADLINE))?
-        .map_err(|error| failed(error.to_string()))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(read_failure(doing, &words, lock))
-    }
+    let (status, words) =
+        ended.map_err(|_| SyncError::Deadline(DEADLINE))?.map_err(|error| failed(error.to_string()))?;
+    if status.success() { Ok(()) } else { Err(read_failure(doing, &words, lock)) }
 }
 
 /// What `uv` says when it fails, in our words.
@@ -159,34 +110,12 @@ fn read_failure(doing: &'static str, words: &str, lock: Option<&Lock>) -> SyncEr
     }
     if let Some(wheel) = named.filter(|_| lower.contains("hash mismatch")) {
         let package = package.unwrap_or_default();
-        return SyncError::Hash {
-            package,
-            file: wheel.file.clone(),
-            wanted: wheel.sha256.clone(),
-        };
+        return SyncError::Hash { package, file: wheel.file.clone(), wanted: wheel.sha256.clone() };
     }
-    let line = |line: &str| {
-        line.trim()
-            .trim_start_matches("error: ")
-            .trim_start_matches("cause: ")
-            .to_owned()
-    };
-    let lines: Vec<String> = words
-        .lines()
-        .map(line)
-        .filter(|line| !line.is_empty())
-        .take(6)
-        .collect();
-    let reason = if lines.is_empty() {
-        "it wrote nothing".to_owned()
-    } else {
-        lines.join(": ")
-    };
-    SyncError::Tool {
-        doing,
-        package,
-        reason: towline_environments::indexes::without_credentials(&reason),
-    }
+    let line = |line: &str| line.trim().trim_start_matches("error: ").trim_start_matches("cause: ").to_owned();
+    let lines: Vec<String> = words.lines().map(line).filter(|line| !line.is_empty()).take(6).collect();
+    let reason = if lines.is_empty() { "it wrote nothing".to_owned() } else { lines.join(": ") };
+    SyncError::Tool { doing, package, reason: towline_environments::indexes::without_credentials(&reason) }
 }
 
 #[cfg(test)]
@@ -205,27 +134,15 @@ mod tests {
             size: None,
             source: WheelSource::Blob,
         };
-        let interpreter = LockedInterpreter {
-            implementation: "cpython".to_owned(),
-            version: "3.11.2".to_owned(),
-        };
-        Lock {
-            v: 0,
-            interpreter,
-            platform: "x86_64-manylinux_2_36".to_owned(),
-            wheels: vec![wheel],
-        }
+        let interpreter = LockedInterpreter { implementation: "cpython".to_owned(), version: "3.11.2".to_owned() };
+        Lock { v: 0, interpreter, platform: "x86_64-manylinux_2_36".to_owned(), wheels: vec![wheel] }
     }
 
     #[test]
     fn the_list_names_each_wheel_by_hash_from_its_own_folder() {
-        let text = requirements(&lock(), |wheel| {
-            PathBuf::from("/store of ours").join(wheel.sha256.as_str())
-        });
+        let text = requirements(&lock(), |wheel| PathBuf::from("/store of ours").join(wheel.sha256.as_str()));
         let hash = Digest::of(b"x");
-        let wanted = format!(
-            "--find-links file:///store%20of%20ours/{hash}/\nsome-thing==1.0 --hash=sha256:{hash}\n"
-        );
+        let wanted = format!("--find-links file:///store%20of%20ours/{hash}/\nsome-thing==1.0 --hash=sha256:{hash}\n");
         assert_eq!(text, wanted);
     }
 
@@ -240,10 +157,7 @@ mod tests {
         assert_eq!(kind(mismatch), (FailureKind::HashMismatch, package.clone()));
         let broken = "error: Failed to read `some-thing==1.0`\n  cause: invalid Zip archive";
         assert_eq!(kind(broken), (FailureKind::EnvironmentFailed, package));
-        assert_eq!(
-            kind("error: No space left on device (os error 28)"),
-            (FailureKind::DiskFull, None)
-        );
+        assert_eq!(kind("error: No space left on device (os error 28)"), (FailureKind::DiskFull, None));
         assert_eq!(kind(""), (FailureKind::EnvironmentFailed, None));
     }
 }

@@ -28,9 +28,7 @@ pub enum AdoptError {
     },
     /// Its process is gone without a last word. Nothing of it lives: the kernel ended Dask with it, and whatever else
     /// was left was killed on this occasion. Nobody wrote down how the processes ended.
-    #[error(
-        "the runner (pid {pid}) died without a last word; {killed} processes it had left were killed"
-    )]
+    #[error("the runner (pid {pid}) died without a last word; {killed} processes it had left were killed")]
     Gone {
         /// Which.
         pid: u32,
@@ -82,26 +80,15 @@ pub async fn adopt(record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHan
 /// What a dead runner wrote down last; without a last word, end whatever it left.
 async fn last_word(record: &RunnerRecord, spec: &RunnerSpec) -> Result<AdoptError, std::io::Error> {
     let run_dir = socket::run_dir(&spec.host_dir);
-    let end = exits::read(&run_dir)?
-        .into_iter()
-        .rev()
-        .find_map(|line| match line {
-            ExitLine::Ended {
-                runner,
-                reason,
-                report,
-                ..
-            } if runner == *record => Some((reason, report)),
-            _ => None,
-        });
+    let end = exits::read(&run_dir)?.into_iter().rev().find_map(|line| match line {
+        ExitLine::Ended { runner, reason, report, .. } if runner == *record => Some((reason, report)),
+        _ => None,
+    });
     if let Some((reason, report)) = end {
         return Ok(AdoptError::Ended { reason, report });
     }
     // It looks at every process and waits between rounds.
     let killing = tokio::task::spawn_blocking(move || leftovers::kill_all(&run_dir));
     let killed = killing.await.map_err(std::io::Error::other)??;
-    Ok(AdoptError::Gone {
-        pid: record.pid,
-        killed,
-    })
+    Ok(AdoptError::Gone { pid: record.pid, killed })
 }

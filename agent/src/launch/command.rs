@@ -17,14 +17,8 @@ const MAX_PROCESSES: u32 = 1024;
 /// Variables of whoever started the agent that must not reach Dask: `DASK_…` overrules our TLS configuration, `PYTHON…`
 /// changes which code runs, `TOWLINE_…` is ours, and the last ones speak to a service manager in the agent's name.
 const DROPPED_PREFIXES: [&str; 5] = ["CONDA_", "DASK_", "PYTHON", "TOWLINE_", "__PYVENV"];
-const DROPPED: [&str; 6] = [
-    "INVOCATION_ID",
-    "JOURNAL_STREAM",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "NOTIFY_SOCKET",
-    "VIRTUAL_ENV",
-];
+const DROPPED: [&str; 6] =
+    ["INVOCATION_ID", "JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "VIRTUAL_ENV"];
 
 /// What the runner itself contributes.
 #[derive(Clone, Copy, Debug)]
@@ -120,11 +114,7 @@ pub enum PlanError {
 
 /// Turn a plan into what the runner does.
 pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, PlanError> {
-    let addresses = plan
-        .scheduler
-        .as_ref()
-        .map(|scheduler| scheduler.addresses.as_slice())
-        .unwrap_or_default();
+    let addresses = plan.scheduler.as_ref().map(|scheduler| scheduler.addresses.as_slice()).unwrap_or_default();
     let first = addresses.first().ok_or(PlanError::NoScheduler)?;
     let endpoint = Endpoint::parse(first)?;
     let preload = around.directory.join("towline_preload.py");
@@ -134,34 +124,15 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
         RoleKind::Command => return Err(PlanError::Command),
         RoleKind::Scheduler => {
             let port = scheduler_port(&plan.role, &endpoint)?;
-            let address = endpoint
-                .loopback
-                .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-            (
-                vec![scheduler(plan, &endpoint, port, &preload)],
-                1,
-                Some(PortToTry { address, port }),
-            )
+            let address = endpoint.loopback.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            (vec![scheduler(plan, &endpoint, port, &preload)], 1, Some(PortToTry { address, port }))
         }
-        RoleKind::Worker => (
-            workers(plan, first, &endpoint, &preload)?,
-            plan.role.processes as usize,
-            None,
-        ),
+        RoleKind::Worker => (workers(plan, first, &endpoint, &preload)?, plan.role.processes as usize, None),
     };
     let files = vec![
-        LaunchFile {
-            path: preload,
-            contents: PRELOAD.to_owned(),
-        },
-        LaunchFile {
-            path: config.clone(),
-            contents: dask_config(plan),
-        },
-        LaunchFile {
-            path: settings.clone(),
-            contents: preload_settings(plan, addresses, &around),
-        },
+        LaunchFile { path: preload, contents: PRELOAD.to_owned() },
+        LaunchFile { path: config.clone(), contents: dask_config(plan) },
+        LaunchFile { path: settings.clone(), contents: preload_settings(plan, addresses, &around) },
     ];
     let environment = BTreeMap::from([
         ("DASK_CONFIG".to_owned(), config.into_os_string()),
@@ -169,13 +140,7 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
         ("PYTHONUNBUFFERED".to_owned(), "1".into()),
         ("TOWLINE_PRELOAD".to_owned(), settings.into_os_string()),
     ]);
-    Ok(Launch {
-        files,
-        processes,
-        environment,
-        joined_count,
-        port,
-    })
+    Ok(Launch { files, processes, environment, joined_count, port })
 }
 
 /// The environment of Dask's processes: what the runner inherited, cleaned, with the launch's own variables, and the
@@ -189,29 +154,18 @@ pub fn environment(
         .into_iter()
         .filter(|(name, _)| {
             let name = name.to_string_lossy();
-            !DROPPED.contains(&name.as_ref())
-                && !DROPPED_PREFIXES
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix))
+            !DROPPED.contains(&name.as_ref()) && !DROPPED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         })
         .collect();
     if let Some(programs) = python.parent() {
         let mut path = programs.as_os_str().to_owned();
-        if let Some(rest) = variables
-            .get(&OsString::from("PATH"))
-            .filter(|rest| !rest.is_empty())
-        {
+        if let Some(rest) = variables.get(&OsString::from("PATH")).filter(|rest| !rest.is_empty()) {
             path.push(":");
             path.push(rest);
         }
         variables.insert("PATH".into(), path);
     }
-    variables.extend(
-        launch
-            .environment
-            .iter()
-            .map(|(name, value)| (name.into(), value.clone())),
-    );
+    variables.extend(launch.environment.iter().map(|(name, value)| (name.into(), value.clone())));
     variables
 }
 
@@ -224,27 +178,13 @@ struct Endpoint {
 impl Endpoint {
     fn parse(address: &str) -> Result<Self, PlanError> {
         let wrong = || PlanError::Address(address.chars().take(200).collect());
-        let (host, port) = address
-            .strip_prefix("tls://")
-            .and_then(|rest| rest.rsplit_once(':'))
-            .ok_or_else(wrong)?;
+        let (host, port) = address.strip_prefix("tls://").and_then(|rest| rest.rsplit_once(':')).ok_or_else(wrong)?;
         let port = port.parse::<u16>().map_err(|_| wrong())?;
         let plain = host.trim_start_matches('[').trim_end_matches(']');
-        let address = if plain == "localhost" {
-            Ok(Ipv4Addr::LOCALHOST.into())
-        } else {
-            plain.parse::<IpAddr>()
-        };
+        let address = if plain == "localhost" { Ok(Ipv4Addr::LOCALHOST.into()) } else { plain.parse::<IpAddr>() };
         let loopback = address.ok().filter(IpAddr::is_loopback);
-        let fits = !plain.is_empty()
-            && plain
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || ".:-".contains(c));
-        if fits && port != 0 {
-            Ok(Self { loopback, port })
-        } else {
-            Err(wrong())
-        }
+        let fits = !plain.is_empty() && plain.chars().all(|c| c.is_ascii_alphanumeric() || ".:-".contains(c));
+        if fits && port != 0 { Ok(Self { loopback, port }) } else { Err(wrong()) }
     }
 }
 
@@ -272,18 +212,11 @@ const NO_PAGES: [&str; 3] = ["--no-dashboard", "--dashboard-address", "127.0.0.1
 
 fn scheduler(plan: &LaunchPlan, endpoint: &Endpoint, port: u16, preload: &Path) -> ProcessCommand {
     let host = endpoint.listen().unwrap_or_else(|| "tls://".to_owned());
-    let mut arguments: Vec<OsString> = ["-m", "distributed.cli.dask_scheduler", "--host", &host]
-        .map(Into::into)
-        .into();
+    let mut arguments: Vec<OsString> = ["-m", "distributed.cli.dask_scheduler", "--host", &host].map(Into::into).into();
     arguments.extend(["--port".into(), port.to_string().into()]);
     arguments.extend(NO_PAGES.map(Into::into));
     arguments.extend(["--preload".into(), preload.into()]);
-    ProcessCommand {
-        name: "scheduler".to_owned(),
-        role: RoleKind::Scheduler,
-        program: plan.python.clone(),
-        arguments,
-    }
+    ProcessCommand { name: "scheduler".to_owned(), role: RoleKind::Scheduler, program: plan.python.clone(), arguments }
 }
 
 /// With a nanny one process holds the nannies of all workers; without one, every worker is a process of its own.
@@ -295,10 +228,7 @@ fn workers(
 ) -> Result<Vec<ProcessCommand>, PlanError> {
     let role = &plan.role;
     if role.processes == 0 || role.processes > MAX_PROCESSES || role.threads == 0 {
-        return Err(PlanError::WorkerShape {
-            processes: role.processes,
-            threads: role.threads,
-        });
+        return Err(PlanError::WorkerShape { processes: role.processes, threads: role.threads });
     }
     let shared = worker_arguments(plan, scheduler, endpoint, preload)?;
     let command = |index: u32, extra: Vec<OsString>| ProcessCommand {
@@ -309,30 +239,15 @@ fn workers(
     };
     if role.options.nanny {
         let count = role.processes.to_string();
-        let extra = [
-            "--nworkers",
-            &count,
-            "--name",
-            plan.name.as_str(),
-            "--preload-nanny",
-        ]
-        .map(OsString::from);
-        return Ok(vec![command(
-            0,
-            extra.into_iter().chain([preload.into()]).collect(),
-        )]);
+        let extra = ["--nworkers", &count, "--name", plan.name.as_str(), "--preload-nanny"].map(OsString::from);
+        return Ok(vec![command(0, extra.into_iter().chain([preload.into()]).collect())]);
     }
     let name = |index| match role.processes {
         1 => plan.name.to_string(),
         _ => format!("{}-{index}", plan.name),
     };
     Ok((0..role.processes)
-        .map(|index| {
-            command(
-                index,
-                vec!["--no-nanny".into(), "--name".into(), name(index).into()],
-            )
-        })
+        .map(|index| command(index, vec!["--no-nanny".into(), "--name".into(), name(index).into()]))
         .collect())
 }
 
@@ -343,18 +258,13 @@ fn worker_arguments(
     preload: &Path,
 ) -> Result<Vec<OsString>, PlanError> {
     let role = &plan.role;
-    let mut arguments: Vec<OsString> = ["-m", "distributed.cli.dask_worker", scheduler]
-        .map(Into::into)
-        .into();
+    let mut arguments: Vec<OsString> = ["-m", "distributed.cli.dask_worker", scheduler].map(Into::into).into();
     if let Some(host) = endpoint.listen() {
         arguments.extend(["--host".into(), host.into()]);
     }
     arguments.extend(["--nthreads".into(), role.threads.to_string().into()]);
     arguments.extend(["--memory-limit".into(), memory_limit(role).into()]);
-    arguments.extend([
-        "--local-directory".into(),
-        plan.local_directory.clone().into(),
-    ]);
+    arguments.extend(["--local-directory".into(), plan.local_directory.clone().into()]);
     if !role.resources.is_empty() {
         arguments.extend(["--resources".into(), resources(role)?.into()]);
     }
@@ -372,22 +282,11 @@ fn memory_limit(role: &Role) -> String {
 }
 
 fn resources(role: &Role) -> Result<String, PlanError> {
-    let fits = |name: &str| {
-        !name.is_empty()
-            && name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c))
-    };
+    let fits = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
     match role.resources.iter().find(|resource| !fits(&resource.name)) {
-        Some(resource) => Err(PlanError::ResourceName(
-            resource.name.chars().take(80).collect(),
-        )),
+        Some(resource) => Err(PlanError::ResourceName(resource.name.chars().take(80).collect())),
         None => {
-            let pairs: Vec<_> = role
-                .resources
-                .iter()
-                .map(|r| format!("{}={}", r.name, r.amount))
-                .collect();
+            let pairs: Vec<_> = role.resources.iter().map(|r| format!("{}={}", r.name, r.amount)).collect();
             Ok(pairs.join(" "))
         }
     }
@@ -450,15 +349,9 @@ mod tests {
                 job_sha256: None,
                 options: DaskOptions { nanny: true },
             },
-            scheduler: Some(SchedulerAddress {
-                addresses: vec!["tls://127.0.0.1:20001".into()],
-            }),
+            scheduler: Some(SchedulerAddress { addresses: vec!["tls://127.0.0.1:20001".into()] }),
             trust_domain: "towline.test".into(),
-            keys: DaskKeyFiles {
-                key: "/h/dask.key".into(),
-                certificate: "/h/dask.crt".into(),
-                ca: "/h/ca.crt".into(),
-            },
+            keys: DaskKeyFiles { key: "/h/dask.key".into(), certificate: "/h/dask.crt".into(), ca: "/h/ca.crt".into() },
             log_file: "/logs/scheduler.log".into(),
             local_directory: "/h/work".into(),
             name: HostId::from_random([7; 10]),
@@ -467,35 +360,17 @@ mod tests {
 
     fn made(plan: &LaunchPlan) -> Result<Launch, PlanError> {
         let cluster = ClusterId::from_random([1; 10]);
-        launch(
-            plan,
-            Surroundings {
-                directory: Path::new("/h/run/dask"),
-                runner: 77,
-                cluster: &cluster,
-            },
-        )
+        launch(plan, Surroundings { directory: Path::new("/h/run/dask"), runner: 77, cluster: &cluster })
     }
 
     fn words(command: &ProcessCommand) -> String {
-        command
-            .arguments
-            .iter()
-            .map(|word| word.to_string_lossy())
-            .collect::<Vec<_>>()
-            .join(" ")
+        command.arguments.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn a_scheduler_binds_its_port_on_loopback_without_pages() {
         let launch = made(&plan(RoleKind::Scheduler)).expect("a good plan");
-        assert_eq!(
-            launch.port,
-            Some(PortToTry {
-                address: Ipv4Addr::LOCALHOST.into(),
-                port: 20001
-            })
-        );
+        assert_eq!(launch.port, Some(PortToTry { address: Ipv4Addr::LOCALHOST.into(), port: 20001 }));
         assert_eq!(
             words(&launch.processes[0]),
             "-m distributed.cli.dask_scheduler --host tls://127.0.0.1 --port 20001 --no-dashboard --dashboard-address \
@@ -506,18 +381,10 @@ mod tests {
     #[test]
     fn a_scheduler_that_others_must_reach_binds_every_interface() {
         let mut plan = plan(RoleKind::Scheduler);
-        plan.scheduler = Some(SchedulerAddress {
-            addresses: vec!["tls://10.0.0.7:8786".into()],
-        });
+        plan.scheduler = Some(SchedulerAddress { addresses: vec!["tls://10.0.0.7:8786".into()] });
         let launch = made(&plan).expect("a good plan");
         assert!(words(&launch.processes[0]).contains("--host tls:// --port 8786 "));
-        assert_eq!(
-            launch.port,
-            Some(PortToTry {
-                address: Ipv4Addr::UNSPECIFIED.into(),
-                port: 8786
-            })
-        );
+        assert_eq!(launch.port, Some(PortToTry { address: Ipv4Addr::UNSPECIFIED.into(), port: 8786 }));
     }
 
     #[test]
@@ -528,13 +395,7 @@ mod tests {
         assert_eq!(launch.joined_count, 3);
         assert_eq!(launch.processes.len(), 1);
         let words = words(&launch.processes[0]);
-        assert!(
-            words.contains(&format!(
-                "--nworkers 3 --name {} --preload-nanny ",
-                plan.name
-            )),
-            "{words}"
-        );
+        assert!(words.contains(&format!("--nworkers 3 --name {} --preload-nanny ", plan.name)), "{words}");
         assert!(words.contains("--memory-limit 0.333333 "), "{words}");
     }
 
@@ -548,10 +409,7 @@ mod tests {
         assert_eq!((launch.processes.len(), launch.joined_count), (2, 2));
         for (index, process) in launch.processes.iter().enumerate() {
             let words = words(process);
-            assert!(
-                words.ends_with(&format!("--no-nanny --name {}-{index}", plan.name)),
-                "{words}"
-            );
+            assert!(words.ends_with(&format!("--no-nanny --name {}-{index}", plan.name)), "{words}");
             assert!(words.contains("--memory-limit 1073741824 "), "{words}");
             assert_eq!(process.name, format!("worker-{index}"));
         }
@@ -560,26 +418,13 @@ mod tests {
     #[test]
     fn resources_reach_dask_and_names_that_would_be_misread_are_refused() {
         let mut plan = plan(RoleKind::Worker);
-        plan.role.resources = vec![
-            Resource {
-                name: "GPU".into(),
-                amount: 2,
-            },
-            Resource {
-                name: "disk".into(),
-                amount: 1,
-            },
-        ];
-        assert!(
-            words(&made(&plan).expect("good").processes[0]).contains("--resources GPU=2 disk=1")
-        );
+        plan.role.resources =
+            vec![Resource { name: "GPU".into(), amount: 2 }, Resource { name: "disk".into(), amount: 1 }];
+        assert!(words(&made(&plan).expect("good").processes[0]).contains("--resources GPU=2 disk=1"));
         for bad in ["", "a b", "a=1", "a,b", "-"].map(String::from) {
             plan.role.resources[0].name = bad.clone();
             let refused = made(&plan).err();
-            assert_eq!(
-                refused,
-                (bad != "-").then_some(PlanError::ResourceName(bad))
-            );
+            assert_eq!(refused, (bad != "-").then_some(PlanError::ResourceName(bad)));
         }
     }
 
@@ -588,19 +433,11 @@ mod tests {
         let mut nowhere = plan(RoleKind::Worker);
         nowhere.scheduler = None;
         assert_eq!(made(&nowhere), Err(PlanError::NoScheduler));
-        for address in [
-            "tcp://127.0.0.1:1",
-            "tls://127.0.0.1",
-            "tls://:5",
-            "tls://a b:5",
-            "tls://h:0",
-            "tls://h:99999",
-            "--x",
-        ] {
+        for address in
+            ["tcp://127.0.0.1:1", "tls://127.0.0.1", "tls://:5", "tls://a b:5", "tls://h:0", "tls://h:99999", "--x"]
+        {
             let mut plan = plan(RoleKind::Worker);
-            plan.scheduler = Some(SchedulerAddress {
-                addresses: vec![address.into()],
-            });
+            plan.scheduler = Some(SchedulerAddress { addresses: vec![address.into()] });
             assert_eq!(made(&plan), Err(PlanError::Address(address.into())));
         }
         let mut many = plan(RoleKind::Scheduler);
@@ -608,13 +445,7 @@ mod tests {
         assert_eq!(made(&many), Err(PlanError::SchedulerShape));
         let mut none = plan(RoleKind::Worker);
         none.role.threads = 0;
-        assert_eq!(
-            made(&none),
-            Err(PlanError::WorkerShape {
-                processes: 1,
-                threads: 0
-            })
-        );
+        assert_eq!(made(&none), Err(PlanError::WorkerShape { processes: 1, threads: 0 }));
         assert_eq!(made(&plan(RoleKind::Command)), Err(PlanError::Command));
     }
 
@@ -634,10 +465,8 @@ mod tests {
         ]
         .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let variables = environment(inherited, &launch, Path::new("/env/bin/python"));
-        let shown: Vec<_> = variables
-            .iter()
-            .map(|(n, v)| format!("{}={}", n.to_string_lossy(), v.to_string_lossy()))
-            .collect();
+        let shown: Vec<_> =
+            variables.iter().map(|(n, v)| format!("{}={}", n.to_string_lossy(), v.to_string_lossy())).collect();
         assert_eq!(
             shown,
             [
@@ -654,8 +483,7 @@ mod tests {
     #[test]
     fn the_configuration_demands_tls_1_3_and_names_the_key_files() {
         let launch = made(&plan(RoleKind::Worker)).expect("a good plan");
-        let config: serde_json::Value =
-            serde_json::from_str(&launch.files[1].contents).expect("JSON");
+        let config: serde_json::Value = serde_json::from_str(&launch.files[1].contents).expect("JSON");
         let comm = &config["distributed"]["comm"];
         assert_eq!(comm["require-encryption"], true);
         assert_eq!(comm["tls"]["min-version"], 1.3);

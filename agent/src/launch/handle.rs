@@ -51,16 +51,9 @@ pub struct RunnerHandle {
 impl RunnerHandle {
     pub(super) fn hold(record: RunnerRecord, spec: &RunnerSpec) -> Self {
         let heartbeats = CancellationToken::new();
-        let period = HEARTBEAT
-            .min(spec.agent_lost / 3)
-            .max(Duration::from_millis(10));
+        let period = HEARTBEAT.min(spec.agent_lost / 3).max(Duration::from_millis(10));
         let task = tokio::spawn(speak(spec.host_dir.clone(), period, heartbeats.clone()));
-        Self {
-            record,
-            host_dir: spec.host_dir.clone(),
-            heartbeats,
-            task: Some(task),
-        }
+        Self { record, host_dir: spec.host_dir.clone(), heartbeats, task: Some(task) }
     }
 
     /// Which process it is; journal it before anything is launched.
@@ -71,9 +64,7 @@ impl RunnerHandle {
     /// Start a plan's processes. Returns when they are started; `status` says when they have joined. Refused as
     /// [`crate::launch::Refusal::Busy`] while processes live: after an adoption look at `status` first.
     pub async fn launch(&self, plan: &LaunchPlan) -> Result<(), LaunchError> {
-        let request = Request::Launch {
-            plan: Box::new(plan.clone()),
-        };
+        let request = Request::Launch { plan: Box::new(plan.clone()) };
         match ask(&self.host_dir, &request, ANSWER_DEADLINE).await? {
             Reply::Done => Ok(()),
             Reply::Refused { why } => Err(why.into()),
@@ -92,12 +83,7 @@ impl RunnerHandle {
     /// End all processes: asked to at first, killed after `grace`. Returns when the runner is gone as well; from then
     /// on `adopt` says [`crate::launch::AdoptError::Ended`].
     pub async fn stop(&self, grace: Duration) -> Result<StopReport, RunnerError> {
-        let Reply::Stopped { report } = ask(
-            &self.host_dir,
-            &Request::Stop { grace },
-            grace + STOP_MARGIN,
-        )
-        .await?
+        let Reply::Stopped { report } = ask(&self.host_dir, &Request::Stop { grace }, grace + STOP_MARGIN).await?
         else {
             return Err(RunnerError::WrongReply);
         };
@@ -107,11 +93,7 @@ impl RunnerHandle {
             }
             Ok(report)
         };
-        timeout(ANSWER_DEADLINE, gone)
-            .await
-            .map_err(|_| RunnerError::Silent {
-                after: ANSWER_DEADLINE,
-            })?
+        timeout(ANSWER_DEADLINE, gone).await.map_err(|_| RunnerError::Silent { after: ANSWER_DEADLINE })?
     }
 
     /// Let go of the runner, which lives on, and wait until the heartbeats have ended.
@@ -123,25 +105,15 @@ impl RunnerHandle {
     }
 
     /// Who answers in this host's directory.
-    pub(super) async fn hello(
-        host_dir: &Path,
-    ) -> Result<(RunnerRecord, ClusterId, HostId), RunnerError> {
+    pub(super) async fn hello(host_dir: &Path) -> Result<(RunnerRecord, ClusterId, HostId), RunnerError> {
         let ask = async {
             let (stream, listener) = socket::connect(&socket::run_dir(host_dir)).await?;
             match converse(stream, &Request::Hello).await? {
-                Reply::Hello {
-                    record,
-                    cluster,
-                    host,
-                } if listener == Some(record.pid) => Ok((record, cluster, host)),
+                Reply::Hello { record, cluster, host } if listener == Some(record.pid) => Ok((record, cluster, host)),
                 _ => Err(RunnerError::WrongReply),
             }
         };
-        timeout(ANSWER_DEADLINE, ask)
-            .await
-            .map_err(|_| RunnerError::Silent {
-                after: ANSWER_DEADLINE,
-            })?
+        timeout(ANSWER_DEADLINE, ask).await.map_err(|_| RunnerError::Silent { after: ANSWER_DEADLINE })?
     }
 }
 
@@ -170,15 +142,10 @@ async fn ask(host_dir: &Path, request: &Request, deadline: Duration) -> Result<R
         let (stream, _) = socket::connect(&socket::run_dir(host_dir)).await?;
         converse(stream, request).await
     };
-    timeout(deadline, ask)
-        .await
-        .map_err(|_| RunnerError::Silent { after: deadline })?
+    timeout(deadline, ask).await.map_err(|_| RunnerError::Silent { after: deadline })?
 }
 
-async fn converse(
-    mut stream: tokio::net::UnixStream,
-    request: &Request,
-) -> Result<Reply, RunnerError> {
+async fn converse(mut stream: tokio::net::UnixStream, request: &Request) -> Result<Reply, RunnerError> {
     wire::write(&mut stream, request).await?;
     Ok(wire::read(&mut stream).await?)
 }

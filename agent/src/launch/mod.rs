@@ -66,16 +66,10 @@ impl LaunchError {
     /// What the control plane is told.
     pub fn failure(&self) -> Failure {
         match self {
-            Self::Refused(Refusal::PortTaken { port }) => Failure {
-                kind: FailureKind::PortTaken,
-                subject: Some(port.to_string()),
-                retryable: false,
-            },
-            _ => Failure {
-                kind: FailureKind::LaunchFailed,
-                subject: None,
-                retryable: false,
-            },
+            Self::Refused(Refusal::PortTaken { port }) => {
+                Failure { kind: FailureKind::PortTaken, subject: Some(port.to_string()), retryable: false }
+            }
+            _ => Failure { kind: FailureKind::LaunchFailed, subject: None, retryable: false },
         }
     }
 }

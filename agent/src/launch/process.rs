@@ -28,32 +28,16 @@ pub struct RunnerProgram {
 }
 
 /// Start a runner and wait until it answers. It outlives the caller; nothing but its own rules ends it.
-pub async fn start(
-    spec: &RunnerSpec,
-    program: &RunnerProgram,
-) -> Result<RunnerHandle, LaunchError> {
+pub async fn start(spec: &RunnerSpec, program: &RunnerProgram) -> Result<RunnerHandle, LaunchError> {
     let run_dir = socket::run_dir(&spec.host_dir);
-    let directory_error = |source| LaunchError::Directory {
-        path: run_dir.clone(),
-        source,
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&run_dir)
-        .map_err(directory_error)?;
+    let directory_error = |source| LaunchError::Directory { path: run_dir.clone(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(&run_dir).map_err(directory_error)?;
     let log = run_dir.join("runner.log");
-    let spawn_error = |source| LaunchError::Spawn {
-        program: program.exe.clone(),
-        source,
-    };
+    let spawn_error = |source| LaunchError::Spawn { program: program.exe.clone(), source };
     let mut child = spawn(spec, program, &log).await.map_err(spawn_error)?;
     let deadline = Instant::now() + START_DEADLINE;
     loop {
-        let answering = RunnerHandle::hello(&spec.host_dir)
-            .await
-            .ok()
-            .map(|(record, _, _)| record);
+        let answering = RunnerHandle::hello(&spec.host_dir).await.ok().map(|(record, _, _)| record);
         let exit = child.try_wait().map_err(spawn_error)?;
         match (answering, exit) {
             (Some(record), None) if Some(record.pid) == child.id() => {
@@ -61,10 +45,7 @@ pub async fn start(
             }
             // Ours found the lock held and gave way to the one that answers.
             (Some(record), Some(_)) => {
-                return Err(LaunchError::AlreadyRunning {
-                    record,
-                    host_dir: spec.host_dir.clone(),
-                });
+                return Err(LaunchError::AlreadyRunning { record, host_dir: spec.host_dir.clone() });
             }
             (None, Some(exit)) => return Err(LaunchError::Ended { exit, log }),
             // Nobody yet, or one that is about to go: ours decides by the lock.
@@ -72,20 +53,14 @@ pub async fn start(
         }
         if Instant::now() >= deadline {
             child.kill().await.map_err(spawn_error)?;
-            return Err(LaunchError::Runner(RunnerError::Silent {
-                after: START_DEADLINE,
-            }));
+            return Err(LaunchError::Runner(RunnerError::Silent { after: START_DEADLINE }));
         }
         sleep(START_POLL).await;
     }
 }
 
 async fn spawn(spec: &RunnerSpec, program: &RunnerProgram, log: &Path) -> io::Result<Child> {
-    let log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(log)?;
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(log)?;
     // No process group and no session here: the runner makes its own session, which a group leader could not.
     let mut child = Command::new(&program.exe)
         .args(&program.args)

@@ -18,20 +18,12 @@ pub struct Children {
 impl Children {
     /// None yet.
     pub fn new(log: ExitLog) -> Self {
-        Self {
-            all: Vec::new(),
-            log,
-        }
+        Self { all: Vec::new(), log }
     }
 
     /// Take up a process that was just started as the leader of its own group.
     pub fn add(&mut self, name: &str, role: RoleKind, pid: u32) {
-        let process = ProcessRecord {
-            name: name.to_owned(),
-            role,
-            pid,
-            exit: None,
-        };
+        let process = ProcessRecord { name: name.to_owned(), role, pid, exit: None };
         complain(self.log.started(&process));
         tracing::info!(process = name, pid, "started");
         self.all.push(process);
@@ -49,11 +41,7 @@ impl Children {
 
     /// The groups of those that live.
     pub fn groups(&self) -> Vec<u32> {
-        self.all
-            .iter()
-            .filter(|process| process.exit.is_none())
-            .map(|process| process.pid)
-            .collect()
+        self.all.iter().filter(|process| process.exit.is_none()).map(|process| process.pid).collect()
     }
 
     /// The runner's last word.
@@ -80,18 +68,14 @@ impl Children {
     pub fn reap(&mut self, at: UnixSeconds) -> io::Result<Vec<ProcessRecord>> {
         let mut ended = Vec::new();
         for index in 0..self.all.len() {
-            let (true, Some(pid)) = (
-                self.all[index].exit.is_none(),
-                facts::pid(self.all[index].pid),
-            ) else {
+            let (true, Some(pid)) = (self.all[index].exit.is_none(), facts::pid(self.all[index].pid)) else {
                 continue;
             };
             // Look first and leave it a zombie: while it is one, its group's number belongs to nobody else.
             let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
             if rustix::process::waitid(WaitId::Pid(pid), look)?.is_some() {
                 kill_group(pid);
-                if let Some((_, status)) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)?
-                {
+                if let Some((_, status)) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)? {
                     ended.push(self.record(index, status, at));
                 }
             }
@@ -106,15 +90,8 @@ impl Children {
     }
 
     /// One of ours may end between the two looks of `reap`.
-    fn orphan_or_late(
-        &mut self,
-        pid: Pid,
-        status: WaitStatus,
-        at: UnixSeconds,
-    ) -> Option<ProcessRecord> {
-        let ours = |process: &ProcessRecord| {
-            process.exit.is_none() && facts::pid(process.pid) == Some(pid)
-        };
+    fn orphan_or_late(&mut self, pid: Pid, status: WaitStatus, at: UnixSeconds) -> Option<ProcessRecord> {
+        let ours = |process: &ProcessRecord| process.exit.is_none() && facts::pid(process.pid) == Some(pid);
         let index = self.all.iter().position(ours)?;
         kill_group(pid);
         Some(self.record(index, status, at))
@@ -122,11 +99,7 @@ impl Children {
 
     fn record(&mut self, index: usize, status: WaitStatus, at: UnixSeconds) -> ProcessRecord {
         let process = &mut self.all[index];
-        process.exit = Some(ExitRecord {
-            code: status.exit_status(),
-            signal: status.terminating_signal(),
-            at,
-        });
+        process.exit = Some(ExitRecord { code: status.exit_status(), signal: status.terminating_signal(), at });
         complain(self.log.exited(process));
         tracing::info!(process = %process.name, pid = process.pid, code = ?status.exit_status(),
             signal = ?status.terminating_signal(), "ended");
@@ -148,13 +121,7 @@ fn kill_group(leader: Pid) {
 }
 
 fn ignore_gone(result: rustix::io::Result<()>) {
-    if let Err(error) = result.or_else(|error| {
-        if error == rustix::io::Errno::SRCH {
-            Ok(())
-        } else {
-            Err(error)
-        }
-    }) {
+    if let Err(error) = result.or_else(|error| if error == rustix::io::Errno::SRCH { Ok(()) } else { Err(error) }) {
         tracing::error!(error = %error, "a signal could not be sent");
     }
 }

@@ -67,15 +67,8 @@ impl ExitLog {
     /// Open for appending; made when it is not there.
     pub fn open(run_dir: &Path, runner: RunnerRecord) -> io::Result<Self> {
         let path = run_dir.join(NAME);
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)?;
-        if std::fs::read(&path)?
-            .last()
-            .is_some_and(|last| *last != b'\n')
-        {
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        if std::fs::read(&path)?.last().is_some_and(|last| *last != b'\n') {
             // A crash cut the last line; the next one must not be glued to it.
             file.write_all(b"\n")?;
         }
@@ -84,33 +77,17 @@ impl ExitLog {
 
     /// A process was started.
     pub fn started(&mut self, process: &ProcessRecord) -> io::Result<()> {
-        self.append(&ExitLine::Started {
-            runner: self.runner.clone(),
-            process: process.clone(),
-        })
+        self.append(&ExitLine::Started { runner: self.runner.clone(), process: process.clone() })
     }
 
     /// A process ended.
     pub fn exited(&mut self, process: &ProcessRecord) -> io::Result<()> {
-        self.append(&ExitLine::Exited {
-            runner: self.runner.clone(),
-            process: process.clone(),
-        })
+        self.append(&ExitLine::Exited { runner: self.runner.clone(), process: process.clone() })
     }
 
     /// The runner itself ends; nothing of it lives.
-    pub fn ended(
-        &mut self,
-        reason: RunnerEnd,
-        report: StopReport,
-        at: UnixSeconds,
-    ) -> io::Result<()> {
-        self.append(&ExitLine::Ended {
-            runner: self.runner.clone(),
-            reason,
-            report,
-            at,
-        })
+    pub fn ended(&mut self, reason: RunnerEnd, report: StopReport, at: UnixSeconds) -> io::Result<()> {
+        self.append(&ExitLine::Ended { runner: self.runner.clone(), reason, report, at })
     }
 
     fn append(&mut self, line: &ExitLine) -> io::Result<()> {
@@ -146,12 +123,7 @@ mod tests {
     fn a_line_cut_by_a_crash_hides_no_other_line() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let runner = RunnerRecord::of_this_process().expect("own record");
-        let mut process = ProcessRecord {
-            name: "worker-0".into(),
-            role: RoleKind::Worker,
-            pid: 4242,
-            exit: None,
-        };
+        let mut process = ProcessRecord { name: "worker-0".into(), role: RoleKind::Worker, pid: 4242, exit: None };
         let mut log = ExitLog::open(directory.path(), runner.clone()).expect("opens");
         log.started(&process).expect("written");
         drop(log);
@@ -160,11 +132,7 @@ mod tests {
         bytes.extend_from_slice(b"{\"kind\":\"exi");
         std::fs::write(&path, bytes).expect("writable");
         let mut log = ExitLog::open(directory.path(), runner.clone()).expect("opens again");
-        process.exit = Some(ExitRecord {
-            code: None,
-            signal: Some(9),
-            at: UnixSeconds(7),
-        });
+        process.exit = Some(ExitRecord { code: None, signal: Some(9), at: UnixSeconds(7) });
         log.exited(&process).expect("written");
         let lines = read(directory.path()).expect("readable");
         assert_eq!(lines.len(), 2);

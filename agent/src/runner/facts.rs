@@ -24,13 +24,8 @@ impl RunnerRecord {
     /// The record of the process that calls this.
     pub fn of_this_process() -> io::Result<Self> {
         let pid = std::process::id();
-        let stat =
-            stat(pid)?.ok_or_else(|| io::Error::other("/proc does not show this process"))?;
-        Ok(Self {
-            pid,
-            start_time: stat.start_time,
-            boot_id: boot_id()?,
-        })
+        let stat = stat(pid)?.ok_or_else(|| io::Error::other("/proc does not show this process"))?;
+        Ok(Self { pid, start_time: stat.start_time, boot_id: boot_id()? })
     }
 
     /// Whether this very process still runs.
@@ -38,8 +33,7 @@ impl RunnerRecord {
         if boot_id()? != self.boot_id {
             return Ok(false);
         }
-        Ok(stat(self.pid)?
-            .is_some_and(|stat| stat.start_time == self.start_time && stat.is_alive()))
+        Ok(stat(self.pid)?.is_some_and(|stat| stat.start_time == self.start_time && stat.is_alive()))
     }
 }
 
@@ -66,15 +60,9 @@ impl Stat {
 /// The state of a process; none when there is no such process.
 pub fn stat(pid: u32) -> io::Result<Option<Stat>> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(text) => parse_stat(&text)
-            .map(Some)
-            .ok_or_else(|| io::Error::other("/proc/<pid>/stat has another form")),
+        Ok(text) => parse_stat(&text).map(Some).ok_or_else(|| io::Error::other("/proc/<pid>/stat has another form")),
         // ESRCH: it ended between open and read.
-        Err(error)
-            if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(3) =>
-        {
-            Ok(None)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(3) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -88,23 +76,14 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let group = fields.next()?.parse().ok()?;
     // Field 22 of the file; 4 are behind us with the name, 16 lie between.
     let start_time = fields.nth(16)?.parse().ok()?;
-    Some(Stat {
-        state,
-        parent,
-        group,
-        start_time,
-    })
+    Some(Stat { state, parent, group, start_time })
 }
 
 /// Every living process whose parent is `parent`.
 pub fn children_of(parent: u32) -> io::Result<Vec<u32>> {
     let mut children = Vec::new();
     for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         if stat(pid)?.is_some_and(|stat| stat.parent == parent && stat.is_alive()) {
@@ -116,9 +95,7 @@ pub fn children_of(parent: u32) -> io::Result<Vec<u32>> {
 
 /// The kernel's id of this boot.
 pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim()
-        .to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// A pid as the kernel interface takes it; none for 0 and for what no pid can be.
@@ -136,11 +113,7 @@ pub fn boot_time() -> BootTime {
 
 /// Wall-clock time.
 pub fn unix_time() -> UnixSeconds {
-    UnixSeconds(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
-    )
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
 #[cfg(test)]
@@ -149,14 +122,8 @@ mod tests {
 
     #[test]
     fn reads_a_name_with_brackets_and_spaces() {
-        let line =
-            "4242 (a) b (c) S 17 4240 4240 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        let expected = Stat {
-            state: 'S',
-            parent: 17,
-            group: 4240,
-            start_time: 987_654,
-        };
+        let line = "4242 (a) b (c) S 17 4240 4240 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
+        let expected = Stat { state: 'S', parent: 17, group: 4240, start_time: 987_654 };
         assert_eq!(parse_stat(line), Some(expected));
     }
 
@@ -164,41 +131,16 @@ mod tests {
     fn a_record_of_another_boot_or_start_is_not_alive() {
         let me = RunnerRecord::of_this_process().expect("own record");
         assert!(me.is_alive().expect("readable"));
-        assert!(
-            !RunnerRecord {
-                boot_id: "another".into(),
-                ..me.clone()
-            }
-            .is_alive()
-            .expect("readable")
-        );
-        assert!(
-            !RunnerRecord {
-                start_time: me.start_time + 1,
-                ..me
-            }
-            .is_alive()
-            .expect("readable")
-        );
+        assert!(!RunnerRecord { boot_id: "another".into(), ..me.clone() }.is_alive().expect("readable"));
+        assert!(!RunnerRecord { start_time: me.start_time + 1, ..me }.is_alive().expect("readable"));
     }
 
     #[test]
     fn sees_own_children_only_while_they_live() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .expect("spawns");
-        assert!(
-            children_of(std::process::id())
-                .expect("readable")
-                .contains(&child.id())
-        );
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("spawns");
+        assert!(children_of(std::process::id()).expect("readable").contains(&child.id()));
         child.kill().expect("kills");
         child.wait().expect("waits");
-        assert!(
-            !children_of(std::process::id())
-                .expect("readable")
-                .contains(&child.id())
-        );
+        assert!(!children_of(std::process::id()).expect("readable").contains(&child.id()));
     }
 }

@@ -33,9 +33,7 @@ pub fn kill_all(run_dir: &Path) -> io::Result<usize> {
         }
         sleep(PAUSE);
     }
-    Err(io::Error::other(
-        "processes of a dead runner cannot be killed",
-    ))
+    Err(io::Error::other("processes of a dead runner cannot be killed"))
 }
 
 /// The variable that every process of a launch inherits (see `launch::command`), with its value.
@@ -48,24 +46,15 @@ fn carrying(mark: &[u8]) -> io::Result<Vec<u32>> {
     let mut carrying = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         // Other users' processes cannot be read, and are none of ours.
         let Ok(environment) = std::fs::read(entry.path().join("environ")) else {
             continue;
         };
-        let carries = environment
-            .split(|byte| *byte == 0)
-            .any(|variable| variable == mark);
-        if carries
-            && pid != std::process::id()
-            && facts::stat(pid)?.is_some_and(|stat| stat.is_alive())
-        {
+        let carries = environment.split(|byte| *byte == 0).any(|variable| variable == mark);
+        if carries && pid != std::process::id() && facts::stat(pid)?.is_some_and(|stat| stat.is_alive()) {
             carrying.push(pid);
         }
     }
@@ -80,26 +69,15 @@ mod tests {
     fn kills_only_what_carries_the_mark_of_this_directory() {
         let started = |value: &str| {
             let mut command = std::process::Command::new("sleep");
-            command
-                .arg("60")
-                .env("TOWLINE_PRELOAD", value)
-                .spawn()
-                .expect("spawns")
+            command.arg("60").env("TOWLINE_PRELOAD", value).spawn().expect("spawns")
         };
         let directory = tempfile::tempdir().expect("temporary directory");
-        let marked = directory
-            .path()
-            .canonicalize()
-            .expect("there")
-            .join("dask/preload.json");
+        let marked = directory.path().canonicalize().expect("there").join("dask/preload.json");
         let mut ours = started(marked.to_str().expect("a plain path"));
         let mut other = started(&format!("{}x", marked.display()));
         assert_eq!(kill_all(directory.path()).expect("works"), 1);
         assert!(!ours.wait().expect("waited for").success());
-        assert!(
-            other.try_wait().expect("waited for").is_none(),
-            "the other one lives"
-        );
+        assert!(other.try_wait().expect("waited for").is_none(), "the other one lives");
         other.kill().expect("kills");
         other.wait().expect("waited for");
         assert_eq!(kill_all(directory.path()).expect("works"), 0);

@@ -52,17 +52,11 @@ enum RunnerFailure {
 /// Be the runner of the host in `host_dir`, with the specification on standard input, until told to end.
 pub fn main(host_dir: PathBuf) -> ExitCode {
     // A program that set up logging before us keeps it.
-    let _ = tracing_subscriber::fmt()
-        .json()
-        .with_writer(io::stderr)
-        .try_init();
+    let _ = tracing_subscriber::fmt().json().with_writer(io::stderr).try_init();
     match run(&host_dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            tracing::error!(
-                error = &failure as &dyn std::error::Error,
-                "the runner failed"
-            );
+            tracing::error!(error = &failure as &dyn std::error::Error, "the runner failed");
             ExitCode::from(match failure {
                 RunnerFailure::Locked(_) => EXIT_LOCKED,
                 RunnerFailure::OtherDirectory | RunnerFailure::Spec(_) => EXIT_SPEC,
@@ -83,8 +77,7 @@ fn run(host_dir: &Path) -> Result<(), RunnerFailure> {
     if let Err(error) = rustix::process::setsid() {
         tracing::warn!(error = %error, "no session of its own");
     }
-    let left =
-        leftovers::kill_all(&run_dir).map_err(system("ending what an earlier runner left"))?;
+    let left = leftovers::kill_all(&run_dir).map_err(system("ending what an earlier runner left"))?;
     if left > 0 {
         tracing::warn!(processes = left, "killed what an earlier runner had left");
     }
@@ -96,19 +89,13 @@ fn run(host_dir: &Path) -> Result<(), RunnerFailure> {
         .enable_all()
         .build()
         .map_err(system("starting its event loop"))?;
-    runtime
-        .block_on(serve::serve(spec, run_dir, record))
-        .map_err(system("serving its socket"))
+    runtime.block_on(serve::serve(spec, run_dir, record)).map_err(system("serving its socket"))
 }
 
 fn read_spec(host_dir: &Path) -> Result<RunnerSpec, RunnerFailure> {
     let mut bytes = Vec::new();
-    io::stdin()
-        .take(MAX_SPEC)
-        .read_to_end(&mut bytes)
-        .map_err(RunnerFailure::Spec)?;
-    let spec: RunnerSpec =
-        serde_json::from_slice(&bytes).map_err(|error| RunnerFailure::Spec(error.into()))?;
+    io::stdin().take(MAX_SPEC).read_to_end(&mut bytes).map_err(RunnerFailure::Spec)?;
+    let spec: RunnerSpec = serde_json::from_slice(&bytes).map_err(|error| RunnerFailure::Spec(error.into()))?;
     if host_dir == spec.host_dir.canonicalize().map_err(RunnerFailure::Spec)? {
         Ok(spec)
     } else {
@@ -118,22 +105,11 @@ fn read_spec(host_dir: &Path) -> Result<RunnerSpec, RunnerFailure> {
 
 fn lock(run_dir: &Path) -> Result<File, RunnerFailure> {
     let path = run_dir.join("runner.lock");
-    let open = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path);
-    let file = open.map_err(|source| RunnerFailure::System {
-        doing: "opening its lock",
-        source,
-    })?;
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = open.map_err(|source| RunnerFailure::System { doing: "opening its lock", source })?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(RunnerFailure::Locked(run_dir.to_owned())),
-        Err(error) => Err(RunnerFailure::System {
-            doing: "taking its lock",
-            source: error.into(),
-        }),
+        Err(error) => Err(RunnerFailure::System { doing: "taking its lock", source: error.into() }),
     }
 }

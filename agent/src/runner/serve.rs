@@ -96,16 +96,7 @@ impl Runner {
     fn new(spec: RunnerSpec, run_dir: PathBuf, record: RunnerRecord) -> io::Result<Self> {
         let children = Children::new(ExitLog::open(&run_dir, record.clone())?);
         let watch = AgentWatch::new(spec.agent_lost, boot_time());
-        Ok(Self {
-            spec,
-            run_dir,
-            record,
-            children,
-            watch,
-            launched: None,
-            failure: None,
-            ending: None,
-        })
+        Ok(Self { spec, run_dir, record, children, watch, launched: None, failure: None, ending: None })
     }
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
@@ -121,9 +112,7 @@ impl Runner {
                 Ok(()) => Reply::Done,
                 Err(why) => Reply::Refused { why },
             },
-            Request::Status => Reply::Status {
-                status: self.status(),
-            },
+            Request::Status => Reply::Status { status: self.status() },
             Request::Stop { grace } => {
                 return self.end(RunnerEnd::Told, grace.min(MAX_GRACE), Some(reply));
             }
@@ -137,11 +126,7 @@ impl Runner {
             return Err(Refusal::Busy);
         }
         let directory = self.run_dir.join("dask");
-        let around = Surroundings {
-            directory: &directory,
-            runner: self.record.pid,
-            cluster: &self.spec.cluster,
-        };
+        let around = Surroundings { directory: &directory, runner: self.record.pid, cluster: &self.spec.cluster };
         let prepared = start::prepare(plan, around)?;
         self.children.forget_ended();
         self.failure = None;
@@ -155,30 +140,20 @@ impl Runner {
             }
         }
         let (joined_count, port) = (prepared.launch.joined_count, prepared.launch.port);
-        self.launched = Some(Launched {
-            joined: prepared.joined,
-            joined_count,
-            port,
-            has_joined: false,
-        });
+        self.launched = Some(Launched { joined: prepared.joined, joined_count, port, has_joined: false });
         Ok(())
     }
 
     fn status(&mut self) -> RunnerStatus {
         let joined = self.is_joined();
-        RunnerStatus {
-            processes: self.children.records().to_vec(),
-            joined,
-            failure: self.failure.clone(),
-        }
+        RunnerStatus { processes: self.children.records().to_vec(), joined, failure: self.failure.clone() }
     }
 
     fn is_joined(&mut self) -> bool {
         let Some(launched) = &mut self.launched else {
             return false;
         };
-        let joined =
-            joined_count(&launched.joined, &self.children.groups()) >= launched.joined_count;
+        let joined = joined_count(&launched.joined, &self.children.groups()) >= launched.joined_count;
         launched.has_joined |= joined;
         joined
     }
@@ -190,13 +165,7 @@ impl Runner {
             tracing::info!(reason = ?reason, processes = stopped, "the runner ends");
             self.children.ask_to_end();
             let report = StopReport { stopped, killed: 0 };
-            Ending {
-                reason,
-                kill_at,
-                killed: false,
-                report,
-                waiting: Vec::new(),
-            }
+            Ending { reason, kill_at, killed: false, report, waiting: Vec::new() }
         });
         // A second word may only make it shorter.
         ending.kill_at = ending.kill_at.min(kill_at);
@@ -219,10 +188,7 @@ impl Runner {
             self.note_exit(&ended);
         }
         if self.ending.is_none() && self.watch.is_lost(now) {
-            tracing::warn!(
-                seconds = self.spec.agent_lost.as_secs(),
-                "no agent has spoken: everything ends"
-            );
+            tracing::warn!(seconds = self.spec.agent_lost.as_secs(), "no agent has spoken: everything ends");
             self.end(RunnerEnd::AgentLost, OWN_GRACE, None);
         }
         let Some(ending) = &mut self.ending else {
@@ -242,23 +208,14 @@ impl Runner {
         if self.ending.is_some() {
             return;
         }
-        let port = self
-            .launched
-            .as_ref()
-            .filter(|launched| !launched.has_joined);
-        let taken = port
-            .and_then(|launched| launched.port)
-            .filter(|port| is_taken(*port));
+        let port = self.launched.as_ref().filter(|launched| !launched.has_joined);
+        let taken = port.and_then(|launched| launched.port).filter(|port| is_taken(*port));
         let failure = match taken {
             Some(port) => (FailureKind::PortTaken, Some(port.port.to_string())),
             None => (FailureKind::ProcessExited, None),
         };
         tracing::warn!(process = %process.name, exit = ?process.exit, failure = ?failure.0, "a process ended by itself");
-        self.failure.get_or_insert(Failure {
-            kind: failure.0,
-            subject: failure.1,
-            retryable: false,
-        });
+        self.failure.get_or_insert(Failure { kind: failure.0, subject: failure.1, retryable: false });
     }
 
     /// Kill what escaped its group, write the last word, answer those who wait.
@@ -276,20 +233,12 @@ impl Runner {
         let Some(ending) = self.ending.take() else {
             return Ok(());
         };
-        self.children
-            .log()
-            .ended(ending.reason, ending.report, unix_time())?;
+        self.children.log().ended(ending.reason, ending.report, unix_time())?;
         socket::remove(&self.run_dir)?;
         for reply in ending.waiting {
-            let _ = reply.send(Reply::Stopped {
-                report: ending.report,
-            });
+            let _ = reply.send(Reply::Stopped { report: ending.report });
         }
-        tracing::info!(
-            stopped = ending.report.stopped,
-            killed = ending.report.killed,
-            "the runner has ended"
-        );
+        tracing::info!(stopped = ending.report.stopped, killed = ending.report.killed, "the runner has ended");
         Ok(())
     }
 }
@@ -314,10 +263,7 @@ async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>, stop: Cancel
         }
     }
     // Let the last answers out.
-    let _ = timeout(REQUEST_DEADLINE, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = timeout(REQUEST_DEADLINE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
 async fn converse(mut stream: UnixStream, asked: mpsc::Sender<Asked>) {

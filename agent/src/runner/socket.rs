@@ -47,10 +47,7 @@ pub async fn connect(run_dir: &Path) -> io::Result<(UnixStream, Option<u32>)> {
 pub fn peer(stream: &UnixStream) -> io::Result<Option<u32>> {
     let peer = stream.peer_cred()?;
     if peer.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the peer is a process of another user",
-        ));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is a process of another user"));
     }
     Ok(peer.pid().and_then(|pid| u32::try_from(pid).ok()))
 }
@@ -76,20 +73,14 @@ mod tests {
         let (_stream, pid) = connect(&deep).await.expect("connects");
         assert_eq!(pid, Some(std::process::id()));
         let (accepted, _) = listener.accept().await.expect("accepts");
-        assert_eq!(
-            peer(&accepted).expect("same user"),
-            Some(std::process::id())
-        );
+        assert_eq!(peer(&accepted).expect("same user"), Some(std::process::id()));
     }
 
     #[tokio::test]
     async fn only_the_owner_may_open_the_socket_file() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let _listener = listen(directory.path()).expect("listens");
-        let mode = std::fs::metadata(directory.path().join(NAME))
-            .expect("there")
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(directory.path().join(NAME)).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -27,16 +27,9 @@ pub struct Prepared {
 
 /// Write a plan's files. Starts nothing.
 pub fn prepare(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Prepared, Refusal> {
-    let launch = command::launch(plan, around).map_err(|error| Refusal::Plan {
-        reason: error.to_string(),
-    })?;
+    let launch = command::launch(plan, around).map_err(|error| Refusal::Plan { reason: error.to_string() })?;
     // Dask builds its TLS contexts at once, so these must be there before it is.
-    for path in [
-        &plan.python,
-        &plan.keys.key,
-        &plan.keys.certificate,
-        &plan.keys.ca,
-    ] {
+    for path in [&plan.python, &plan.keys.key, &plan.keys.certificate, &plan.keys.ca] {
         if !path.exists() {
             return Err(Refusal::FileMissing { path: path.clone() });
         }
@@ -45,32 +38,19 @@ pub fn prepare(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Prepared, 
     remove_if_there(&joined).map_err(|error| unwritable(&joined, &error))?;
     let log_directory = plan.log_file.parent().unwrap_or(Path::new("."));
     for directory in [joined.as_path(), &plan.local_directory, log_directory] {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|error| unwritable(directory, &error))?;
     }
     for file in &launch.files {
         write(file).map_err(|error| unwritable(&file.path, &error))?;
     }
-    let log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&plan.log_file);
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&plan.log_file);
     let log = log.map_err(|error| unwritable(&plan.log_file, &error))?;
     if let Some(port) = launch.port.filter(|port| is_taken(*port)) {
         return Err(Refusal::PortTaken { port: port.port });
     }
     let environment = command::environment(std::env::vars_os(), &launch, &plan.python);
-    Ok(Prepared {
-        launch,
-        joined,
-        environment,
-        log,
-        directory: plan.local_directory.clone(),
-    })
+    Ok(Prepared { launch, joined, environment, log, directory: plan.local_directory.clone() })
 }
 
 impl Prepared {
@@ -90,10 +70,7 @@ impl Prepared {
                 .spawn()?;
             Ok(child.id())
         };
-        spawn().map_err(|error| Refusal::Spawn {
-            program: process.program.clone(),
-            reason: error.to_string(),
-        })
+        spawn().map_err(|error| Refusal::Spawn { program: process.program.clone(), reason: error.to_string() })
     }
 }
 
@@ -107,9 +84,7 @@ pub fn joined_count(joined: &Path, groups: &[u32]) -> usize {
     let Ok(entries) = std::fs::read_dir(joined) else {
         return 0;
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let lives = |pid: &u32| {
         let stat = crate::runner::facts::stat(*pid).ok().flatten();
         stat.is_some_and(|stat| stat.is_alive() && groups.contains(&stat.group))
@@ -118,12 +93,7 @@ pub fn joined_count(joined: &Path, groups: &[u32]) -> usize {
 }
 
 fn write(file: &LaunchFile) -> io::Result<()> {
-    let mut open = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&file.path)?;
+    let mut open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file.path)?;
     open.write_all(file.contents.as_bytes())
 }
 
@@ -135,8 +105,5 @@ fn remove_if_there(directory: &Path) -> io::Result<()> {
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Refusal {
-    Refusal::FileWrite {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    }
+    Refusal::FileWrite { path: path.to_owned(), reason: error.to_string() }
 }

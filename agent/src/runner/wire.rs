@@ -153,23 +153,15 @@ pub struct StopReport {
 /// Read one line and what it says. An end of the stream before a line is `UnexpectedEof`.
 pub async fn read<T: DeserializeOwned>(stream: impl tokio::io::AsyncRead + Unpin) -> io::Result<T> {
     let mut line = Vec::new();
-    BufReader::new(stream.take(MAX_LINE))
-        .read_until(b'\n', &mut line)
-        .await?;
+    BufReader::new(stream.take(MAX_LINE)).read_until(b'\n', &mut line).await?;
     if line.last() != Some(&b'\n') {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the line does not end, or is too long",
-        ));
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the line does not end, or is too long"));
     }
     serde_json::from_slice(&line).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// Write one line.
-pub async fn write(
-    mut stream: impl AsyncWrite + Unpin,
-    message: &impl Serialize,
-) -> io::Result<()> {
+pub async fn write(mut stream: impl AsyncWrite + Unpin, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
@@ -182,9 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn refuses_a_line_without_end_and_one_that_is_too_long() {
-        let cut = read::<Request>(&b"{\"op\":\"status\"}"[..])
-            .await
-            .expect_err("no newline");
+        let cut = read::<Request>(&b"{\"op\":\"status\"}"[..]).await.expect_err("no newline");
         assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
         let long = vec![b' '; usize::try_from(MAX_LINE).expect("small") + 10];
         let long = read::<Request>(&long[..]).await.expect_err("too long");
@@ -193,11 +183,9 @@ mod tests {
 
     #[tokio::test]
     async fn refuses_unknown_operations_and_fields() {
-        for line in [
-            "{\"op\":\"exec\"}\n",
-            "{\"op\":\"stop\",\"grace\":{\"secs\":1,\"nanos\":0},\"argv\":[]}\n",
-            "[]\n",
-        ] {
+        for line in
+            ["{\"op\":\"exec\"}\n", "{\"op\":\"stop\",\"grace\":{\"secs\":1,\"nanos\":0},\"argv\":[]}\n", "[]\n"]
+        {
             assert!(read::<Request>(line.as_bytes()).await.is_err(), "{line}");
         }
     }

@@ -7,9 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use towline_agent::cluster::ClusterAuthority;
-use towline_agent::launch::{
-    DaskKeyFiles, LaunchPlan, RunnerHandle, RunnerProgram, RunnerSpec, RunnerStatus,
-};
+use towline_agent::launch::{DaskKeyFiles, LaunchPlan, RunnerHandle, RunnerProgram, RunnerSpec, RunnerStatus};
 use towline_protocol::assignment::{DaskOptions, Ports, Profile, Role, RoleKind, SchedulerAddress};
 use towline_protocol::ids::{ClusterId, Epoch, Generation, HostId, Position, WorkspaceId};
 use towline_protocol::roster::{Member, MemberRole, Roster};
@@ -23,18 +21,13 @@ pub fn dask_python() -> Option<PathBuf> {
     if let Some(python) = std::env::var_os("TOWLINE_TEST_PYTHON") {
         return Some(python.into());
     }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "CI must set TOWLINE_TEST_PYTHON to a Python with dask and distributed"
-    );
+    assert!(std::env::var_os("CI").is_none(), "CI must set TOWLINE_TEST_PYTHON to a Python with dask and distributed");
     eprintln!("skipped: set TOWLINE_TEST_PYTHON to a Python with dask and distributed");
     None
 }
 
 pub fn now() -> UnixSeconds {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .expect("after 1970");
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     UnixSeconds(since.as_secs())
 }
 
@@ -55,20 +48,10 @@ pub struct TestCluster {
 impl TestCluster {
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let (id, workspace) = (
-            ClusterId::from_random(random_id()),
-            WorkspaceId::from_random(random_id()),
-        );
+        let (id, workspace) = (ClusterId::from_random(random_id()), WorkspaceId::from_random(random_id()));
         let ca = directory.path().join("cluster-ca");
-        let authority = ClusterAuthority::open_or_create(&ca, TRUST_DOMAIN, &workspace, &id, now())
-            .expect("a CA");
-        Self {
-            directory,
-            authority,
-            id,
-            workspace,
-            port: free_port(),
-        }
+        let authority = ClusterAuthority::open_or_create(&ca, TRUST_DOMAIN, &workspace, &id, now()).expect("a CA");
+        Self { directory, authority, id, workspace, port: free_port() }
     }
 
     pub fn address(&self) -> String {
@@ -80,13 +63,8 @@ impl TestCluster {
         let directory = self.directory.path().join(id);
         std::fs::create_dir_all(&directory).expect("made");
         let key = KeyPair::generate().expect("a key");
-        let entry = Member {
-            id: id.into(),
-            role,
-            spki: key.spki(),
-            not_after: UnixSeconds(now().0 + 3600),
-            admission: None,
-        };
+        let entry =
+            Member { id: id.into(), role, spki: key.spki(), not_after: UnixSeconds(now().0 + 3600), admission: None };
         let roster = Roster {
             v: 0,
             audience: HostId::from_random([0; 10]),
@@ -98,11 +76,7 @@ impl TestCluster {
             expires_at: UnixSeconds(now().0 + 900),
             entries: vec![entry],
         };
-        let issued = self
-            .authority
-            .issue(&roster, &[])
-            .expect("issues")
-            .remove(0);
+        let issued = self.authority.issue(&roster, &[]).expect("issues").remove(0);
         let files = DaskKeyFiles {
             key: directory.join("dask.key"),
             certificate: directory.join("dask.crt"),
@@ -123,18 +97,9 @@ impl TestCluster {
             host: id.clone(),
             // What a failed test leaves ends itself soon.
             agent_lost: Duration::from_secs(60),
-            position: Position {
-                epoch: Epoch(1),
-                generation: Generation(1),
-            },
+            position: Position { epoch: Epoch(1), generation: Generation(1) },
         };
-        TestHost {
-            spec,
-            keys,
-            id,
-            address: self.address(),
-            port: self.port,
-        }
+        TestHost { spec, keys, id, address: self.address(), port: self.port }
     }
 
     /// Processes that were started for a host of this cluster and still live.
@@ -153,9 +118,7 @@ pub struct TestHost {
 
 impl TestHost {
     pub async fn start(&self) -> RunnerHandle {
-        towline_agent::launch::start(&self.spec, &program())
-            .await
-            .expect("a runner")
+        towline_agent::launch::start(&self.spec, &program()).await.expect("a runner")
     }
 
     pub fn log(&self) -> PathBuf {
@@ -176,20 +139,12 @@ impl TestHost {
                 threads: 1,
                 memory_limit: None,
                 local_directory: None,
-                ports: Ports {
-                    dask: if kind == RoleKind::Scheduler {
-                        self.port
-                    } else {
-                        0
-                    },
-                },
+                ports: Ports { dask: if kind == RoleKind::Scheduler { self.port } else { 0 } },
                 resources: Vec::new(),
                 job_sha256: None,
                 options: DaskOptions { nanny: true },
             },
-            scheduler: Some(SchedulerAddress {
-                addresses: vec![self.address.clone()],
-            }),
+            scheduler: Some(SchedulerAddress { addresses: vec![self.address.clone()] }),
             trust_domain: TRUST_DOMAIN.into(),
             keys: self.keys.clone(),
             log_file: self.log(),
@@ -203,35 +158,24 @@ impl TestHost {
         use std::os::unix::fs::PermissionsExt;
         let path = self.spec.host_dir.join("fake-python");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))
-            .expect("executable");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("executable");
         path
     }
 }
 
 pub fn program() -> RunnerProgram {
-    RunnerProgram {
-        exe: env!("CARGO_BIN_EXE_towline-agent").into(),
-        args: vec!["runner".into()],
-    }
+    RunnerProgram { exe: env!("CARGO_BIN_EXE_towline-agent").into(), args: vec!["runner".into()] }
 }
 
 /// Wait until the status is as wanted; how long it took.
-pub async fn wait_for(
-    handle: &RunnerHandle,
-    what: &str,
-    wanted: impl Fn(&RunnerStatus) -> bool,
-) -> Duration {
+pub async fn wait_for(handle: &RunnerHandle, what: &str, wanted: impl Fn(&RunnerStatus) -> bool) -> Duration {
     let start = Instant::now();
     loop {
         let status = handle.status().await.expect("the runner answers");
         if wanted(&status) {
             return start.elapsed();
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "not {what} after 60 s: {status:?}"
-        );
+        assert!(start.elapsed() < Duration::from_secs(60), "not {what} after 60 s: {status:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -239,10 +183,7 @@ pub async fn wait_for(
 pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "not within 30 s: {what}"
-        );
+        assert!(start.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

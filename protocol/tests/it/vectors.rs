@@ -4,6 +4,9 @@
 //! the code's answer is not the file's. `tests/python/test_vectors.py` reads the same files with its own implementation.
 //! After a wanted change of the wire: `TOWLINE_WRITE_VECTORS=1 cargo test -p towline-protocol vectors`.
 
+// One list per document: a reader wants to see every attack on it in one place.
+#![allow(clippy::too_many_lines)]
+
 use crate::world::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

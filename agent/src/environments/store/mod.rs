@@ -97,12 +97,8 @@ impl EnvironmentStore {
 
     /// Environments that are whole.
     pub fn present(&self) -> Vec<Digest> {
-        let entries = fs::read_dir(self.root.join("environments"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let digests =
-            entries.filter_map(|entry| entry.file_name().to_str()?.parse::<Digest>().ok());
+        let entries = fs::read_dir(self.root.join("environments")).into_iter().flatten().flatten();
+        let digests = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<Digest>().ok());
         let mut out: Vec<Digest> = digests.filter(|digest| self.is_whole(digest)).collect();
         out.sort();
         out
@@ -116,27 +112,16 @@ impl EnvironmentStore {
 
     /// Interpreters that environments can be made with, as `implementation-version`. Blocking.
     pub fn interpreters() -> Vec<String> {
-        let mut words: Vec<String> = interpreters::discover()
-            .iter()
-            .map(interpreters::Found::word)
-            .collect();
+        let mut words: Vec<String> = interpreters::discover().iter().map(interpreters::Found::word).collect();
         words.sort();
         words.dedup();
         words
     }
 
     /// Take the lock of a digest. It goes with the file, so a crash frees it.
-    async fn hold(
-        &self,
-        digest: &Digest,
-        progress: &mut (dyn FnMut(SyncProgress) + Send),
-    ) -> Result<File, SyncError> {
+    async fn hold(&self, digest: &Digest, progress: &mut (dyn FnMut(SyncProgress) + Send)) -> Result<File, SyncError> {
         let path = self.root.join("locks").join(digest.as_str());
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(|e| SyncError::files("opened", &path, e))?;
         let mut told = false;
         loop {
@@ -146,11 +131,7 @@ impl EnvironmentStore {
                 Err(error) => return Err(SyncError::files("locked", &path, error.into())),
             }
             if !told {
-                progress(SyncProgress {
-                    step: SyncStep::Waiting,
-                    done: 0,
-                    total: 0,
-                });
+                progress(SyncProgress { step: SyncStep::Waiting, done: 0, total: 0 });
                 told = true;
             }
             tokio::time::sleep(LOCK_POLL).await;
@@ -159,8 +140,7 @@ impl EnvironmentStore {
 
     fn is_whole(&self, digest: &Digest) -> bool {
         // The content too: a file made empty by a crash of the machine is no marker.
-        fs::read(self.environment(digest).join(MARKER))
-            .is_ok_and(|text| text == digest.as_str().as_bytes())
+        fs::read(self.environment(digest).join(MARKER)).is_ok_and(|text| text == digest.as_str().as_bytes())
     }
 
     fn environment(&self, digest: &Digest) -> PathBuf {
@@ -177,47 +157,26 @@ impl EnvironmentStore {
 
     fn clear(&self, folder: &Path) -> Result<(), SyncError> {
         match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(SyncError::files("removed", folder, error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SyncError::files("removed", folder, error)),
             _ => Ok(()),
         }
     }
 
     /// Remove what crashed syncs left. Whatever cannot be removed is in nobody's way.
     fn sweep(&self) {
-        for entry in fs::read_dir(self.root.join("staging"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in fs::read_dir(self.root.join("staging")).into_iter().flatten().flatten() {
             let lock = self.root.join("locks").join(entry.file_name());
-            let Ok(file) = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(lock)
-            else {
+            let Ok(file) = OpenOptions::new().create(true).truncate(false).write(true).open(lock) else {
                 continue;
             };
-            if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-                .is_ok()
-            {
+            if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        for folder in fs::read_dir(self.root.join("wheels"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for folder in fs::read_dir(self.root.join("wheels")).into_iter().flatten().flatten() {
             for entry in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
                 let part = entry.file_name().to_string_lossy().ends_with(".part");
-                let age = entry
-                    .metadata()
-                    .and_then(|m| m.modified())
-                    .ok()
-                    .and_then(|at| at.elapsed().ok());
+                let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
                 if part && age.is_some_and(|age| age > STALE_PART) {
                     let _ = fs::remove_file(entry.path());
                 }

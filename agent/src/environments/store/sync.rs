@@ -102,10 +102,7 @@ impl EnvironmentStore {
                 blocking(move || tool::locate(&folder)).await?
             }
         };
-        Ok(Uv {
-            program: program.ok_or(SyncError::ToolMissing)?,
-            cache,
-        })
+        Ok(Uv { program: program.ok_or(SyncError::ToolMissing)?, cache })
     }
 
     async fn read_lock(
@@ -123,35 +120,15 @@ impl EnvironmentStore {
             let url = granted(&grants, digest, &what)?;
             let file = format!("{digest}.json");
             let size = None;
-            let wanted = Wanted {
-                package: what,
-                file,
-                url,
-                sha256: digest.clone(),
-                size,
-                blob: true,
-            };
+            let wanted = Wanted { package: what, file, url, sha256: digest.clone(), size, blob: true };
             fetch::fetch(blobs.http(), &wanted, &path).await?;
         }
         let bytes = fs::read(&path).map_err(|e| SyncError::files("read", &path, e))?;
-        let unusable = |source| SyncError::Lock {
-            digest: digest.clone(),
-            source,
-        };
+        let unusable = |source| SyncError::Lock { digest: digest.clone(), source };
         let lock = Lock::parse_as(&bytes, digest).map_err(unusable)?;
-        let locked = format!(
-            "{}-{}",
-            lock.interpreter.implementation, lock.interpreter.version
-        );
-        let assigned = format!(
-            "{}-{}",
-            spec.interpreter.implementation, spec.interpreter.version
-        );
-        if locked == assigned {
-            Ok(lock)
-        } else {
-            Err(SyncError::OtherInterpreter { locked, assigned })
-        }
+        let locked = format!("{}-{}", lock.interpreter.implementation, lock.interpreter.version);
+        let assigned = format!("{}-{}", spec.interpreter.implementation, spec.interpreter.version);
+        if locked == assigned { Ok(lock) } else { Err(SyncError::OtherInterpreter { locked, assigned }) }
     }
 
     /// Download what is not here yet, several at once. The first failure ends the others.
@@ -165,53 +142,25 @@ impl EnvironmentStore {
         self.reach(SyncStep::Fetch, total, progress).await;
         let wanted = self.lacking(lock, blobs).await?;
         let mut done = total - wanted.len() as u64;
-        progress(SyncProgress {
-            step: SyncStep::Fetch,
-            done,
-            total,
-        });
+        progress(SyncProgress { step: SyncStep::Fetch, done, total });
         let downloads = wanted.into_iter().map(|(wanted, to)| async move {
-            let http = if wanted.blob {
-                blobs.http()
-            } else {
-                &self.index
-            };
+            let http = if wanted.blob { blobs.http() } else { &self.index };
             fetch::fetch(http, &wanted, &to).await
         });
         let mut downloads = stream::iter(downloads).buffer_unordered(PARALLEL);
         while downloads.try_next().await?.is_some() {
             done += 1;
-            progress(SyncProgress {
-                step: SyncStep::Fetch,
-                done,
-                total,
-            });
+            progress(SyncProgress { step: SyncStep::Fetch, done, total });
         }
         Ok(())
     }
 
     /// The wheels that are not here yet: where each is read, and where it will lie.
-    async fn lacking(
-        &self,
-        lock: &Lock,
-        blobs: &dyn BlobSource,
-    ) -> Result<Vec<(Wanted, PathBuf)>, SyncError> {
-        let lacking: Vec<&LockedWheel> = lock
-            .wheels
-            .iter()
-            .filter(|wheel| !self.wheel_path(wheel).is_file())
-            .collect();
+    async fn lacking(&self, lock: &Lock, blobs: &dyn BlobSource) -> Result<Vec<(Wanted, PathBuf)>, SyncError> {
+        let lacking: Vec<&LockedWheel> = lock.wheels.iter().filter(|wheel| !self.wheel_path(wheel).is_file()).collect();
         let shipped = |wheel: &&&LockedWheel| wheel.source == WheelSource::Blob;
-        let digests: Vec<Digest> = lacking
-            .iter()
-            .filter(shipped)
-            .map(|wheel| wheel.sha256.clone())
-            .collect();
-        let grants = if digests.is_empty() {
-            BTreeMap::new()
-        } else {
-            grants(blobs, digests).await?
-        };
+        let digests: Vec<Digest> = lacking.iter().filter(shipped).map(|wheel| wheel.sha256.clone()).collect();
+        let grants = if digests.is_empty() { BTreeMap::new() } else { grants(blobs, digests).await? };
         let mut wanted = Vec::with_capacity(lacking.len());
         for wheel in lacking {
             let package = format!("{}=={}", wheel.name, wheel.version);
@@ -220,17 +169,7 @@ impl EnvironmentStore {
                 WheelSource::Index(url) => (url.clone(), false),
             };
             let (file, sha256, size) = (wheel.file.clone(), wheel.sha256.clone(), wheel.size);
-            wanted.push((
-                Wanted {
-                    package,
-                    file,
-                    url,
-                    sha256,
-                    size,
-                    blob,
-                },
-                self.wheel_path(wheel),
-            ));
+            wanted.push((Wanted { package, file, url, sha256, size, blob }, self.wheel_path(wheel)));
         }
         Ok(wanted)
     }
@@ -239,8 +178,7 @@ impl EnvironmentStore {
     async fn place(&self, digest: &Digest, staging: &Path) -> Result<(), SyncError> {
         let root = self.root.clone();
         blocking(move || {
-            let synced = File::open(&root)
-                .and_then(|folder| rustix::fs::syncfs(&folder).map_err(io::Error::from));
+            let synced = File::open(&root).and_then(|folder| rustix::fs::syncfs(&folder).map_err(io::Error::from));
             synced.map_err(|e| SyncError::files("synced", root, e))
         })
         .await??;
@@ -261,24 +199,10 @@ impl EnvironmentStore {
         sync_folder(&folder)
     }
 
-    async fn reach(
-        &self,
-        step: SyncStep,
-        total: u64,
-        progress: &mut (dyn FnMut(SyncProgress) + Send),
-    ) {
-        progress(SyncProgress {
-            step,
-            done: 0,
-            total,
-        });
+    async fn reach(&self, step: SyncStep, total: u64, progress: &mut (dyn FnMut(SyncProgress) + Send)) {
+        progress(SyncProgress { step, done: 0, total });
         #[cfg(test)]
-        if *self
-            .stop_before
-            .lock()
-            .expect("no test panics while it holds this")
-            == Some(step)
-        {
+        if *self.stop_before.lock().expect("no test panics while it holds this") == Some(step) {
             std::future::pending::<()>().await;
         }
     }
@@ -286,10 +210,7 @@ impl EnvironmentStore {
 
 /// The exact interpreter of a lock, on a machine that its wheels fit.
 async fn interpreter(lock: &Lock) -> Result<PathBuf, SyncError> {
-    let (wanted, here) = (
-        lock.platform.clone(),
-        blocking(interpreters::platform).await?,
-    );
+    let (wanted, here) = (lock.platform.clone(), blocking(interpreters::platform).await?);
     let fits = match (wanted.parse::<Platform>(), &here) {
         (Ok(wanted), Some(here)) => wanted.machine == here.machine && wanted.glibc <= here.glibc,
         _ => false,
@@ -298,10 +219,7 @@ async fn interpreter(lock: &Lock) -> Result<PathBuf, SyncError> {
         let here = here.map_or_else(|| "unknown".to_owned(), |here| here.to_string());
         return Err(SyncError::Platform { wanted, here });
     }
-    let (implementation, version) = (
-        lock.interpreter.implementation.clone(),
-        lock.interpreter.version.clone(),
-    );
+    let (implementation, version) = (lock.interpreter.implementation.clone(), lock.interpreter.version.clone());
     let word = format!("{implementation}-{version}");
     blocking(move || interpreters::find(&implementation, &version))
         .await?
@@ -309,51 +227,29 @@ async fn interpreter(lock: &Lock) -> Result<PathBuf, SyncError> {
 }
 
 /// Run what blocks on a thread of its own.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, SyncError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| SyncError::Tool {
-            doing: "be prepared",
-            package: None,
-            reason: error.to_string(),
-        })
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SyncError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| SyncError::Tool {
+        doing: "be prepared",
+        package: None,
+        reason: error.to_string(),
+    })
 }
 
-async fn grants(
-    blobs: &dyn BlobSource,
-    digests: Vec<Digest>,
-) -> Result<BTreeMap<Digest, BlobGrant>, SyncError> {
-    let refused = |GrantsRefused { reason, retryable }| SyncError::Blob {
-        what: "the environment".to_owned(),
-        reason,
-        retryable,
-    };
+async fn grants(blobs: &dyn BlobSource, digests: Vec<Digest>) -> Result<BTreeMap<Digest, BlobGrant>, SyncError> {
+    let refused =
+        |GrantsRefused { reason, retryable }| SyncError::Blob { what: "the environment".to_owned(), reason, retryable };
     let grants = blobs.grants(digests).await.map_err(refused)?;
-    Ok(grants
-        .into_iter()
-        .map(|grant| (grant.digest.clone(), grant))
-        .collect())
+    Ok(grants.into_iter().map(|grant| (grant.digest.clone(), grant)).collect())
 }
 
-fn granted(
-    grants: &BTreeMap<Digest, BlobGrant>,
-    digest: &Digest,
-    what: &str,
-) -> Result<String, SyncError> {
-    grants
-        .get(digest)
-        .map(|grant| grant.url.clone())
-        .ok_or_else(|| SyncError::Blob {
-            what: what.to_owned(),
-            reason: "it is not there".to_owned(),
-            retryable: false,
-        })
+fn granted(grants: &BTreeMap<Digest, BlobGrant>, digest: &Digest, what: &str) -> Result<String, SyncError> {
+    grants.get(digest).map(|grant| grant.url.clone()).ok_or_else(|| SyncError::Blob {
+        what: what.to_owned(),
+        reason: "it is not there".to_owned(),
+        retryable: false,
+    })
 }
 
 fn sync_folder(folder: &Path) -> Result<(), SyncError> {
-    File::open(folder)
-        .and_then(|file| file.sync_all())
-        .map_err(|e| SyncError::files("synced", folder, e))
+    File::open(folder).and_then(|file| file.sync_all()).map_err(|e| SyncError::files("synced", folder, e))
 }

@@ -41,11 +41,7 @@ impl Server {
     async fn start() -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let server = Arc::new(Self {
-            url,
-            answers: Mutex::default(),
-            asked: Mutex::default(),
-        });
+        let server = Arc::new(Self { url, answers: Mutex::default(), asked: Mutex::default() });
         let shared = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -56,10 +52,7 @@ impl Server {
     }
 
     fn put(&self, path: &str, answer: Answer) -> String {
-        self.answers
-            .lock()
-            .expect("not poisoned")
-            .insert(path.to_owned(), answer);
+        self.answers.lock().expect("not poisoned").insert(path.to_owned(), answer);
         format!("{}{path}", self.url)
     }
 
@@ -70,41 +63,25 @@ impl Server {
     async fn serve(self: Arc<Self>, mut stream: tokio::net::TcpStream) {
         let mut head = Vec::new();
         let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n")
-            && stream.read(&mut byte).await.is_ok_and(|count| count == 1)
-        {
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).await.is_ok_and(|count| count == 1) {
             head.push(byte[0]);
         }
         let head = String::from_utf8_lossy(&head).to_lowercase();
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-        let from = head
-            .split("range: bytes=")
-            .nth(1)
-            .and_then(|rest| rest.split('-').next()?.parse::<usize>().ok());
+        let from = head.split("range: bytes=").nth(1).and_then(|rest| rest.split('-').next()?.parse::<usize>().ok());
         self.asked.lock().expect("not poisoned").push(path.clone());
-        let answer = self
-            .answers
-            .lock()
-            .expect("not poisoned")
-            .get(&path)
-            .cloned();
+        let answer = self.answers.lock().expect("not poisoned").get(&path).cloned();
         let (status, bytes, announced) = match (answer, from) {
             (None, _) => (404, Vec::new(), 0),
             (Some(Answer::Status(status)), _) => (status, Vec::new(), 0),
             (Some(Answer::Bytes(bytes)), None) => (200, bytes.clone(), bytes.len()),
-            (Some(Answer::BreaksOnce(bytes)), None) => {
-                (200, bytes[..bytes.len() / 2].to_vec(), bytes.len())
-            }
+            (Some(Answer::BreaksOnce(bytes)), None) => (200, bytes[..bytes.len() / 2].to_vec(), bytes.len()),
             (Some(Answer::Bytes(bytes) | Answer::BreaksOnce(bytes)), Some(from)) => {
                 (206, bytes[from..].to_vec(), bytes.len() - from)
             }
         };
-        let range = from.map_or_else(String::new, |from| {
-            format!("content-range: bytes {from}-/*\r\n")
-        });
-        let head = format!(
-            "HTTP/1.1 {status} X\r\ncontent-length: {announced}\r\n{range}connection: close\r\n\r\n"
-        );
+        let range = from.map_or_else(String::new, |from| format!("content-range: bytes {from}-/*\r\n"));
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {announced}\r\n{range}connection: close\r\n\r\n");
         // The client may have gone; that is its affair.
         let _ = stream.write_all(head.as_bytes()).await;
         let _ = stream.write_all(&bytes).await;
@@ -121,17 +98,9 @@ impl BlobSource for Blobs {
     fn grants(&self, digests: Vec<Digest>) -> BoxFuture<'_, Result<Vec<BlobGrant>, GrantsRefused>> {
         let url = |digest: &Digest| format!("{}/blob/{digest}", self.server.url);
         let known = |digest: &Digest| {
-            self.server
-                .answers
-                .lock()
-                .expect("not poisoned")
-                .contains_key(&format!("/blob/{digest}"))
+            self.server.answers.lock().expect("not poisoned").contains_key(&format!("/blob/{digest}"))
         };
-        let grant = |digest: Digest| BlobGrant {
-            url: url(&digest),
-            digest,
-            not_after: UnixSeconds(u64::MAX),
-        };
+        let grant = |digest: Digest| BlobGrant { url: url(&digest), digest, not_after: UnixSeconds(u64::MAX) };
         let grants = digests.into_iter().filter(known).map(grant).collect();
         async move { Ok(grants) }.boxed()
     }
@@ -156,47 +125,23 @@ impl World {
         towline_transport::install_crypto_provider();
         let server = Server::start().await;
         let folder = tempfile::tempdir().expect("a directory");
-        let (index, local) = (
-            wheel(folder.path(), "from-index"),
-            wheel(folder.path(), "local-code"),
-        );
-        let url = server.put(
-            "/f/from_index-1.0-py3-none-any.whl",
-            Answer::Bytes(index.1.clone()),
-        );
+        let (index, local) = (wheel(folder.path(), "from-index"), wheel(folder.path(), "local-code"));
+        let url = server.put("/f/from_index-1.0-py3-none-any.whl", Answer::Bytes(index.1.clone()));
         let mut wheels = vec![index.0, local.0];
         wheels[0].source = WheelSource::Index(url);
-        server.put(
-            &format!("/blob/{}", wheels[1].sha256),
-            Answer::Bytes(local.1),
-        );
+        server.put(&format!("/blob/{}", wheels[1].sha256), Answer::Bytes(local.1));
         let found = an_interpreter();
-        let interpreter = LockedInterpreter {
-            implementation: found.implementation.clone(),
-            version: found.version.clone(),
-        };
+        let interpreter =
+            LockedInterpreter { implementation: found.implementation.clone(), version: found.version.clone() };
         let platform = interpreters::platform().expect("a glibc system");
         let lock = Lock::new(interpreter, &platform, wheels).expect("a lock");
-        let blobs = Blobs {
-            server: server.clone(),
-            http: reqwest::Client::new(),
-        };
+        let blobs = Blobs { server: server.clone(), http: reqwest::Client::new() };
         let spec = EnvironmentSpec {
             digest: Digest::of(b""),
-            interpreter: Interpreter {
-                implementation: found.implementation,
-                version: found.version,
-                sha256: None,
-            },
+            interpreter: Interpreter { implementation: found.implementation, version: found.version, sha256: None },
             kind: EnvironmentKind::Wheels,
         };
-        let mut world = Self {
-            server,
-            blobs,
-            folder,
-            lock,
-            spec,
-        };
+        let mut world = Self { server, blobs, folder, lock, spec };
         world.publish();
         world
     }
@@ -205,8 +150,7 @@ impl World {
     fn publish(&mut self) {
         let bytes = self.lock.to_bytes();
         self.spec.digest = Digest::of(&bytes);
-        self.server
-            .put(&format!("/blob/{}", self.spec.digest), Answer::Bytes(bytes));
+        self.server.put(&format!("/blob/{}", self.spec.digest), Answer::Bytes(bytes));
     }
 
     fn root(&self) -> PathBuf {
@@ -222,24 +166,15 @@ impl World {
     }
 
     fn builds(&self) -> usize {
-        fs::read_to_string(self.folder.path().join("builds"))
-            .unwrap_or_default()
-            .lines()
-            .count()
+        fs::read_to_string(self.folder.path().join("builds")).unwrap_or_default().lines().count()
     }
 }
 
 /// One of this machine, asked for once: each answer starts every Python there is.
 fn an_interpreter() -> interpreters::Found {
     static FOUND: std::sync::OnceLock<interpreters::Found> = std::sync::OnceLock::new();
-    let any = || {
-        interpreters::discover()
-            .into_iter()
-            .find(|found| found.implementation == "cpython")
-    };
-    FOUND
-        .get_or_init(|| any().expect("a Python is here"))
-        .clone()
+    let any = || interpreters::discover().into_iter().find(|found| found.implementation == "cpython");
+    FOUND.get_or_init(|| any().expect("a Python is here")).clone()
 }
 
 fn wheel(folder: &Path, name: &str) -> (LockedWheel, Vec<u8>) {
@@ -250,18 +185,11 @@ fn wheel(folder: &Path, name: &str) -> (LockedWheel, Vec<u8>) {
         (format!("{module}/data.csv"), text(&"a,b\n".repeat(1000))),
         (
             format!("{module}-1.0.dist-info/METADATA"),
-            text(&format!(
-                "Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
-            )),
+            text(&format!("Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")),
         ),
     ]);
-    let contents = Contents {
-        name: module,
-        version: "1.0".to_owned(),
-        tags: vec!["py3-none-any".to_owned()],
-        pure: true,
-        files,
-    };
+    let contents =
+        Contents { name: module, version: "1.0".to_owned(), tags: vec!["py3-none-any".to_owned()], pure: true, files };
     let path = folder.join(contents.file_name());
     let manifest = contents.hash().expect("hashes");
     manifest.write(&path).expect("writes");
@@ -269,14 +197,7 @@ fn wheel(folder: &Path, name: &str) -> (LockedWheel, Vec<u8>) {
     let (sha256, size) = (Digest::of(&bytes), Some(bytes.len() as u64));
     let file = manifest.file_name();
     (
-        LockedWheel {
-            name: name.to_owned(),
-            version: "1.0".to_owned(),
-            file,
-            sha256,
-            size,
-            source: WheelSource::Blob,
-        },
+        LockedWheel { name: name.to_owned(), version: "1.0".to_owned(), file, sha256, size, source: WheelSource::Blob },
         bytes,
     )
 }
@@ -307,10 +228,7 @@ async fn a_sync_makes_an_environment_that_every_store_finds() {
     assert_eq!(store.python(&world.spec.digest), None);
     let python = world.sync(&store).await.expect("syncs");
     assert_eq!(store.python(&world.spec.digest), Some(python));
-    assert_eq!(
-        world.store().present(),
-        std::slice::from_ref(&world.spec.digest)
-    );
+    assert_eq!(world.store().present(), std::slice::from_ref(&world.spec.digest));
     let asked = world.server.asked().len();
     world.sync(&store).await.expect("is there");
     assert_eq!((world.builds(), world.server.asked().len()), (1, asked));
@@ -322,25 +240,14 @@ async fn a_wrong_hash_leaves_no_environment_and_names_the_package() {
     let mut other = wheel(world.folder.path(), "from-index").1;
     let last = other.len() - 1;
     other[last] ^= 1;
-    world
-        .server
-        .put("/f/from_index-1.0-py3-none-any.whl", Answer::Bytes(other));
+    world.server.put("/f/from_index-1.0-py3-none-any.whl", Answer::Bytes(other));
     let store = world.store();
     let error = world.sync(&store).await.expect_err("another file");
     assert!(matches!(error, SyncError::Hash { .. }), "{error}");
     let failure = error.failure();
-    assert_eq!(
-        (failure.kind, failure.subject.as_deref()),
-        (FailureKind::HashMismatch, Some("from-index==1.0"))
-    );
+    assert_eq!((failure.kind, failure.subject.as_deref()), (FailureKind::HashMismatch, Some("from-index==1.0")));
     assert_eq!((store.present(), world.builds()), (vec![], 0));
-    assert_eq!(
-        files_below(&world.root().join("wheels"))
-            .iter()
-            .filter(|path| path.contains("from_index"))
-            .count(),
-        0
-    );
+    assert_eq!(files_below(&world.root().join("wheels")).iter().filter(|path| path.contains("from_index")).count(), 0);
 }
 
 #[tokio::test]
@@ -349,27 +256,13 @@ async fn each_bad_answer_of_an_index_has_its_own_word() {
         (Answer::Status(404), FailureKind::PackageMissing, false),
         (Answer::Status(410), FailureKind::PackageMissing, false),
         (Answer::Status(503), FailureKind::IndexUnreachable, true),
-        (
-            Answer::Bytes(vec![0; 1_000_000]),
-            FailureKind::HashMismatch,
-            false,
-        ),
-        (
-            Answer::Bytes(b"short".to_vec()),
-            FailureKind::IndexUnreachable,
-            true,
-        ),
+        (Answer::Bytes(vec![0; 1_000_000]), FailureKind::HashMismatch, false),
+        (Answer::Bytes(b"short".to_vec()), FailureKind::IndexUnreachable, true),
     ];
     for (answer, kind, retryable) in cases {
         let world = World::new().await;
-        world
-            .server
-            .put("/f/from_index-1.0-py3-none-any.whl", answer);
-        let failure = world
-            .sync(&world.store())
-            .await
-            .expect_err("a bad answer")
-            .failure();
+        world.server.put("/f/from_index-1.0-py3-none-any.whl", answer);
+        let failure = world.sync(&world.store()).await.expect_err("a bad answer").failure();
         assert_eq!((failure.kind, failure.retryable), (kind, retryable));
         assert_eq!(failure.subject.as_deref(), Some("from-index==1.0"));
         assert!(world.store().present().is_empty());
@@ -380,33 +273,22 @@ async fn each_bad_answer_of_an_index_has_its_own_word() {
 async fn an_index_that_is_down_is_told_within_seconds() {
     let mut world = World::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let closed = format!(
-        "http://{}/x.whl",
-        listener.local_addr().expect("an address")
-    );
+    let closed = format!("http://{}/x.whl", listener.local_addr().expect("an address"));
     drop(listener);
     world.lock.wheels[0].source = WheelSource::Index(closed);
     world.publish();
     let begun = Instant::now();
-    let error = world
-        .sync(&world.store())
-        .await
-        .expect_err("nobody listens");
+    let error = world.sync(&world.store()).await.expect_err("nobody listens");
     assert_eq!(error.failure().kind, FailureKind::IndexUnreachable);
     assert!(error.to_string().contains("from-index==1.0"), "{error}");
-    assert!(
-        begun.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        begun.elapsed()
-    );
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 /// TLS with a certificate of an authority that nobody knows.
 fn strange_identity() -> towline_transport::server::TlsIdentity {
     use towline_transport::{authority, keys, server};
     let far = UnixSeconds(4_000_000_000);
-    let authority =
-        authority::Authority::create("strange", UnixSeconds(0), far).expect("an authority");
+    let authority = authority::Authority::create("strange", UnixSeconds(0), far).expect("an authority");
     let key = keys::KeyPair::generate().expect("a key");
     let request = authority::CertificateRequest {
         spki: key.spki(),
@@ -420,10 +302,7 @@ fn strange_identity() -> towline_transport::server::TlsIdentity {
         not_after: far,
     };
     let chain_pem = authority.issue(&request).expect("a certificate");
-    server::TlsIdentity {
-        chain_pem,
-        key_pem: key.to_pem().to_string(),
-    }
+    server::TlsIdentity { chain_pem, key_pem: key.to_pem().to_string() }
 }
 
 #[tokio::test]
@@ -435,20 +314,11 @@ async fn an_untrusted_index_has_its_own_word() {
     let config = server_config(&strange_identity(), ClientCertificates::Ignored).expect("settings");
     let (_keep, tls) = tokio::sync::watch::channel(config);
     let stop = tokio_util::sync::CancellationToken::new();
-    let serving = serve(
-        listener,
-        tls,
-        axum::Router::new(),
-        Limits::default(),
-        stop.clone(),
-    );
+    let serving = serve(listener, tls, axum::Router::new(), Limits::default(), stop.clone());
     let serving = tokio::spawn(serving);
     world.lock.wheels[0].source = WheelSource::Index(format!("https://localhost:{port}/x.whl"));
     world.publish();
-    let error = world
-        .sync(&world.store())
-        .await
-        .expect_err("nobody trusts it");
+    let error = world.sync(&world.store()).await.expect_err("nobody trusts it");
     assert_eq!(error.failure().kind, FailureKind::IndexUntrusted, "{error}");
     assert!(error.to_string().contains("from-index==1.0"), "{error}");
     stop.cancel();
@@ -459,41 +329,20 @@ async fn an_untrusted_index_has_its_own_word() {
 async fn a_broken_download_goes_on_where_it_broke() {
     let world = World::new().await;
     let bytes = wheel(world.folder.path(), "from-index").1;
-    world.server.put(
-        "/f/from_index-1.0-py3-none-any.whl",
-        Answer::BreaksOnce(bytes),
-    );
+    world.server.put("/f/from_index-1.0-py3-none-any.whl", Answer::BreaksOnce(bytes));
     world.sync(&world.store()).await.expect("syncs");
     let asked = world.server.asked();
-    assert_eq!(
-        asked
-            .iter()
-            .filter(|path| path.contains("from_index"))
-            .count(),
-        2
-    );
+    assert_eq!(asked.iter().filter(|path| path.contains("from_index")).count(), 2);
 }
 
 #[tokio::test]
 async fn a_missing_blob_names_the_package() {
     let world = World::new().await;
     let path = format!("/blob/{}", world.lock.wheels[1].sha256);
-    world
-        .server
-        .answers
-        .lock()
-        .expect("not poisoned")
-        .remove(&path);
-    let failure = world
-        .sync(&world.store())
-        .await
-        .expect_err("no blob")
-        .failure();
+    world.server.answers.lock().expect("not poisoned").remove(&path);
+    let failure = world.sync(&world.store()).await.expect_err("no blob").failure();
     let wanted = (FailureKind::BlobUnavailable, Some("local-code==1.0"), false);
-    assert_eq!(
-        (failure.kind, failure.subject.as_deref(), failure.retryable),
-        wanted
-    );
+    assert_eq!((failure.kind, failure.subject.as_deref(), failure.retryable), wanted);
 }
 
 #[tokio::test]
@@ -501,10 +350,7 @@ async fn a_lock_that_is_not_its_digest_is_refused() {
     let world = World::new().await;
     let mut other = world.lock.clone();
     other.wheels.pop();
-    world.server.put(
-        &format!("/blob/{}", world.spec.digest),
-        Answer::Bytes(other.to_bytes()),
-    );
+    world.server.put(&format!("/blob/{}", world.spec.digest), Answer::Bytes(other.to_bytes()));
     let error = world.sync(&world.store()).await.expect_err("another lock");
     assert_eq!(error.failure().kind, FailureKind::HashMismatch);
     assert!(world.store().present().is_empty());
@@ -516,29 +362,16 @@ async fn a_missing_interpreter_and_a_strange_platform_are_named() {
     world.lock.interpreter.version = "3.10.99".to_owned();
     world.spec.interpreter.version = "3.10.99".to_owned();
     world.publish();
-    let failure = world
-        .sync(&world.store())
-        .await
-        .expect_err("no such Python")
-        .failure();
+    let failure = world.sync(&world.store()).await.expect_err("no such Python").failure();
     let wanted = (FailureKind::InterpreterMissing, Some("cpython-3.10.99"));
     assert_eq!((failure.kind, failure.subject.as_deref()), wanted);
     world.lock.platform = "x86_64-manylinux_2_999".to_owned();
     world.publish();
-    let error = world
-        .sync(&world.store())
-        .await
-        .expect_err("no such machine");
+    let error = world.sync(&world.store()).await.expect_err("no such machine");
     assert!(matches!(error, SyncError::Platform { .. }), "{error}");
     world.spec.interpreter.version = "3.10.98".to_owned();
-    let error = world
-        .sync(&world.store())
-        .await
-        .expect_err("another interpreter");
-    assert!(
-        matches!(error, SyncError::OtherInterpreter { .. }),
-        "{error}"
-    );
+    let error = world.sync(&world.store()).await.expect_err("another interpreter");
+    assert!(matches!(error, SyncError::OtherInterpreter { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -546,25 +379,13 @@ async fn a_failure_of_uv_leaves_no_environment() {
     let world = World::new().await;
     let words = "error: Failed to read `local-code==1.0`\n  cause: invalid archive\n";
     fs::write(world.folder.path().join("uv-fails"), words).expect("writes");
-    let failure = world
-        .sync(&world.store())
-        .await
-        .expect_err("uv fails")
-        .failure();
+    let failure = world.sync(&world.store()).await.expect_err("uv fails").failure();
     let wanted = (FailureKind::EnvironmentFailed, Some("local-code==1.0"));
     assert_eq!((failure.kind, failure.subject.as_deref()), wanted);
     assert!(world.store().present().is_empty());
-    assert_eq!(
-        fs::read_dir(world.root().join("staging"))
-            .expect("reads")
-            .count(),
-        0
-    );
+    assert_eq!(fs::read_dir(world.root().join("staging")).expect("reads").count(), 0);
     fs::remove_file(world.folder.path().join("uv-fails")).expect("removes");
-    world
-        .sync(&world.store())
-        .await
-        .expect("syncs when uv works again");
+    world.sync(&world.store()).await.expect("syncs when uv works again");
 }
 
 #[tokio::test]
@@ -590,29 +411,12 @@ async fn an_end_at_any_step_leaves_the_environment_absent_and_the_next_sync_make
             outcome = store.sync(&world.spec, &world.blobs, &mut progress) => panic!("{step:?} did not stop: {outcome:?}"),
             () = ended => {}
         }
-        assert_eq!(
-            (store.present(), store.python(&world.spec.digest)),
-            (vec![], None),
-            "{step:?}"
-        );
+        assert_eq!((store.present(), store.python(&world.spec.digest)), (vec![], None), "{step:?}");
         drop(store);
         let next = world.store();
-        assert_eq!(
-            fs::read_dir(world.root().join("staging"))
-                .expect("reads")
-                .count(),
-            0,
-            "{step:?}"
-        );
-        world
-            .sync(&next)
-            .await
-            .unwrap_or_else(|error| panic!("{step:?}: {error}"));
-        assert_eq!(
-            next.present(),
-            std::slice::from_ref(&world.spec.digest),
-            "{step:?}"
-        );
+        assert_eq!(fs::read_dir(world.root().join("staging")).expect("reads").count(), 0, "{step:?}");
+        world.sync(&next).await.unwrap_or_else(|error| panic!("{step:?}: {error}"));
+        assert_eq!(next.present(), std::slice::from_ref(&world.spec.digest), "{step:?}");
     }
 }
 
@@ -633,10 +437,7 @@ async fn two_syncs_of_one_digest_build_once() {
     };
     let (first, second) = tokio::join!(world.sync(&one), second);
     assert_eq!(first.expect("syncs"), second.expect("syncs"));
-    assert_eq!(
-        (world.builds(), *waited.lock().expect("not poisoned")),
-        (1, 1)
-    );
+    assert_eq!((world.builds(), *waited.lock().expect("not poisoned")), (1, 1));
 }
 
 #[tokio::test]
@@ -645,10 +446,7 @@ async fn a_marker_made_empty_by_a_crash_is_none() {
     let store = world.store();
     world.sync(&store).await.expect("syncs");
     fs::write(store.environment(&world.spec.digest).join(MARKER), "").expect("writes");
-    assert_eq!(
-        (store.present(), store.python(&world.spec.digest)),
-        (vec![], None)
-    );
+    assert_eq!((store.present(), store.python(&world.spec.digest)), (vec![], None));
     world.sync(&store).await.expect("is made again");
     assert_eq!(world.builds(), 2);
 }
@@ -666,17 +464,9 @@ async fn the_real_uv_installs_what_the_lock_names() {
     let python = world.sync(&store).await.expect("syncs");
     let code = "import from_index, local_code, os, sys; p = os.path.dirname(local_code.__file__); \
                 print(os.path.getsize(p + '/data.csv'), sys.prefix)";
-    let said = std::process::Command::new(&python)
-        .args(["-c", code])
-        .output()
-        .expect("runs");
+    let said = std::process::Command::new(&python).args(["-c", code]).output().expect("runs");
     let wanted = format!("4000 {}\n", store.environment(&world.spec.digest).display());
-    assert_eq!(
-        String::from_utf8_lossy(&said.stdout),
-        wanted,
-        "{}",
-        String::from_utf8_lossy(&said.stderr)
-    );
+    assert_eq!(String::from_utf8_lossy(&said.stdout), wanted, "{}", String::from_utf8_lossy(&said.stderr));
     // A second environment with one wheel in common takes it from the cache, and a wheel that no longer is what it was
     // never gets into a third.
     world.lock.wheels.pop();
@@ -699,11 +489,7 @@ async fn a_wheel_changed_on_this_disk_is_not_installed() {
     fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
     fs::write(&path, wheel(world.folder.path(), "local-code2").1).expect("writes");
     let error = world.sync(&store).await.expect_err("another file");
-    assert_eq!(
-        error.failure().subject.as_deref(),
-        Some("local-code==1.0"),
-        "{error}"
-    );
+    assert_eq!(error.failure().subject.as_deref(), Some("local-code==1.0"), "{error}");
     assert!(store.present().is_empty());
 }
 
