@@ -65,6 +65,7 @@ async fn two_hundred_parallel_redemptions_give_one_certificate_and_the_same_key_
     ensure!(chains.contains(again.certificate_chain.as_str()), "the same key must get the same certificate");
     let stranger = KeyPair::generate()?;
     ensure!(redeem(&user_data, &stranger).await.is_err(), "another key after the token was spent");
+    ensure!(world.server_log().contains(alarm), "another key for a spent token raises an alarm");
     Ok(())
 }
 

@@ -7,4 +7,5 @@ mod enrolment;
 mod life;
 mod listeners;
 mod packages;
+mod people;
 mod refusals;

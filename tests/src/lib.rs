@@ -4,6 +4,7 @@
 //! ends every process that names the directory. Must not fake anything: what the tests need to bend is bent by settings.
 
 pub mod api;
+pub mod logs;
 pub mod processes;
 pub mod world;
 

@@ -1,6 +1,6 @@
 //! One data directory with everything that runs in it.
 
-use crate::{Api, processes};
+use crate::{Api, logs, processes};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
@@ -45,9 +45,19 @@ pub struct WorldBuilder {
     own_store: bool,
     tap: bool,
     waiting_agents: bool,
+    expected: Vec<&'static str>,
 }
 
+/// Warnings that any test may see, each with its reason.
+const EXPECTED: [&str; 0] = [];
+
 impl WorldBuilder {
+    /// Expect warnings with these messages: what this test breaks is worth a warning.
+    pub fn expect(mut self, messages: &[&'static str]) -> Self {
+        self.expected.extend(messages);
+        self
+    }
+
     /// Start a program that only waits for each host, instead of the agent: the test enrols by itself.
     pub fn waiting_agents(mut self) -> Self {
         self.waiting_agents = true;
@@ -91,6 +101,7 @@ impl WorldBuilder {
             api: None,
             tap: self.tap,
             waiting_agents: self.waiting_agents,
+            expected: self.expected,
             listeners: None,
         };
         let done = world.towline(&["server", "init", "--json", "--data-dir"]).arg(&world.data).output().await?;
@@ -127,6 +138,7 @@ pub struct World {
     api: Option<Api>,
     tap: bool,
     waiting_agents: bool,
+    expected: Vec<&'static str>,
     /// Where the listeners were at the first start: hosts that live on must find them there again.
     listeners: Option<[String; 3]>,
 }
@@ -146,7 +158,14 @@ impl World {
     /// A world with the default settings; none where the tests cannot run.
     pub fn builder() -> Option<WorldBuilder> {
         let binaries = Binaries::find()?;
-        Some(WorldBuilder { binaries, settings: String::new(), own_store: false, tap: false, waiting_agents: false })
+        Some(WorldBuilder {
+            binaries,
+            settings: String::new(),
+            own_store: false,
+            tap: false,
+            waiting_agents: false,
+            expected: Vec::new(),
+        })
     }
 
     /// The API as the first person.
@@ -338,7 +357,12 @@ impl World {
         if let Some(pid) = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())) {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         }
-        Ok(tokio::time::timeout(Duration::from_secs(20), child.wait()).await.context("it does not stop")??)
+        // `wait` would close the pipe, and the control plane would take that for its starter's end.
+        let stdin = child.stdin.take();
+        let status =
+            tokio::time::timeout(Duration::from_secs(20), child.wait()).await.context("it does not stop")??;
+        drop(stdin);
+        Ok(status)
     }
 }
 
@@ -349,6 +373,14 @@ impl Drop for World {
         }
         for process in processes::below(self.directory.path()) {
             processes::kill(process.pid);
+        }
+        let unexpected: Vec<_> = logs::alarms(self.directory.path())
+            .into_iter()
+            .filter(|alarm| !EXPECTED.iter().chain(&self.expected).any(|phrase| alarm.message == *phrase))
+            .map(|alarm| format!("{}: {}", alarm.file, alarm.line))
+            .collect();
+        if !unexpected.is_empty() && !std::thread::panicking() {
+            panic!("log lines that nobody expected:\n{}", unexpected.join("\n"));
         }
         if std::thread::panicking() {
             eprintln!("the control plane's log:\n{}", self.server_log());

@@ -164,7 +164,7 @@ class Lifecycle(DaskCluster):
             raise ClusterError(
                 "scheduler_unreachable",
                 f"the scheduler does not answer at {', '.join(view.addresses)}: {trouble}",
-                "Check the network between here and there; `towline logs` shows what the scheduler said.",
+                "Check the network between here and there; `towline cluster show` says where its log lies.",
             ) from trouble
 
     async def _observe(self, scheduler: Any) -> None:
