@@ -42,7 +42,8 @@ async fn two_hundred_parallel_redemptions_give_one_certificate_and_the_same_key_
     let Some(builder) = World::builder() else {
         return Ok(());
     };
-    let world = builder.waiting_agents().start().await?;
+    let alarm = "a spent token was shown again with another key";
+    let world = builder.waiting_agents().expect(&[alarm]).start().await?;
     let file = world.scratch("scripts")?.join("ask.py");
     fs::write(&file, ASK)?;
     let mut asking = world.python(&[&file.display().to_string()]);

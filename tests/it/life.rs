@@ -151,7 +151,16 @@ async fn agents_accept_assignments_of_a_restored_older_backup() -> Result<()> {
     let Some(builder) = World::builder() else {
         return Ok(());
     };
-    let mut world = builder.start().await?;
+    // What was done since the backup is not known any more: the third host, its key, a newer roster.
+    let mut world = builder
+        .expect(&[
+            "a certificate came for a member that is not known",
+            "destroying a host that no record wants",
+            "the session is over",
+            "a document was refused",
+        ])
+        .start()
+        .await?;
     let mut steps = Steps::start(&world)?;
     let cluster = steps.next().await?["cluster"].as_str().context("cluster")?.to_owned();
     world.stop_server().await?;
