@@ -88,8 +88,17 @@ async fn a_canary_in_every_place_of_data_never_reaches_the_control_plane() -> Re
     );
     ensure!(tapped.len() > 10_000, "the tap holds only {} bytes", tapped.len());
     ensure!(!holds(&canary), "the canary reached the control plane's listeners");
+    ensure!(!world.server_log().contains(&canary), "the control plane logged the canary");
     let mut found = Vec::new();
     files_with(&world.data.join("server"), canary.as_bytes(), &mut found)?;
+    for host in fs::read_dir(world.data.join("hosts"))?.flatten() {
+        for told in ["user-data.json", "agent.toml", "agent.log"] {
+            let path = host.path().join(told);
+            if fs::read_to_string(&path).is_ok_and(|text| text.contains(&canary)) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
     ensure!(found.is_empty(), "the control plane stored the canary: {found:?}");
     // The same search finds it where it belongs, so the search works.
     files_with(&world.data.join("logs"), canary.as_bytes(), &mut found)?;

@@ -123,14 +123,18 @@ fn field<'a>(facts: &'a Value, name: &str) -> Result<&'a str> {
     facts[name].as_str().with_context(|| format!("no {name} in {facts}"))
 }
 
-/// Issue a certificate as the cluster's own CA would, with the key found in the scheduler's host directory.
-async fn issue(
-    world: &World,
-    cluster: &ClusterId,
+/// What a certificate of the tests says.
+#[derive(Clone, Copy)]
+struct Claims {
     role: MemberRole,
+    /// From and until, Unix seconds.
     valid: (u64, u64),
-    client_only: bool,
-) -> Result<(String, String)> {
+    /// May it act as a server too?
+    server: bool,
+}
+
+/// The cluster's own CA, with the key found in the scheduler's host directory.
+fn cluster_authority(world: &World) -> Result<Authority> {
     let folder = fs::read_dir(world.data.join("hosts"))?
         .flatten()
         .map(|entry| entry.path().join("cluster-ca"))
@@ -143,27 +147,26 @@ async fn issue(
             .find(|path| path.to_string_lossy().ends_with(ending));
         Ok(fs::read_to_string(found.with_context(|| format!("no *{ending} in {}", folder.display()))?)?)
     };
-    let authority = Authority::from_pem(&read(".pem").or_else(|_| read(".crt"))?, &read(".key")?)?;
+    Ok(Authority::from_pem(&read(".pem").or_else(|_| read(".crt"))?, &read(".key")?)?)
+}
+
+/// A certificate and its key. The names are the cluster's own, so that only the claims are left to decide.
+async fn issue(world: &World, authority: &Authority, cluster: &ClusterId, claims: Claims) -> Result<(String, String)> {
     let key = KeyPair::generate()?;
-    // The names must be the cluster's own, so that only the role is left to decide.
     let whoami = world.api().get("/api/v1/whoami").await?;
     let workspace = field(&whoami, "workspace")?.parse()?;
+    let domain = field(&whoami, "trust_domain")?;
+    let uri = towline_transport::name::member_uri(domain, &workspace, cluster, "a-test", claims.role);
     let request = CertificateRequest {
         spki: key.spki(),
         common_name: "a test".into(),
-        uris: vec![towline_transport::name::member_uri(
-            field(&whoami, "trust_domain")?,
-            &workspace,
-            cluster,
-            "a-test",
-            role,
-        )],
+        uris: vec![uri],
         dns_names: Vec::new(),
         ip_addresses: vec!["127.0.0.1".parse()?],
-        server: !client_only,
+        server: claims.server,
         client: true,
-        not_before: UnixSeconds(valid.0),
-        not_after: UnixSeconds(valid.1),
+        not_before: UnixSeconds(claims.valid.0),
+        not_after: UnixSeconds(claims.valid.1),
     };
     Ok((authority.issue(&request)?, key.to_pem().to_string()))
 }
@@ -198,6 +201,11 @@ async fn only_an_admitted_client_of_this_cluster_gets_in() -> Result<()> {
         let outcome = attempt(&world, how, &address, with).await?;
         ensure!(outcome.starts_with("refused"), "{name}: {outcome}");
     }
+    openssl_is_refused(&address, &other_cluster, "another cluster's certificate").await?;
+    let anyone = Claims { role: MemberRole::Client, valid: (0, 4_000_000_000), server: true };
+    let stranger = Authority::create("stranger", UnixSeconds(0), UnixSeconds(4_000_000_000))?;
+    let (certificate, key) = issue(&world, &stranger, &field(&here.facts, "cluster")?.parse()?, anyone).await?;
+    openssl_is_refused(&address, &pass(&folder, "stranger", ca, &certificate, &key)?, "a stranger's CA").await?;
     let seen = attempt(&world, "client", &address, &admitted).await?;
     ensure!(seen == "connected", "the scheduler must be unharmed by all that: {seen}");
     release(here).await?;
@@ -216,22 +224,49 @@ async fn an_expired_certificate_of_the_right_authority_is_refused() -> Result<()
     let folder = world.scratch("passes")?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
 
-    let (certificate, key) = issue(&world, &cluster, MemberRole::Client, (now - 7_200, now - 3_600), true).await?;
+    let authority = cluster_authority(&world)?;
+    let (certificate, key) = issue(
+        &world,
+        &authority,
+        &cluster,
+        Claims { role: MemberRole::Client, valid: (now - 7_200, now - 3_600), server: false },
+    )
+    .await?;
     let expired = pass(&folder, "expired", ca, &certificate, &key)?;
     let outcome = attempt(&world, "client", &address, &expired).await?;
     ensure!(outcome.starts_with("refused"), "an expired certificate: {outcome}");
 
+    openssl_is_refused(&address, &expired, "an expired certificate").await?;
+
     // The same with times that hold gets in: so it was the time that was refused.
-    let (certificate, key) = issue(&world, &cluster, MemberRole::Client, (now - 600, now + 3_600), true).await?;
+    let (certificate, key) = issue(
+        &world,
+        &authority,
+        &cluster,
+        Claims { role: MemberRole::Client, valid: (now - 600, now + 3_600), server: false },
+    )
+    .await?;
     let fresh = pass(&folder, "fresh", ca, &certificate, &key)?;
     ensure!(attempt(&world, "client", &address, &fresh).await? == "connected");
 
     // A worker's certificate does register, and a client's with both usages still does not: the role decides.
-    let (certificate, key) = issue(&world, &cluster, MemberRole::Client, (now - 600, now + 3_600), false).await?;
+    let (certificate, key) = issue(
+        &world,
+        &authority,
+        &cluster,
+        Claims { role: MemberRole::Client, valid: (now - 600, now + 3_600), server: true },
+    )
+    .await?;
     let posing = pass(&folder, "posing", ca, &certificate, &key)?;
     let outcome = attempt(&world, "worker", &address, &posing).await?;
     ensure!(outcome.starts_with("refused"), "a client with server usage as worker: {outcome}");
-    let (certificate, key) = issue(&world, &cluster, MemberRole::Worker, (now - 600, now + 3_600), false).await?;
+    let (certificate, key) = issue(
+        &world,
+        &authority,
+        &cluster,
+        Claims { role: MemberRole::Worker, valid: (now - 600, now + 3_600), server: true },
+    )
+    .await?;
     let worker = pass(&folder, "worker", ca, &certificate, &key)?;
     ensure!(
         attempt(&world, "worker", &address, &worker).await? == "registered",
@@ -254,18 +289,34 @@ async fn openssl_without_a_certificate_gets_no_session() -> Result<()> {
         ("scheduler, TLS 1.1", address.as_str(), vec!["-tls1_1"]),
         ("agents listener, TLS 1.2", agents.as_str(), vec!["-tls1_2"]),
     ] {
-        let mut command = Command::new("openssl");
-        command.args(["s_client", "-connect", target, "-quiet", "-no_ign_eof"]).args(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().context("openssl is needed for this test: apt-get install openssl")?;
-        // TLS 1.3 tells the client of a missing certificate only when it reads: keep the pipe open until openssl ends.
-        let stdin = child.stdin.take();
-        let done = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await.context(name)??;
-        drop(stdin);
-        let said = String::from_utf8_lossy(&done.stderr).to_lowercase();
-        ensure!(!done.status.success() && said.contains("alert"), "{name}: {} {said}", done.status);
+        let (success, said) = openssl(target, &arguments).await.context(name)?;
+        ensure!(!success && said.contains("alert"), "{name}: {said}");
     }
     release(held).await
+}
+
+/// What `openssl s_client` says to a listener, and whether it was content.
+async fn openssl(target: &str, arguments: &[&str]) -> Result<(bool, String)> {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", "-connect", target, "-quiet", "-no_ign_eof"]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().context("openssl is needed for this test: apt-get install openssl")?;
+    // TLS 1.3 tells the client of a refused certificate only when it reads: keep the pipe open until openssl ends.
+    let stdin = child.stdin.take();
+    let done = tokio::time::timeout(Duration::from_secs(20), child.wait_with_output()).await;
+    drop(stdin);
+    let done = done.context("openssl was not cut off")??;
+    Ok((done.status.success(), String::from_utf8_lossy(&done.stderr).to_lowercase()))
+}
+
+/// `openssl s_client` with a pass must be cut off with an alert.
+async fn openssl_is_refused(address: &str, with: &Pass, name: &str) -> Result<()> {
+    let text = |path: &Path| path.display().to_string();
+    let (certificate, key) = (text(&with.certificate), text(&with.key));
+    let target = address.trim_start_matches("tls://");
+    let (success, said) = openssl(target, &["-cert", &certificate, "-key", &key]).await.context(name.to_owned())?;
+    ensure!(!success && said.contains("alert"), "{name}, by openssl: {said}");
+    Ok(())
 }
 
 fn agents_listener(world: &World) -> Result<String> {

@@ -44,11 +44,11 @@ pub fn run(tier: Tier) -> Outcome {
     } else {
         let tools = Tools::make()?;
         python_checks(&tools.python)?;
-        let mut environment = tools.environment()?;
-        if tier == Tier::Slow {
-            environment.push(("TOWLINE_TEST_SLOW", "1".into()));
-        }
+        let environment = tools.environment()?;
         rust_tests(&environment, &["--workspace"])?;
+        if tier == Tier::Slow {
+            slow_tests(&environment)?;
+        }
         python_tests(&tools.python, &environment)?;
         released_demo()?;
     }
@@ -75,6 +75,15 @@ fn rust_tests(environment: &[(&str, OsString)], selection: &[&str]) -> Outcome {
         cargo(if nextest { vec!["nextest", "run", "--no-fail-fast"] } else { vec!["test", "--no-fail-fast"] });
     command.args(["--all-features", "--locked"]).args(selection).envs(environment.iter().cloned());
     step("Rust tests", &mut command)
+}
+
+/// Tests that measure or wait: each is ignored by name with its reason, and run here.
+fn slow_tests(environment: &[(&str, OsString)]) -> Outcome {
+    let measure = ["test", "-p", "towline-agent", "--all-features", "--locked", "--test", "dask"];
+    let mut command = cargo(measure);
+    command.args(["--", "--ignored", "--nocapture"]);
+    command.envs(environment.iter().cloned());
+    step("slow tests", &mut command)
 }
 
 /// What the tests need beside Rust, made below `target/`.
@@ -152,6 +161,10 @@ fn python_tests(python: &Path, environment: &[(&str, OsString)]) -> Outcome {
 fn released_demo() -> Outcome {
     step("release build", &mut cargo(["build", "--release", "--locked"]))?;
     let data = target().join("xtask/demo");
+    // A clean start, so that the first run is a stranger's first run.
+    if data.exists() {
+        std::fs::remove_dir_all(&data).map_err(|error| format!("{}: {error}", data.display()))?;
+    }
     for round in ["first", "second"] {
         let mut demo = cargo(["run", "--release", "--locked", "--quiet", "--", "demo", "--data-dir"]);
         demo.arg(&data);
