@@ -107,9 +107,8 @@ def run(arguments: argparse.Namespace, emit: Emit) -> None:
         towline.Cluster(
             n_workers=arguments.workers,
             wait_for_workers=True,
-            # Kept for a person who looks around, and not for ever.
+            # Kept for a person who looks around, and not for ever: `max_lifetime` ends it.
             shutdown_on_close=not arguments.keep,
-            no_client_timeout="1 hour" if arguments.keep else "2 minutes",
             progress=progress,
         ) as cluster,
         cluster.get_client() as client,

@@ -261,7 +261,7 @@ class FakeControlPlane:
         for view in self.clusters.values():
             if name in (view["id"], view["name"]):
                 return view
-        raise Problem(404, "cluster_not_found", f"there is no cluster {name}", "`towline cluster list` shows them.")
+        raise Problem(404, "cluster_unknown", f"there is no cluster {name}", "`towline cluster list` shows them.")
 
     def make(self, body: dict) -> dict:
         cluster = random_id("cl-")

@@ -111,7 +111,24 @@ def test_defaults_are_those_of_the_design():
     assert (options.idle_after, options.no_client_after, options.max_lifetime) == (1200, 120, 86400)
     assert _options.Options.parse(n_workers=0, cores=8).threads == 8
     assert _options.Options.parse(n_workers=100, cores=2).threads == 1
-    assert _options.Options.parse(n_workers=1, idle_timeout=None).idle_after is None
+
+
+def test_what_does_not_end_a_cluster_yet_is_refused():
+    for not_yet in (
+        {"idle_timeout": None},
+        {"idle_timeout": "5 minutes"},
+        {"no_client_timeout": "1 hour"},
+        {"no_client_timeout": 1201},
+    ):
+        (name,) = not_yet
+        with pytest.raises(
+            ClusterError, match=f"`{name}` is not supported yet: .*does not end.*max_lifetime="
+        ) as caught:
+            _options.Options.parse(n_workers=1, **not_yet)
+        assert caught.value.code == "argument_invalid"
+    assert _options.Options.parse(n_workers=1, idle_timeout=1200, no_client_timeout="120s") == _options.Options.parse(
+        n_workers=1
+    )
 
 
 def test_durations_in_every_form_are_whole_seconds():
@@ -245,7 +262,7 @@ def test_something_else_at_the_address_is_told(bench):
 def test_a_name_cannot_change_the_path(bench):
     with pytest.raises(ClusterError) as caught:
         call(lambda plane: plane.cluster("../whoami?x=#"))
-    assert caught.value.code in ("cluster_not_found", "not_found")
+    assert caught.value.code in ("cluster_unknown", "not_found")
     assert bench.plane.calls == [("GET", "/api/v1/clusters/..%2Fwhoami%3Fx%3D%23")]
 
 

@@ -27,6 +27,9 @@ __all__ = ["Cluster"]
 class Cluster(Lifecycle):
     """A Dask cluster with the packages that this interpreter has.
 
+    It ends when this object is closed, at the latest when the interpreter ends, and after `max_lifetime`. Nothing else
+    ends it yet: one whose Python process was killed goes on until `max_lifetime` or ``towline cluster stop``.
+
     Parameters
     ----------
     n_workers : int, default 4
@@ -46,11 +49,11 @@ class Cluster(Lifecycle):
     worker_resources : dict, optional
         Dask's abstract resources of each worker, for example ``{"GPU": 1}``.
     idle_timeout : number, str, timedelta or None, default "20 minutes"
-        End the cluster after this long without work; None never does.
+        Not yet: idleness does not end a cluster. Any other value is refused; use `max_lifetime`.
     no_client_timeout : number, str or timedelta, default "2 minutes"
-        End it this long after its last client left.
+        Not yet: a missing client does not end a cluster. Any other value is refused; use `max_lifetime`.
     max_lifetime : number, str or timedelta, default "24 hours"
-        End it after this long, whatever it does.
+        End the cluster after this long, whatever it does; at most 7 days.
     tags : dict of str to str, optional
         Labels for usage reports.
     wait_for_workers : bool, int or float, default 0.3

@@ -298,7 +298,7 @@ class Lifecycle(DaskCluster):
             _farewell.done(self)
 
     async def _shut_down(self, until: float) -> bool:
-        """Ask for the cluster's end and wait for it; whether it has ended. Does not raise: a rule ends it anyway."""
+        """Ask for the cluster's end and wait for it; whether it has ended. Does not raise: `max_lifetime` is there."""
         name = await self._attempt.find_id()
         if name is None:
             return False
@@ -320,7 +320,8 @@ class Lifecycle(DaskCluster):
                 return True
         except ClusterError as error:
             warnings.warn(
-                f"the cluster {self.name} could not be told to end: {error} It ends by itself when it has no client.",
+                f"the cluster {self.name} could not be told to end: {error} It may go on until its max_lifetime; "
+                f"`towline cluster stop {name}` ends it earlier.",
                 ResourceWarning,
                 stacklevel=2,
             )

@@ -22,6 +22,10 @@ __all__ = ["Options", "refuse_unknown", "seconds", "wanted_workers"]
 
 Duration = float | int | str | timedelta
 
+#: What the control plane is asked for. It notes these and does not act on them yet, so no other value is taken.
+_IDLE_AFTER = 20 * 60
+_NO_CLIENT_AFTER = 2 * 60
+
 #: The control plane's cap; it has the last word.
 _MAX_LIFETIME = 7 * 24 * 3600.0
 _MAX_WORKERS = 10_000
@@ -70,8 +74,8 @@ class Options:
     memory_limit: int | None = None
     nanny: bool = True
     resources: tuple[tuple[str, int], ...] = ()
-    idle_after: int | None = 20 * 60
-    no_client_after: int = 2 * 60
+    idle_after: int = _IDLE_AFTER
+    no_client_after: int = _NO_CLIENT_AFTER
     max_lifetime: int = 24 * 3600
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -116,8 +120,10 @@ class Options:
             memory_limit=_memory(worker_memory),
             nanny=_flag("worker_nanny", worker_nanny),
             resources=_resources(worker_resources),
-            idle_after=None if idle_timeout is None else seconds("idle_timeout", idle_timeout),
-            no_client_after=seconds("no_client_timeout", no_client_timeout),
+            idle_after=_not_yet("idle_timeout", idle_timeout, _IDLE_AFTER, "idleness does not end a cluster"),
+            no_client_after=_not_yet(
+                "no_client_timeout", no_client_timeout, _NO_CLIENT_AFTER, "a missing client does not end a cluster"
+            ),
             max_lifetime=seconds("max_lifetime", max_lifetime, most=_MAX_LIFETIME),
             tags=_tags(tags),
         )
@@ -200,6 +206,16 @@ def _invalid(argument: str, value: object, takes: str) -> ClusterError:
     return ClusterError(
         "argument_invalid", f"`{argument}` {takes}; it was given {value!r:.80}", f"Change `{argument}`."
     )
+
+
+def _not_yet(argument: str, value: Duration | None, default: int, because: str) -> int:
+    if value is None or seconds(argument, value) != default:
+        raise ClusterError(
+            "argument_invalid",
+            f"`{argument}` is not supported yet: {because}; only max_lifetime and closing do",
+            f"Leave `{argument}` out; use max_lifetime=….",
+        )
+    return default
 
 
 def _count(argument: str, value: object, least: int, most: int) -> int:

@@ -213,7 +213,7 @@ class Attempt:
         try:
             return (await asyncio.wait_for(asyncio.shield(self._creating), _LAST_ANSWER_SECONDS)).id
         except Exception:
-            # It failed by itself, or nobody can say. A cluster without an admitted client ends by its own rule.
+            # It failed by itself, or nobody can say. If there is a cluster, its max_lifetime ends it.
             self._creating.cancel()
             return None
 
