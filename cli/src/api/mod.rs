@@ -47,6 +47,24 @@ impl Api {
     /// For a profile: its CA is the only root when it names one.
     pub fn new(profile: Profile) -> Outcome<Self> {
         let client = http::client(&profile)?;
+        Self::with(client, profile)
+    }
+
+    /// For a profile whose CA is not in a file yet: a login that has not succeeded writes none.
+    pub fn pinned(profile: Profile, ca_pem: &str) -> Outcome<Self> {
+        let client = towline_transport::client::http_client(ca_pem, None).map_err(|error| {
+            Failure::new(
+                Exit::Refused,
+                "ca_unusable",
+                "Cannot use the CA certificate that the server presents",
+                "ask whoever runs the server to look at its certificates",
+            )
+            .caused_by(&error)
+        })?;
+        Self::with(client, profile)
+    }
+
+    fn with(client: reqwest::Client, profile: Profile) -> Outcome<Self> {
         let base = url::Url::parse(&profile.url).map_err(|error| {
             Failure::new(
                 Exit::Config,

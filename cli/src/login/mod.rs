@@ -7,6 +7,7 @@ mod authority;
 mod prompt;
 
 use crate::api::Api;
+use crate::api::views::WhoAmI;
 use crate::arguments::LoginArguments;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -35,11 +36,8 @@ pub async fn run(arguments: &LoginArguments, output: Output) -> Outcome<()> {
         None => None,
     };
     let token = prompt::token(&address.url).await?;
-    let ca_file = ca_pem.as_deref().map(|pem| store_ca(&path, &arguments.name, pem)).transpose()?;
     let url = address.url.origin().ascii_serialization();
-    let mut profile = Profile { url: url.clone(), ca_file, token, workspace: None };
-    let who = Api::new(profile.clone())?.whoami().await?.view;
-    profile.workspace = Some(who.workspace.clone());
+    let (profile, who) = enter(&path, &arguments.name, url.clone(), ca_pem.as_deref(), token).await?;
     profiles.profile.insert(arguments.name.clone(), profile);
     profiles.default.get_or_insert_with(|| arguments.name.clone());
     profiles.save(&path)?;
@@ -50,6 +48,26 @@ pub async fn run(arguments: &LoginArguments, output: Output) -> Outcome<()> {
         crate::output::warn(&format!("the server is version {}, this is {}", who.version, env!("CARGO_PKG_VERSION")));
     }
     Ok(())
+}
+
+/// Check address, CA and token against the server. Files change only after that: a profile of the same name that works
+/// survives a login that fails.
+async fn enter(
+    profiles: &Path,
+    name: &str,
+    url: String,
+    ca_pem: Option<&str>,
+    token: String,
+) -> Outcome<(Profile, WhoAmI)> {
+    let mut profile = Profile { url, ca_file: None, token, workspace: None };
+    let api = match ca_pem {
+        Some(pem) => Api::pinned(profile.clone(), pem)?,
+        None => Api::new(profile.clone())?,
+    };
+    let who = api.whoami().await?.view;
+    profile.ca_file = ca_pem.map(|pem| store_ca(profiles, name, pem)).transpose()?;
+    profile.workspace = Some(who.workspace.clone());
+    Ok((profile, who))
 }
 
 fn parse(text: &str) -> Outcome<Address> {
@@ -102,6 +120,24 @@ fn store_ca(profiles: &Path, name: &str, pem: &str) -> Outcome<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use towline_protocol::time::UnixSeconds;
+    use towline_transport::authority::Authority;
+
+    #[tokio::test]
+    async fn a_login_that_fails_leaves_the_ca_of_a_working_profile() {
+        towline_transport::install_crypto_provider();
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (profiles, kept) = (directory.path().join("profiles.toml"), directory.path().join("default.ca.pem"));
+        std::fs::write(&kept, "the working one").expect("write");
+        let other = Authority::create("other", UnixSeconds(1_700_000_000), UnixSeconds(4_000_000_000)).expect("CA");
+        // Nobody listens: the listener is gone at the end of the statement.
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
+        let url = format!("https://{nobody}");
+        let entered = enter(&profiles, "default", url, Some(other.certificate_pem()), "tl_x".to_owned()).await;
+        assert_eq!(entered.expect_err("nobody answers").exit, Exit::Unreachable);
+        assert_eq!(std::fs::read_to_string(&kept).expect("there"), "the working one");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 1, "nothing else is left there");
+    }
 
     #[test]
     fn reads_address_and_fingerprint() {
