@@ -58,12 +58,21 @@ struct Seen<'a> {
 
 /// Whether a process runs from the data directory: its program lies there, or it is this binary at work on it. A
 /// person's own shell or editor inside the directory is neither, nor is a command that a person has just typed.
+///
+/// Hosts outlive an upgrade, so a binary that was replaced is still this one, and so is, for agents, one of its name
+/// that lies elsewhere.
 fn belongs(seen: &Seen<'_>, data_dir: &Path, own_exe: &Path) -> bool {
     let inside = |text: &str| Path::new(text).starts_with(data_dir);
     if seen.arguments.first().is_some_and(|first| inside(first)) {
         return true;
     }
-    let ours = seen.exe.is_some_and(|exe| exe == own_exe) && serves(seen.arguments);
+    let (exe, own_exe) = (seen.exe.map(without_deleted), without_deleted(own_exe));
+    if exe.is_some_and(|exe| exe.file_name() == own_exe.file_name())
+        && host_dir(seen.arguments).is_some_and(|path| path.starts_with(data_dir))
+    {
+        return true;
+    }
+    let ours = exe.is_some_and(|exe| exe == own_exe) && serves(seen.arguments);
     let about = seen.arguments.iter().skip(1).any(|argument| inside(argument));
     ours && (about || seen.directory.is_some_and(|path| path.starts_with(data_dir)))
 }
@@ -76,6 +85,20 @@ fn serves(arguments: &[String]) -> bool {
         Some("server") => matches!(words.next(), Some("blobs" | "run")),
         _ => false,
     }
+}
+
+/// The host directory that an agent or runner was given.
+fn host_dir(arguments: &[String]) -> Option<&Path> {
+    if arguments.get(1)? != "agent" {
+        return None;
+    }
+    let at = arguments.iter().position(|argument| argument == "--host-dir")?;
+    arguments.get(at + 1).map(Path::new)
+}
+
+/// The kernel says so after the path of a program that was removed or replaced since it started.
+fn without_deleted(exe: &Path) -> &Path {
+    exe.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map_or(exe, Path::new)
 }
 
 /// Every process of this user that runs from the data directory, but not this one.
@@ -162,6 +185,26 @@ mod tests {
         assert!(!belongs(&seen(&typed, "/usr/bin/towline", "/"), data, own));
         let server = strings(&["towline", "--json", "server", "run", "--data-dir", "/d/demo"]);
         assert!(belongs(&seen(&server, "/usr/bin/towline", "/"), data, own));
+    }
+
+    #[test]
+    fn agents_of_a_replaced_binary_count() {
+        let (data, own) = (Path::new("/d/demo"), Path::new("/opt/2/towline"));
+        let strings = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let agent = strings(&["towline", "agent", "--host-dir", "/d/demo/hosts/ho-a"]);
+        let runner = strings(&["towline", "agent", "runner", "--host-dir", "/d/demo/hosts/ho-a"]);
+        for exe in ["/opt/2/towline (deleted)", "/opt/1/towline", "/opt/1/towline (deleted)"] {
+            assert!(belongs(&seen(&agent, exe, "/"), data, own), "{exe}");
+            assert!(belongs(&seen(&runner, exe, "/"), data, own), "{exe}");
+        }
+        assert!(belongs(&seen(&agent, "/opt/2/towline", "/"), data, Path::new("/opt/2/towline (deleted)")));
+        let server = strings(&["towline", "server", "blobs", "--data-dir", "/d/demo"]);
+        assert!(belongs(&seen(&server, "/opt/2/towline (deleted)", "/"), data, own));
+        let other = strings(&["towline", "agent", "--host-dir", "/d/demo2/hosts/ho-a"]);
+        assert!(!belongs(&seen(&other, "/opt/1/towline", "/"), data, own));
+        assert!(!belongs(&seen(&agent, "/usr/bin/less", "/"), data, own), "another program");
+        let typed = strings(&["towline", "host", "list", "--host-dir", "/d/demo/hosts/ho-a"]);
+        assert!(!belongs(&seen(&typed, "/opt/1/towline", "/"), data, own), "not an agent");
     }
 
     #[test]

@@ -345,4 +345,36 @@ mod tests {
         assert!(!path.join("server").exists() && path.join("thesis.tex").exists());
         assert!(reset(path, false, output).is_ok(), "nothing to delete needs no confirmation");
     }
+
+    #[test]
+    fn reset_spares_the_hosts_of_a_binary_that_was_replaced() {
+        let (data, elsewhere) = (tempfile::tempdir().expect("data"), tempfile::tempdir().expect("programs"));
+        let own = std::env::current_exe().expect("this test");
+        // A shell under our name, reading a script called `agent` that waits: what is known of it is what an agent shows.
+        let program = elsewhere.path().join(own.file_name().expect("name"));
+        std::fs::copy("/bin/sh", &program).expect("copy");
+        std::fs::write(elsewhere.path().join("agent"), "echo up; read line").expect("script");
+        let mut command = std::process::Command::new(&program);
+        command.args(["agent", "--host-dir"]).arg(data.path().join("hosts/ho-a")).current_dir(elsewhere.path());
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        // Busy for as long as another test's child, just forked, has the copy open for writing.
+        let mut child = (0..100)
+            .find_map(|_| match command.spawn() {
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::sleep(Duration::from_millis(20));
+                    None
+                }
+                spawned => Some(spawned.expect("spawn")),
+            })
+            .expect("spawned");
+        let mut up = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().expect("piped")), &mut up)
+            .expect("up");
+        std::fs::remove_file(&program).expect("replaced");
+        let outcome = reset(data.path(), true, Output::new(false));
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert_eq!(outcome.expect_err("a host lives").code, "hosts_alive");
+        assert!(reset(data.path(), true, Output::new(false)).is_ok());
+    }
 }
