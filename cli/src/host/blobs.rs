@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use towline_blob_store::Settings;
 use towline_protocol::ids::VerifyingKey;
@@ -26,8 +27,10 @@ const MAX_BLOB_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long it may take to end.
 const END_LIMIT: Duration = Duration::from_secs(3);
-/// A process that died is started again, but not for ever.
+/// A process that died is started again, but not for ever: this often in a row.
 const RESTARTS: u32 = 5;
+/// One that has run for this long died of something new: the row begins anew.
+const STEADY: Duration = Duration::from_secs(10 * 60);
 
 /// The one line on its standard output.
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,6 +101,18 @@ fn failed(listen: SocketAddr) -> Failure {
     )
 }
 
+/// Deaths in a row, each soon after its start.
+#[derive(Debug, Default)]
+struct Deaths(u32);
+
+impl Deaths {
+    /// One more, after this long a life. Which restart of the row is due, or `None` when there have been enough.
+    fn another(&mut self, lived: Duration) -> Option<u32> {
+        self.0 = if lived < STEADY { self.0 + 1 } else { 1 };
+        (self.0 <= RESTARTS).then_some(self.0)
+    }
+}
+
 /// The blob store as `server run` sees it.
 #[derive(Debug)]
 pub struct BlobProcess {
@@ -105,6 +120,8 @@ pub struct BlobProcess {
     child: Child,
     /// Open for as long as it is to run. Kept apart: waiting for a child closes the pipe that is still in it.
     pipe: Option<ChildStdin>,
+    /// When the child was there.
+    since: Instant,
     /// Where it listens.
     pub address: SocketAddr,
 }
@@ -114,7 +131,7 @@ impl BlobProcess {
     pub async fn start(data_dir: &Path, listen: SocketAddr) -> Outcome<Self> {
         let (mut child, address) = spawn(data_dir, listen).await?;
         let pipe = child.stdin.take();
-        Ok(Self { data_dir: data_dir.to_owned(), child, pipe, address })
+        Ok(Self { data_dir: data_dir.to_owned(), child, pipe, since: Instant::now(), address })
     }
 
     /// Its process.
@@ -125,21 +142,26 @@ impl BlobProcess {
     /// Watch it and start it again at the same address when it dies. Returns when it cannot be kept alive; end by
     /// dropping the future, then [`BlobProcess::stop`].
     pub async fn watch(&mut self) -> Failure {
-        for attempt in 1..=RESTARTS {
+        let mut deaths = Deaths::default();
+        loop {
             // Cancel-safe: waiting for a child changes nothing before it has ended.
             let status = self.child.wait().await;
+            let Some(attempt) = deaths.another(self.since.elapsed()) else {
+                let minutes = STEADY.as_secs() / 60;
+                let why = format!("it ended {} times, each within {minutes} minutes of its start", RESTARTS + 1);
+                return failed(self.address).because(why);
+            };
             tracing::warn!(attempt, status = ?status.ok(), "the blob store ended; starting it again");
             tokio::time::sleep(Duration::from_millis(200) * attempt).await;
             match spawn(&self.data_dir, self.address).await {
                 Ok((mut child, _)) => {
                     self.pipe = child.stdin.take();
                     self.child = child;
+                    self.since = Instant::now();
                 }
                 Err(failure) => return failure,
             }
         }
-        let _ = self.child.wait().await;
-        failed(self.address).because(format!("it ended {RESTARTS} times"))
     }
 
     /// Close its standard input, wait, then kill.
@@ -183,5 +205,22 @@ async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAdd
                 .to_owned();
             Err(failed(listen).because(why))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_deaths_in_quick_succession_are_too_many() {
+        let mut deaths = Deaths::default();
+        for _ in 0..100 {
+            assert_eq!(deaths.another(STEADY), Some(1), "one death in ten minutes is never too many");
+        }
+        let soon = STEADY - Duration::from_secs(1);
+        let row: Vec<_> = (0..5).map(|_| deaths.another(soon)).collect();
+        assert_eq!(row, [Some(2), Some(3), Some(4), Some(5), None]);
+        assert_eq!(deaths.another(STEADY), Some(1));
     }
 }
