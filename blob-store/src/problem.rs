@@ -68,7 +68,7 @@ impl From<&UploadError> for Problem {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "blob_too_large",
                 "The blob is larger than its grant or the store allows.",
-                "Ship fewer or smaller files, or raise the store's limit.",
+                "Ship fewer or smaller files; the store's own limit cannot be changed.",
             ),
             UploadError::OtherDigest => (
                 StatusCode::UNPROCESSABLE_ENTITY,
