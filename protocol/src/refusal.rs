@@ -63,8 +63,11 @@ pub enum Refusal {
     /// An admission signed by somebody else.
     #[error("the admission of roster entry {0:?} is not the owner's")]
     AdmissionNotOwners(String),
-    /// Entries vanished or changed.
-    #[error("the roster dropped or changed an entry")]
+    /// A scheduler beside the host that the roster is for.
+    #[error("roster entry {0:?} is a scheduler, but not the host that the roster is for")]
+    OtherScheduler(String),
+    /// Entries vanished or changed within one epoch.
+    #[error("the roster dropped or changed an entry of its own epoch")]
     RosterShrank,
     /// No assignment yet, so no owner to check admissions against.
     #[error("a roster came before the first assignment")]
@@ -105,6 +108,7 @@ impl Refusal {
             Self::NoAdmission(_) => "no_admission",
             Self::AdmissionMismatch(_) => "admission_mismatch",
             Self::AdmissionNotOwners(_) => "admission_not_owners",
+            Self::OtherScheduler(_) => "other_scheduler",
             Self::RosterShrank => "roster_shrank",
             Self::RosterTooEarly => "roster_too_early",
         }

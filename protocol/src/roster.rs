@@ -6,7 +6,8 @@ use crate::ids::{ClusterId, Epoch, HostId, Spki, WorkspaceId};
 use crate::time::UnixSeconds;
 use serde::{Deserialize, Serialize};
 
-/// The signed list of members. Entries are only ever added; a removed member means a new cluster.
+/// The signed list of members. Within an epoch entries are only ever added; in a new one some may be missing (a restored
+/// backup). A certificate that was issued stays valid: a removed member means a new cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Roster {
@@ -52,7 +53,7 @@ pub struct Member {
 pub enum MemberRole {
     /// May connect and submit.
     Client,
-    /// May be the scheduler.
+    /// May be the scheduler: the roster's own audience only.
     Scheduler,
     /// May register as worker or nanny.
     Worker,

@@ -214,9 +214,12 @@ impl Trust {
             }
         }
         self.check_times(new.issued_at, new.expires_at, system)?;
-        if known.is_some_and(|known| known.entries.iter().any(|entry| !new.entries.contains(entry))) {
+        // A control plane that came back with an older backup no longer knows every entry; its epoch is a new one.
+        let same_epoch = known.filter(|known| known.epoch == new.epoch);
+        if same_epoch.is_some_and(|known| known.entries.iter().any(|entry| !new.entries.contains(entry))) {
             return Err(Refusal::RosterShrank);
         }
+        check_schedulers(new)?;
         check_admissions(new, &owner)?;
         self.roster = Some(AcceptedRoster { epoch: new.epoch, version: new.version, fingerprint });
         self.raise_floor(new.issued_at, &delegation);
@@ -271,6 +274,17 @@ fn check_epoch(epoch: Epoch, delegation: &Delegation) -> Result<(), Refusal> {
     }
     if epoch.0 > delegation.not_after.0 {
         return Err(Refusal::EpochCeiling);
+    }
+    Ok(())
+}
+
+/// Nobody but the host that the roster is for may be the scheduler, and that one once.
+fn check_schedulers(roster: &Roster) -> Result<(), Refusal> {
+    let schedulers = roster.entries.iter().filter(|entry| entry.role == MemberRole::Scheduler);
+    for (place, entry) in schedulers.enumerate() {
+        if place > 0 || entry.id != roster.audience.as_str() {
+            return Err(Refusal::OtherScheduler(entry.id.clone()));
+        }
     }
     Ok(())
 }

@@ -355,11 +355,30 @@ fn rosters() -> Vec<Named> {
             "roster_shrank",
         )
     };
+    let shrunk_in_new_epoch = Vector {
+        known_roster: Some(base.clone()),
+        ..make(
+            "an entry vanished, in a new term: a restored backup",
+            Roster { epoch: Epoch(1_001), version: 2, entries: base.entries[..1].to_vec(), ..base.clone() },
+            "new",
+        )
+    };
+    let mut second_key = scheduler_entry(1);
+    second_key.spki = spki(8);
+    let twice = Roster { entries: vec![scheduler_entry(1), second_key], ..base.clone() };
     let mut early = trust();
     early.owner = None;
     let early = Vector { trust: early, ..make("before the first assignment", base.clone(), "roster_too_early") };
     vec![
-        ("roster-valid", make("a newer roster with a worker and an admitted client", base.clone(), "new")),
+        (
+            "roster-valid",
+            make("a newer roster with a worker, an admitted client and the host itself", base.clone(), "new"),
+        ),
+        (
+            "roster-names-another-scheduler",
+            make("another host as a further scheduler", with(scheduler_entry(8)), "other_scheduler"),
+        ),
+        ("roster-names-its-scheduler-twice", make("a second key for the scheduler", twice, "other_scheduler")),
         ("roster-rolled-back", make("an older version", Roster { version: 2, ..base.clone() }, "replay")),
         (
             "roster-lower-epoch",
@@ -432,6 +451,7 @@ fn rosters() -> Vec<Named> {
             make("a host entry with an admission", with(host_with_admission), "admission_mismatch"),
         ),
         ("roster-shrank", shrunk),
+        ("roster-shrank-in-new-epoch", shrunk_in_new_epoch),
         ("roster-before-assignment", early),
         (
             "roster-signed-by-stranger",

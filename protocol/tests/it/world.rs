@@ -128,6 +128,16 @@ pub fn client_entry(n: u8, admission: Option<Envelope>) -> Member {
     }
 }
 
+pub fn scheduler_entry(n: u8) -> Member {
+    Member {
+        id: host(n).to_string(),
+        role: MemberRole::Scheduler,
+        spki: spki(n),
+        not_after: UnixSeconds(NOW + 86_400),
+        admission: None,
+    }
+}
+
 pub fn roster() -> Roster {
     Roster {
         v: 0,
@@ -147,6 +157,7 @@ pub fn roster() -> Roster {
                 admission: None,
             },
             client_entry(3, Some(sign(&admission(3), &owner()))),
+            scheduler_entry(1),
         ],
     }
 }
