@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 fn agent(host_dir: PathBuf) -> anyhow::Result<ExitCode> {
     let exe = std::env::current_exe()?;
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    tokio.block_on(async {
+    let exit = tokio.block_on(async {
         let shutdown = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -70,5 +70,8 @@ fn agent(host_dir: PathBuf) -> anyhow::Result<ExitCode> {
                 _ = interrupt.recv() => shutdown.cancel(),
             }
         }
-    })
+    });
+    // A disk that hangs must not keep the process alive.
+    tokio.shutdown_background();
+    exit
 }

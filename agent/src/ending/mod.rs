@@ -45,15 +45,20 @@ pub struct Evidence {
 pub fn sign_off(directory: &Path, evidence: &Evidence) -> (SignOff, Option<io::Error>) {
     let text = serde_json::to_vec_pretty(evidence).expect("evidence holds only strings, integers, lists and objects");
     let written = towline_transport::keys::write_secret(&directory.join("sign-off.json"), &text);
-    let word = SignOff {
+    let digest = written.is_ok().then(|| Digest::of(&text));
+    (SignOff { evidence: digest, ..unproven(evidence) }, written.err())
+}
+
+/// The last word of a host whose evidence is not durable.
+pub fn unproven(evidence: &Evidence) -> SignOff {
+    SignOff {
         reason: evidence.reason,
         at: evidence.at,
         processes_stopped: evidence.stopped.stopped,
         processes_killed: evidence.stopped.killed,
         position: evidence.position,
-        evidence: written.is_ok().then(|| Digest::of(&text)),
-    };
-    (word, written.err())
+        evidence: None,
+    }
 }
 
 /// End this instance by the platform's own means. On `local` that is leaving.

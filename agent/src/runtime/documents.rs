@@ -5,6 +5,7 @@
 use super::certificates::{InstallError, NodeCertificate};
 use super::memory::Rejected;
 use super::owner::Owner;
+use super::work::on_disk;
 use crate::reconcile::Outcome;
 use crate::runner::facts::{boot_time, unix_time};
 use towline_protocol::envelope::Envelope;
@@ -28,7 +29,7 @@ impl Owner {
             }
             AgentEvent::Assignment(envelope) => self.assignment(&envelope).await,
             AgentEvent::Roster(envelope) => {
-                let accepted = self.memory.accept_roster(&envelope, unix_time()).await;
+                let accepted = self.memory.accept_roster(&envelope, &self.host.dask, unix_time()).await;
                 self.judged("roster", accepted);
             }
             AgentEvent::Lease(envelope) => self.lease(&envelope),
@@ -125,9 +126,10 @@ impl Owner {
                     return self.journal_failed(&error);
                 }
                 let host = self.host.clone();
-                tokio::task::spawn_blocking(move || certificate.install(&host))
+                let path = host.directory.clone();
+                on_disk(move || certificate.install(&host))
                     .await
-                    .expect("writing files does not panic")
+                    .unwrap_or_else(|source| Err(InstallError::Io { path, source }))
             }
             Err(error) => Err(error),
         };

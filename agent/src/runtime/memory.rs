@@ -3,16 +3,19 @@
 //! Every document is checked on a copy, the copy is made durable, and only then does it hold. Owns the journal; must
 //! not act on what it accepts. Driven by the owner task.
 
+use super::work::{FILES_DEADLINE, disk_is_silent};
 use crate::journal::{Age, Journal, JournalError, Kept, State};
 use crate::reconcile::{Order, RosterPlace, Wanted};
 use crate::runner::facts::boot_time;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use towline_protocol::assignment::Assignment;
 use towline_protocol::envelope::{self, Envelope, Verified};
+use towline_protocol::ids::Spki;
 use towline_protocol::lease::Lease;
 use towline_protocol::report::EndReason;
-use towline_protocol::roster::Roster;
+use towline_protocol::roster::{MemberRole, Roster};
 use towline_protocol::time::{BootTime, UnixSeconds};
 use towline_protocol::trust::{Accepted, Refusal, Trust};
 
@@ -43,8 +46,11 @@ pub enum MemoryError {
 /// The host's memory.
 #[derive(Debug)]
 pub struct Memory {
-    // Taken only while a commit runs on the blocking pool; the owner task waits for it.
-    journal: Option<Journal>,
+    state: State,
+    writer: Writer,
+    // How long a commit may take.
+    patience: Duration,
+    directory: PathBuf,
     assignment: Option<Assignment>,
     roster: Option<Roster>,
     boot: String,
@@ -57,12 +63,21 @@ impl Memory {
         let journal = Journal::open(directory, || State::new(fresh))?;
         let assignment = kept::<Assignment>(journal.state().assignment.as_ref())?;
         let roster = kept::<Roster>(journal.state().roster.as_ref())?;
-        Ok(Self { journal: Some(journal), assignment, roster, boot: boot.to_owned(), heard: None })
+        Ok(Self {
+            state: journal.state().clone(),
+            writer: Writer::Ready(journal),
+            patience: FILES_DEADLINE,
+            directory: directory.to_owned(),
+            assignment,
+            roster,
+            boot: boot.to_owned(),
+            heard: None,
+        })
     }
 
-    /// What is durable.
+    /// What holds: what is durable, the clock floor of the newest lease, and on the way out what no longer could be.
     pub fn state(&self) -> &State {
-        self.journal.as_ref().expect("back before the commit returns").state()
+        &self.state
     }
 
     /// The assignment in force.
@@ -102,7 +117,7 @@ impl Memory {
         change(&mut next);
         let committed = self.commit(next.clone()).await;
         if committed.is_err() {
-            self.journal.as_mut().expect("back after the commit").adopt_in_memory(next);
+            self.state = next;
         }
         committed
     }
@@ -133,12 +148,22 @@ impl Memory {
         }
     }
 
-    /// Check a roster and make it durable. True: it is new.
-    pub async fn accept_roster(&mut self, envelope: &Envelope, system: UnixSeconds) -> Result<bool, Rejected> {
+    /// Check a roster and make it durable. True: it is new. `own` is this host's Dask key, the only one that may get a
+    /// scheduler's certificate here.
+    pub async fn accept_roster(
+        &mut self,
+        envelope: &Envelope,
+        own: &Spki,
+        system: UnixSeconds,
+    ) -> Result<bool, Rejected> {
         let mut next = self.state().clone();
         match next.trust.accept_roster(envelope, self.roster.as_ref(), system)? {
             Accepted::Same => Ok(false),
             Accepted::New(verified) => {
+                let mut entries = verified.document().entries.iter();
+                if let Some(other) = entries.find(|entry| entry.role == MemberRole::Scheduler && entry.spki != *own) {
+                    return Err(Refusal::OtherScheduler(other.id.clone()).into());
+                }
                 next.roster = Some(keep(envelope, &next.trust));
                 self.commit(next).await?;
                 self.roster = Some(verified.into_document());
@@ -156,7 +181,7 @@ impl Memory {
     ) -> Result<Verified<Lease>, Refusal> {
         let mut next = self.state().clone();
         let lease = next.trust.accept_lease(envelope, system)?;
-        self.journal.as_mut().expect("no commit runs").adopt_in_memory(next);
+        self.state = next;
         self.heard = Some(now);
         Ok(lease)
     }
@@ -178,15 +203,50 @@ impl Memory {
         let (lived, silent) = self.ages(now);
         next.age =
             Age { boot: self.boot.clone(), at: now.0.as_secs(), lived: lived.as_secs(), silent: silent.as_secs() };
-        let mut journal = self.journal.take().expect("one commit at a time");
-        let (journal, result) = tokio::task::spawn_blocking(move || {
-            let result = journal.commit(next);
+        let mut journal = self.writer.take().await.ok_or_else(|| self.silent())?;
+        let new = next.clone();
+        let mut commit = tokio::task::spawn_blocking(move || {
+            let result = journal.commit(new);
             (journal, result)
-        })
-        .await
-        .expect("the journal does not panic");
-        self.journal = Some(journal);
-        result
+        });
+        let Ok(ended) = tokio::time::timeout(self.patience, &mut commit).await else {
+            // The next commit takes the journal back, if the disk has answered by then.
+            self.writer = Writer::Late(commit);
+            return Err(self.silent());
+        };
+        let (journal, result) = ended.expect("the journal does not panic");
+        self.writer = Writer::Ready(journal);
+        result?;
+        self.state = next;
+        Ok(())
+    }
+
+    fn silent(&self) -> JournalError {
+        JournalError::Io { path: self.directory.clone(), action: "write and sync", source: disk_is_silent() }
+    }
+}
+
+/// Who has the journal.
+#[derive(Debug)]
+enum Writer {
+    Ready(Journal),
+    /// A commit runs on the blocking pool, and the owner task waits for it.
+    Away,
+    /// A commit that did not end within its deadline. Until it does nothing can be made durable.
+    Late(JoinHandle<(Journal, Result<(), JournalError>)>),
+}
+
+impl Writer {
+    async fn take(&mut self) -> Option<Journal> {
+        match std::mem::replace(self, Self::Away) {
+            Self::Ready(journal) => Some(journal),
+            // What the late commit came to does not matter: it was reported as failed, and each commit is the whole.
+            Self::Late(commit) if commit.is_finished() => Some(commit.await.expect("the journal does not panic").0),
+            other => {
+                *self = other;
+                None
+            }
+        }
     }
 }
 
@@ -197,4 +257,113 @@ fn keep(envelope: &Envelope, trust: &Trust) -> Kept {
 
 fn kept<T: envelope::Document>(kept: Option<&Kept>) -> Result<Option<T>, towline_protocol::envelope::EnvelopeError> {
     kept.map(|kept| envelope::verify::<T>(&kept.envelope, &kept.key).map(Verified::into_document)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::signature::Ed25519KeyPair;
+    use std::process::Command;
+    use towline_protocol::WIRE_VERSION;
+    use towline_protocol::ids::{ClusterId, Epoch, HostId, VerifyingKey, WorkspaceId};
+    use towline_protocol::roster::Member;
+    use towline_protocol::trust::{Delegation, Identity};
+    use towline_transport::keys::KeyPair;
+
+    const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn me() -> Identity {
+        Identity {
+            host: HostId::from_random([1; 10]),
+            workspace: WorkspaceId::from_random([1; 10]),
+            cluster: ClusterId::from_random([1; 10]),
+        }
+    }
+
+    fn open(directory: &Path, key: &VerifyingKey) -> Memory {
+        let fresh = Trust::new(key.clone(), me(), UnixSeconds(0));
+        Memory::open(&directory.join("journal"), fresh, "boot").expect("opens")
+    }
+
+    fn key() -> (Ed25519KeyPair, VerifyingKey) {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).expect("a seed");
+        let key = envelope::verifying_key(&pair);
+        (pair, key)
+    }
+
+    /// A roster whose only entry is this host as the scheduler, with this key.
+    fn roster(spki: &Spki) -> Roster {
+        let entry = Member {
+            id: me().host.to_string(),
+            role: MemberRole::Scheduler,
+            spki: spki.clone(),
+            not_after: NOW.plus(DAY),
+            admission: None,
+        };
+        Roster {
+            v: WIRE_VERSION,
+            audience: me().host,
+            workspace: me().workspace,
+            cluster: me().cluster,
+            epoch: Epoch(1),
+            version: 1,
+            issued_at: NOW,
+            expires_at: NOW.plus(DAY),
+            entries: vec![entry],
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_a_scheduler_entry_with_another_key_than_its_own() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (pair, key) = key();
+        let mut memory = open(directory.path(), &key);
+        let delegation = Delegation {
+            v: WIRE_VERSION,
+            key: key.clone(),
+            workspaces: vec![me().workspace],
+            version: 1,
+            epoch_floor: Epoch(0),
+            not_before: NOW,
+            not_after: NOW.plus(DAY),
+        };
+        assert!(memory.accept_delegation(&envelope::sign(&delegation, &pair), NOW).await.expect("accepted"));
+        memory.change(|state| state.trust.owner = Some(key)).await.expect("durable");
+        let [own, other] = [(); 2].map(|()| KeyPair::generate().expect("key").spki());
+        let before = memory.state().clone();
+        let refused = memory.accept_roster(&envelope::sign(&roster(&other), &pair), &own, NOW).await;
+        assert!(matches!(refused, Err(Rejected::Refused(Refusal::OtherScheduler(_)))), "{refused:?}");
+        assert_eq!((memory.state(), memory.roster()), (&before, None), "a refusal changes nothing");
+        assert!(memory.accept_roster(&envelope::sign(&roster(&own), &pair), &own, NOW).await.expect("accepted"));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_fails_commits_until_it_answers() {
+        let directory = tempfile::tempdir().expect("directory");
+        let mut memory = open(directory.path(), &key().1);
+        memory.change(|state| state.starts = 1).await.expect("durable");
+        memory.patience = Duration::from_millis(200);
+        // Opening a pipe that nobody reads hangs as a dead disk does. The second commit goes to slot 0.
+        let pipe = directory.path().join("journal/state.0");
+        assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        assert!(memory.change(|state| state.starts = 2).await.is_err());
+        assert_eq!(memory.state().starts, 1, "what is not durable does not hold");
+        assert!(memory.change_at_the_end(|state| state.ending = Some(EndReason::Assigned)).await.is_err());
+        assert_eq!(memory.state().ending, Some(EndReason::Assigned), "but the way out is open");
+
+        // The disk answers: the late commit fails by itself (a pipe cannot be synced), the next one succeeds.
+        let reader = std::fs::File::open(&pipe).expect("the writer waits for us");
+        std::fs::remove_file(&pipe).expect("removed");
+        for _ in 0..500 {
+            if matches!(&memory.writer, Writer::Late(commit) if commit.is_finished()) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(reader);
+        memory.change(|state| state.starts = 3).await.expect("durable");
+        let again = open(directory.path(), &key().1);
+        assert_eq!((again.state().starts, again.state().ending), (3, Some(EndReason::Assigned)));
+    }
 }

@@ -4,8 +4,9 @@
 //! next session. Part of the owner task.
 
 use super::RuntimeError;
-use super::host::Host;
+use super::host::{Host, HostError};
 use super::owner::Owner;
+use super::work::on_disk;
 use crate::runner::facts::{boot_time, unix_time};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use std::sync::Arc;
@@ -86,11 +87,12 @@ impl Owner {
     /// A certificate for the new key came.
     pub(super) async fn renewed(&mut self, key: KeyId, chain: String) {
         let host = self.host.clone();
-        let installed = tokio::task::spawn_blocking(move || {
+        let path = host.directory.clone();
+        let installed = on_disk(move || {
             host.install_identity(&key, &chain)?;
             host.tls_identity()
         });
-        match installed.await.expect("writing files does not panic") {
+        match installed.await.unwrap_or_else(|source| Err(HostError::Io { path, source })) {
             Ok(identity) => {
                 tracing::info!(component = "identity", "the host's certificate was renewed");
                 self.renewal.identity.send_replace(Arc::new(identity));

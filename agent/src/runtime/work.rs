@@ -13,6 +13,7 @@ use crate::logs;
 use crate::reconcile::RosterPlace;
 use crate::runner::facts::unix_time;
 use std::future::Future;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ const RUNNER_DEADLINE: Duration = Duration::from_secs(30);
 const LOOK_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Making keys, signing and writing small files.
-const FILES_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const FILES_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How much longer than the grace a stop may take: the runner's own end.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
@@ -250,24 +251,34 @@ impl Work {
     /// Write the evidence and the last word.
     pub fn sign_off(&mut self, host: Arc<Host>, evidence: Evidence) {
         self.tasks.spawn(async move {
-            let written = tokio::task::spawn_blocking(move || ending::sign_off(&host.directory, &evidence));
-            let (word, error) = written.await.expect("writing a file does not panic");
+            let unproven = ending::unproven(&evidence);
+            let written = on_disk(move || ending::sign_off(&host.directory, &evidence)).await;
+            let (word, error) = written.unwrap_or_else(|late| (unproven, Some(late)));
             Done::SignedOff(word, error.map(|error| error.to_string()))
         });
     }
 
-    /// File work has a deadline too: the thread goes on, but the owner no longer waits for it.
     fn blocking<T: Send + 'static>(
         &mut self,
         work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
         done: impl FnOnce(Result<T, StepError>) -> Done + Send + 'static,
     ) {
         self.tasks.spawn(async move {
-            let late = || StepError::new(FailureKind::LaunchFailed, true, "the disk did not answer in time");
-            let work = async { tokio::task::spawn_blocking(work).await.expect("file work does not panic") };
-            done(within(FILES_DEADLINE, work, late).await)
+            let late = |late| Err(StepError::new(FailureKind::LaunchFailed, true, story(&late)));
+            done(on_disk(work).await.unwrap_or_else(late))
         });
     }
+}
+
+/// File work has a deadline too: the thread goes on, but nobody waits for it any longer.
+pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let work = async { Ok(tokio::task::spawn_blocking(work).await.expect("file work does not panic")) };
+    within(FILES_DEADLINE, work, disk_is_silent).await
+}
+
+/// The error of file work that did not end within its deadline.
+pub(super) fn disk_is_silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the disk did not answer in time")
 }
 
 async fn within<T, E>(
