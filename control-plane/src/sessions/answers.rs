@@ -148,6 +148,7 @@ impl Conversation {
             component = "sessions", host_id = %host.id, cluster_id = %host.cluster, session = self.number.0,
             starts = hello.starts, agent_version = ?host.said.agent_version, "session admitted"
         );
+        self.sent.held_roster = hello.roster_version;
         self.publish_for(&host, &hello).await?;
         self.parts.fleet.nudge(&host.cluster);
         self.send_outstanding(session).await;

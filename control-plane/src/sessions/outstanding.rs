@@ -11,6 +11,8 @@ use towline_protocol::message::{CertificatePurpose, FromControlPlane};
 /// What was sent in this session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
+    /// The roster version that the host came with.
+    pub held_roster: Option<u64>,
     delegation: Option<Envelope>,
     assignment: Option<Position>,
     roster: Option<u64>,
@@ -41,7 +43,10 @@ pub fn outstanding(
     // A roster before the first assignment would be refused: the owner is not known yet.
     let roster = cluster.roster.as_ref().filter(|_| host.role == RoleKind::Scheduler && sent.assignment.is_some());
     if let Some(roster) = roster.filter(|new| sent.roster != Some(new.version)) {
-        messages.push(FromControlPlane::Roster { envelope: roster.envelope.clone() });
+        // As above. Bytes of the key in use are resent though: after a restored backup two rosters may share a version.
+        if signer.is_current(&roster.envelope) || sent.held_roster != Some(roster.version) {
+            messages.push(FromControlPlane::Roster { envelope: roster.envelope.clone() });
+        }
         sent.roster = Some(roster.version);
     }
     if let (Some(spki), Some(leaf), Some(ca)) = (&host.dask.spki, &host.dask.certificate, &cluster.cluster_ca) {

@@ -271,6 +271,30 @@ async fn a_host_says_hello_gets_its_papers_and_leases() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_ahead_of_a_restored_store_gets_a_roster_it_can_accept() {
+    let world = world().await;
+    let agents = world.start(&[RoleKind::Scheduler]).await;
+    let mut talk = world.open(&agents[0]).await;
+    talk.welcome().await;
+    world.publish().await;
+    let version = |frame| match frame {
+        FromControlPlane::Roster { envelope } => {
+            let key = world.parts.signer.verifying_key();
+            Some(envelope::verify::<Roster>(&envelope, &key).expect("signed by us").document().version)
+        }
+        _ => None,
+    };
+    assert_eq!(talk.until(version).await, 1);
+    drop(talk);
+    let socket = world.connect(Some(&agents[0].identity)).await.expect("connected");
+    let mut talk = Talk { socket };
+    talk.send(&FromAgent::Hello(Hello { roster_version: Some(9), ..hello(&agents[0]) })).await;
+    talk.welcome().await;
+    assert_eq!(talk.until(version).await, 10, "the stored bytes would be refused as a replay");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn certificates_find_their_way_to_the_workers_and_clients() {
     let world = world().await;
     let agents = world.start(&[RoleKind::Scheduler, RoleKind::Worker]).await;

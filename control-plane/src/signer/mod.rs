@@ -18,7 +18,7 @@ use towline_protocol::assignment::Assignment;
 use towline_protocol::envelope::{self, Document, Envelope};
 use towline_protocol::ids::{ClusterId, Digest, Epoch, Generation, HostId, KeyId, Position, VerifyingKey, WorkspaceId};
 use towline_protocol::lease::Lease;
-use towline_protocol::roster::{Member, Roster};
+use towline_protocol::roster::{Member, MemberRole, Roster};
 use towline_protocol::strict;
 use towline_protocol::time::UnixSeconds;
 
@@ -130,7 +130,8 @@ impl Signer {
         }
     }
 
-    /// Sign a roster with every member so far and the new ones, if that is due. Never drops an entry.
+    /// Sign a roster with every member so far and the new ones, if that is due. `held` is the version that the host says
+    /// it holds. Drops no entry but schedulers other than the host it is for, which that host would refuse.
     pub fn roster(
         &self,
         address: &RosterAddress,
@@ -140,10 +141,10 @@ impl Signer {
         now: UnixSeconds,
     ) -> Option<SignedRoster> {
         let known = stored.and_then(|stored| read_own::<Roster>(&stored.envelope));
-        let mut entries = known.as_ref().map(|roster| roster.entries.clone()).unwrap_or_default();
-        let before = entries.len();
-        for member in members {
-            if !entries.contains(member) {
+        let mut entries: Vec<Member> = Vec::new();
+        for member in known.iter().flat_map(|roster| &roster.entries).chain(members) {
+            let fits = member.role != MemberRole::Scheduler || member.id == address.audience.as_str();
+            if fits && !entries.contains(member) {
                 entries.push(member.clone());
             }
         }
@@ -153,8 +154,10 @@ impl Signer {
         if let Some(stored) = stored {
             let unheld = held != Some(stored.version);
             let unusable = !self.is_current(&stored.envelope) || self.is_stale::<Roster>(&stored.envelope, now);
-            let other_audience = known.is_none_or(|roster| roster.audience != address.audience);
-            if entries.len() == before && !other_audience && !(unheld && unusable) {
+            // The host holds something newer than the store knows: a restored backup.
+            let outrun = held > Some(stored.version);
+            let changed = known.is_none_or(|roster| roster.audience != address.audience || roster.entries != entries);
+            if !changed && !outrun && !(unheld && unusable) {
                 return None;
             }
         }

@@ -55,10 +55,8 @@ fn outbids_what_a_host_holds_after_an_older_store_was_restored() {
     assert_eq!(next.position, place(9, 41));
 }
 
-#[test]
-fn a_host_accepts_what_the_signer_signs() {
-    let signer = signer(7);
-    let (mut cluster, mut host) = (cluster(1), host(1, RoleKind::Scheduler));
+/// A host that has accepted the signer's delegation.
+fn trusting(signer: &Signer, cluster: &crate::model::ClusterRecord, host: &crate::model::HostRecord) -> Trust {
     let me = Identity { host: host.id.clone(), workspace: cluster.workspace.clone(), cluster: cluster.id.clone() };
     let key = envelope::verifying_key(&signer.key);
     let mut trust = Trust::new(key.clone(), me, UnixSeconds(0));
@@ -74,6 +72,14 @@ fn a_host_accepts_what_the_signer_signs() {
     };
     let delegation = envelope::sign(&delegation, &signer.key);
     assert!(matches!(trust.accept_delegation(&delegation, NOW), Ok(Accepted::New(_))));
+    trust
+}
+
+#[test]
+fn a_host_accepts_what_the_signer_signs() {
+    let signer = signer(7);
+    let (mut cluster, mut host) = (cluster(1), host(1, RoleKind::Scheduler));
+    let mut trust = trusting(&signer, &cluster, &host);
     let wanted = content::wanted(&cluster, &host, &policy()).expect("wanted");
     let assignment = signer.assignment(&wanted, None, None, NOW).expect("signed");
     assert!(matches!(trust.accept_assignment(&assignment.envelope, NOW), Ok(Accepted::New(_))));
@@ -114,6 +120,59 @@ fn a_roster_is_signed_when_a_member_comes_and_not_again() {
     assert_eq!(signer.roster(&address, &members, Some(&first), Some(1), NOW.plus(Duration::from_secs(5000))), None);
     let unheld = signer.roster(&address, &members, Some(&first), None, NOW.plus(Duration::from_secs(5000)));
     assert_eq!(unheld.map(|roster| roster.version), Some(2), "nobody holds it and nobody could accept it");
+}
+
+#[test]
+fn outbids_the_roster_that_a_host_holds_after_an_older_store_was_restored() {
+    let mut signer = signer(7);
+    let (cluster, mut scheduler) = (cluster(1), host(1, RoleKind::Scheduler));
+    let mut trust = trusting(&signer, &cluster, &scheduler);
+    let wanted = content::wanted(&cluster, &scheduler, &policy()).expect("wanted");
+    let assignment = signer.assignment(&wanted, None, None, NOW).expect("signed");
+    trust.accept_assignment(&assignment.envelope, NOW).expect("accepted");
+    let address = address(&cluster, &scheduler);
+    let mut hosts = Vec::new();
+    for n in 1..4 {
+        let mut host = if n == 1 { scheduler.clone() } else { host(n, RoleKind::Worker) };
+        host.dask.spki = Some(KeyPair::generate().expect("key").spki());
+        hosts.push(host);
+    }
+    scheduler.dask.spki.clone_from(&hosts[0].dask.spki);
+    let members = content::members(&cluster, &hosts, &[]);
+
+    let backup = signer.roster(&address, &members[..1], None, None, NOW).expect("in the backup");
+    signer.epoch = Epoch(8);
+    let lost = signer.roster(&address, &members[..2], Some(&backup), Some(1), NOW).expect("after the backup");
+    let Ok(Accepted::New(known)) = trust.accept_roster(&lost.envelope, None, NOW) else {
+        panic!("refused");
+    };
+    signer.epoch = Epoch(9);
+    assert_eq!(signer.roster(&address, &members[..1], Some(&backup), Some(1), NOW), None, "the host holds the same");
+    let new =
+        signer.roster(&address, &members[..1], Some(&backup), Some(2), NOW).expect("the host is ahead of the store");
+    assert_eq!(new.version, 3);
+    let accepted = trust.accept_roster(&new.envelope, Some(known.document()), NOW);
+    assert!(matches!(accepted, Ok(Accepted::New(_))), "{accepted:?}");
+}
+
+#[test]
+fn a_roster_names_no_scheduler_but_its_own() {
+    let signer = signer(7);
+    let cluster = cluster(1);
+    let hosts = [1, 2].map(|n| {
+        let mut host = host(n, RoleKind::Scheduler);
+        host.dask.spki = Some(KeyPair::generate().expect("key").spki());
+        host
+    });
+    let members = content::members(&cluster, &hosts, &[]);
+    let ids = |roster: &SignedRoster| -> Vec<String> {
+        let roster = read_own::<Roster>(&roster.envelope).expect("ours");
+        roster.entries.into_iter().map(|entry| entry.id).collect()
+    };
+    let first = signer.roster(&address(&cluster, &hosts[0]), &members, None, None, NOW).expect("signed");
+    assert_eq!(ids(&first), [hosts[0].id.as_str()]);
+    let next = signer.roster(&address(&cluster, &hosts[1]), &members, Some(&first), None, NOW).expect("signed");
+    assert_eq!(ids(&next), [hosts[1].id.as_str()]);
 }
 
 #[test]
