@@ -4,6 +4,7 @@ mod bad_input;
 mod canary;
 mod demo;
 mod enrolment;
+mod index;
 mod life;
 mod listeners;
 mod packages;
