@@ -1,7 +1,8 @@
 //! Enrolment: a new host proves what it is and gets its certificate. `POST /enroll/challenge`, then `POST /enroll`.
 //!
 //! Owns challenges, the order of the checks and the answers' words. Must not make hosts or tokens. Driven by the
-//! `agents` listener. Every answer that says no is an RFC 9457 problem with a stable code.
+//! `agents` listener. Every answer that says no is an RFC 9457 problem with a stable code. Whoever asks has shown nothing
+//! yet: how often, how much and how slowly it may speak is bounded before its body is read.
 
 mod challenges;
 mod rate;
@@ -18,7 +19,10 @@ use crate::store::{Redemption, Store};
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Extension, State};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::post;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use challenges::Challenges;
@@ -26,6 +30,7 @@ use rate::RateLimit;
 pub use refusal::Refusal;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use towline_protocol::WIRE_VERSION;
 use towline_protocol::enrolment::{Attestation, Challenge, EnrolmentGrant, EnrolmentRequest, proof_bytes};
 use towline_protocol::ids::Digest;
@@ -35,6 +40,10 @@ use towline_transport::server::Peer;
 
 /// Longest body that is read: a token, a key, a signature and, in clouds, an attestation document.
 const BODY_LIMIT: usize = 64 * 1024;
+
+/// Longest time for a request, from the end of its head to the answer: who sends its body bit by bit holds a connection
+/// no longer.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What enrolment needs.
 #[derive(Clone, Debug)]
@@ -51,16 +60,30 @@ struct Shared {
     parts: EnrolmentParts,
     challenges: Mutex<Challenges>,
     rate: Mutex<RateLimit>,
+    deadline: Duration,
 }
 
 /// The routes of enrolment.
 pub fn router(parts: EnrolmentParts) -> Router {
-    let shared = Shared { parts, challenges: Mutex::default(), rate: Mutex::default() };
+    routes(parts, REQUEST_DEADLINE)
+}
+
+fn routes(parts: EnrolmentParts, deadline: Duration) -> Router {
+    let shared = Arc::new(Shared { parts, challenges: Mutex::default(), rate: Mutex::default(), deadline });
     Router::new()
         .route("/enroll/challenge", post(challenge))
         .route("/enroll", post(enrol))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Arc::new(shared))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), guard))
+        .with_state(shared)
+}
+
+/// Middleware round both routes: how often an address may ask, before anything of its body is read, and how long an
+/// answer may take.
+async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Result<Response, Refusal> {
+    shared.check_rate(request.extensions().get::<Peer>())?;
+    let answer = tokio::time::timeout(shared.deadline, next.run(request)).await;
+    answer.map_err(|_| Refusal::Late(shared.deadline.as_secs()))
 }
 
 impl Shared {
@@ -71,11 +94,7 @@ impl Shared {
     }
 }
 
-async fn challenge(
-    State(shared): State<Arc<Shared>>,
-    peer: Option<Extension<Peer>>,
-) -> Result<Json<Challenge>, Refusal> {
-    shared.check_rate(peer.as_ref().map(|Extension(peer)| peer))?;
+async fn challenge(State(shared): State<Arc<Shared>>) -> Result<Json<Challenge>, Refusal> {
     let challenge = keys::random_hex(32);
     let mut challenges = shared.challenges.lock().unwrap_or_else(PoisonError::into_inner);
     let expires_at = challenges.put(challenge.clone(), clock::unix_now()).ok_or(Refusal::TooMany)?;
@@ -84,10 +103,9 @@ async fn challenge(
 
 async fn enrol(
     State(shared): State<Arc<Shared>>,
-    peer: Option<Extension<Peer>>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<EnrolmentGrant>, Refusal> {
-    shared.check_rate(peer.as_ref().map(|Extension(peer)| peer))?;
+    let body = body.map_err(|error| Refusal::unread(&error))?;
     let request: EnrolmentRequest = strict::from_slice(&body).map_err(|error| Refusal::Malformed(error.to_string()))?;
     if request.v != WIRE_VERSION {
         return Err(Refusal::Version(request.v));

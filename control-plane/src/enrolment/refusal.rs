@@ -1,6 +1,7 @@
 //! Why an enrolment was refused, and the answer that says so.
 
 use crate::store::StoreError;
+use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use towline_transport::authority::AuthorityError;
@@ -20,6 +21,9 @@ pub enum Refusal {
     /// The host was banned or has ended.
     #[error("the host has ended or was shut out")]
     HostGone,
+    /// Not answered in time.
+    #[error("no answer within {0} s: the request came too slowly, or the control plane has too much to do")]
+    Late(u64),
     /// The body is not an enrolment request.
     #[error("the request cannot be read: {0}")]
     Malformed(String),
@@ -38,6 +42,9 @@ pub enum Refusal {
     /// No such token for this host.
     #[error("the token is not one of this host's")]
     TokenUnknown,
+    /// More than any enrolment request is long.
+    #[error("the request is longer than any enrolment request")]
+    TooLong,
     /// Too many requests.
     #[error("too many requests")]
     TooMany,
@@ -62,17 +69,27 @@ impl Refusal {
             Self::BadProof => (403, "proof_invalid", "The host must sign with the key it shows"),
             Self::ChallengeUnknown => (409, "challenge_unknown", "Ask for a new challenge"),
             Self::HostGone => (410, "host_gone", "End this host; a new one has a new token"),
+            Self::Late(_) => (503, "deadline_exceeded", "Try again; check the network from this host to the server"),
             Self::Malformed(_) => (400, "malformed", "Use a bootstrap of this control plane's version"),
             Self::NotKnownYet => (425, "not_known_yet", "Try again in some seconds"),
             Self::OtherKey => (409, "token_spent", "If this host was copied, end the copy; else make a new host"),
             Self::TokenExpired => (403, "token_expired", "Make a new host: its token lasts for one start"),
             Self::TokenUnknown => (403, "token_unknown", "Check that the user data belongs to this host"),
+            Self::TooLong => (413, "body_too_large", "Use a bootstrap of this control plane's version"),
             Self::TooMany => (429, "too_many_requests", "Try again later"),
             Self::Version(_) => (400, "wire_version", "Use a bootstrap of this control plane's version"),
             Self::WrongAttestation => (403, "attestation_wrong", "Check which backend the cluster names"),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Words { status, code, remedy }
+    }
+
+    /// The body could not be read.
+    pub(super) fn unread(error: &BytesRejection) -> Self {
+        match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLong,
+            _ => Self::Malformed(error.body_text()),
+        }
     }
 
     /// The stable word.

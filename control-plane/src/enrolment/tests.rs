@@ -7,6 +7,8 @@ use crate::store::TokenRecord;
 use axum::body::Body;
 use http::{Request, StatusCode};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tower::ServiceExt as _;
 use towline_protocol::assignment::RoleKind;
@@ -26,6 +28,10 @@ struct World {
 }
 
 async fn world() -> World {
+    world_with(REQUEST_DEADLINE).await
+}
+
+async fn world_with(deadline: Duration) -> World {
     let directory = tempfile::tempdir().expect("directory");
     let store = testing::store(directory.path()).await;
     let cluster = cluster(1);
@@ -39,7 +45,7 @@ async fn world() -> World {
             .expect("authority");
     let authority = HostAuthority::new(Arc::new(authority), "test".to_owned(), Duration::from_secs(96 * 3600));
     let parts = EnrolmentParts { store: store.clone(), authority: Arc::new(authority), fleet: FleetHandle::default() };
-    World { router: router(parts), store, host: host.id, _directory: directory }
+    World { router: routes(parts, deadline), store, host: host.id, _directory: directory }
 }
 
 async fn put_token(store: &Store, host: &HostId, token: &str, expires_at: UnixSeconds) {
@@ -65,7 +71,14 @@ impl Answer {
 
 impl World {
     async fn post(&self, path: &str, body: String) -> Answer {
-        let request = Request::post(path).body(Body::from(body)).expect("request");
+        self.send(path, Body::from(body), None).await
+    }
+
+    async fn send(&self, path: &str, body: Body, from: Option<SocketAddr>) -> Answer {
+        let mut request = Request::post(path).body(body).expect("request");
+        if let Some(remote) = from {
+            request.extensions_mut().insert(Peer { remote, certificate: None });
+        }
         let response = self.router.clone().oneshot(request).await.expect("answer");
         let status = response.status();
         let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("body");
@@ -190,7 +203,43 @@ async fn a_host_that_is_shut_out_gets_nothing() {
 #[tokio::test]
 async fn a_body_that_is_too_long_is_not_read() {
     let world = world().await;
-    let request = Request::post("/enroll").body(Body::from("x".repeat(BODY_LIMIT + 1))).expect("request");
-    let response = world.router.clone().oneshot(request).await.expect("answer");
-    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let answer = world.post("/enroll", "x".repeat(BODY_LIMIT + 1)).await;
+    assert_eq!((answer.status, answer.code()), (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"));
+}
+
+/// A body that never ends: a byte at a time, each counted.
+fn trickle(sent: Arc<AtomicUsize>) -> Body {
+    Body::from_stream(futures_util::stream::unfold(sent, |sent| async move {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        sent.fetch_add(1, Ordering::Relaxed);
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(b" ")), sent))
+    }))
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_in_is_given_up_at_the_deadline() {
+    let world = world_with(Duration::from_millis(200)).await;
+    let asked = tokio::time::timeout(Duration::from_secs(10), world.send("/enroll", trickle(Arc::default()), None));
+    let answer = asked.await.expect("an answer at the deadline");
+    assert_eq!((answer.status, answer.code()), (StatusCode::SERVICE_UNAVAILABLE, "deadline_exceeded"));
+}
+
+#[tokio::test]
+async fn an_address_that_asks_too_often_is_refused_before_its_body_is_read() {
+    let world = world_with(Duration::from_millis(200)).await;
+    let address = SocketAddr::from(([10, 0, 0, 1], 1));
+    for _ in 0..rate::BURST * 2 {
+        let answer = world.send("/enroll", Body::from("{}"), Some(address)).await;
+        if answer.code() != "too_many_requests" {
+            continue;
+        }
+        let sent = Arc::new(AtomicUsize::new(0));
+        let refused = world.send("/enroll", trickle(sent.clone()), Some(address)).await;
+        // One request may have been given back in between; then this address goes on.
+        if refused.code() == "too_many_requests" {
+            assert_eq!(sent.load(Ordering::Relaxed), 0, "the body was read");
+            return;
+        }
+    }
+    panic!("the limit was never reached");
 }
