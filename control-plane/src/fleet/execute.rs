@@ -13,6 +13,7 @@ use crate::store::{Store, StoreError, TokenRecord};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout};
 use towline_protocol::WIRE_VERSION;
 use towline_protocol::ids::{Digest, HostId};
@@ -157,12 +158,13 @@ impl Fleet {
         let Some(backend) = self.parts.backends.named(backend).cloned() else {
             return false;
         };
-        if !self.calls.busy.insert(host.clone()) {
+        if self.calls.busy.contains_key(host) {
             return false;
         }
         let (store, host) = (self.parts.store.clone(), host.clone());
         let (limit, life) = (self.parts.settings.backend_call, self.parts.settings.token_life);
-        self.calls.running.spawn(async move {
+        let named = host.clone();
+        let task = self.calls.running.spawn(async move {
             let work = call(operation, &store, backend, &host, user_data, life);
             let result = match timeout(limit, work).await {
                 Ok(result) => result,
@@ -170,7 +172,21 @@ impl Fleet {
             };
             Done { operation, host, result }
         });
+        self.calls.busy.insert(named, task.id());
         true
+    }
+
+    /// Take in that a call broke off without a result: what it did is seen by asking its backend again, and after a
+    /// while the call is made again.
+    pub(super) fn give_up(&mut self, broken: &JoinError) {
+        let host = self.calls.busy.iter().find(|(_, task)| **task == broken.id()).map(|(host, _)| host.clone());
+        // ERROR: a call that panics is a mistake in this program.
+        tracing::error!(component = "fleet", host_id = ?host, error = %broken, "a backend call broke; it is made again");
+        if let Some(host) = host {
+            self.calls.busy.remove(&host);
+            self.calls.unsure.insert(host.clone());
+            self.calls.cooling.insert(host, Instant::now() + self.parts.settings.tick);
+        }
     }
 
     /// Take in the end of a call.

@@ -47,7 +47,8 @@ struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     pub(super) running: JoinSet<Done>,
-    pub(super) busy: BTreeSet<HostId>,
+    /// Hosts with a call under way, each with its task.
+    pub(super) busy: BTreeMap<HostId, tokio::task::Id>,
     /// Hosts whose last call failed: left alone until then.
     pub(super) cooling: BTreeMap<HostId, Instant>,
     /// Hosts that changed since backends were asked last.
@@ -92,7 +93,7 @@ impl Fleet {
                 // Cancel-safe: a finished call stays in the set.
                 Some(done) = self.calls.running.join_next() => match done {
                     Ok(done) => self.finish(done).await,
-                    Err(error) => tracing::error!(component = "fleet", error = %error, "a backend call broke"),
+                    Err(error) => self.give_up(&error),
                 },
                 // Cancel-safe: a permit that is not taken stays.
                 () = wake.notified() => { self.observe_due = true; self.mark_all().await; }
@@ -167,7 +168,7 @@ impl Fleet {
             found.extend(seen.iter().flat_map(|hosts| hosts.keys().cloned().map(|host| (backend.name(), host))));
             self.seen.by_backend.insert(backend.name(), seen);
         }
-        self.calls.unsure.retain(|host| self.calls.busy.contains(host));
+        self.calls.unsure.retain(|host| self.calls.busy.contains_key(host));
         if let Err(error) = self.find_strangers(found).await {
             tracing::error!(component = "fleet", error = crate::api::chain(&error), "live hosts could not be read");
         }
@@ -179,7 +180,7 @@ impl Fleet {
         let live: BTreeSet<HostId> = self.parts.store.all_live_hosts().await?.into_iter().map(|host| host.id).collect();
         let before = std::mem::take(&mut self.seen.strangers);
         for (backend, host) in found {
-            if live.contains(&host) || self.calls.busy.contains(&host) {
+            if live.contains(&host) || self.calls.busy.contains_key(&host) {
                 continue;
             }
             if before.contains(&host) {
@@ -224,7 +225,7 @@ impl Fleet {
         let seen = self.seen.by_backend.get(cluster.backend.as_str()).and_then(Option::as_ref);
         let hosts = hosts.into_iter().map(|record| {
             let id = &record.id;
-            let busy = self.calls.busy.contains(id) || self.calls.cooling.contains_key(id);
+            let busy = self.calls.busy.contains_key(id) || self.calls.cooling.contains_key(id);
             let presence = match seen {
                 Some(seen) if !busy && !self.calls.unsure.contains(id) => {
                     seen.get(id).copied().unwrap_or(Presence::Absent)

@@ -9,6 +9,7 @@ use crate::signer::testing::signer;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use towline_protocol::assignment::{RoleKind, SchedulerAddress};
 use towline_protocol::envelope::Envelope;
@@ -24,11 +25,12 @@ pub fn assignment_at(generation: u64) -> SignedAssignment {
     }
 }
 
-/// A backend in memory that can be slow.
+/// A backend in memory that can be slow, and whose next create can panic.
 #[derive(Debug, Default)]
 struct Memory {
     hosts: Mutex<BTreeMap<HostId, u32>>,
     delay: Duration,
+    panics: AtomicBool,
 }
 
 impl Memory {
@@ -44,6 +46,7 @@ impl Backend for Memory {
 
     fn create(&self, user_data: UserData) -> BoxFuture<'_, Result<BackendHandle, BackendError>> {
         async move {
+            assert!(!self.panics.swap(false, Ordering::Relaxed), "a backend's mistake");
             // The host is there before the answer is: the moment in which a kill hurts.
             *self.hosts.lock().unwrap_or_else(PoisonError::into_inner).entry(user_data.host.clone()).or_default() += 1;
             tokio::time::sleep(self.delay).await;
@@ -207,6 +210,17 @@ async fn a_control_plane_killed_in_the_middle_of_a_start_makes_each_host_once() 
     let there: BTreeSet<HostId> = world.backend.hosts().into_keys().collect();
     assert_eq!(known, there, "exactly the hosts that are written down");
     assert_eq!(hosts.iter().filter(|host| host.role == RoleKind::Scheduler).count(), 1);
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn a_host_whose_backend_call_panicked_is_made_all_the_same() {
+    let world = World::new(Duration::ZERO).await;
+    world.backend.panics.store(true, Ordering::Relaxed);
+    let fleet = world.fleet(1);
+    let id = world.ask_for_cluster().await;
+    world.until(&id, "three hosts with assignments", all_made).await;
+    assert!(!world.backend.panics.load(Ordering::Relaxed), "no call panicked");
     fleet.stop().await;
 }
 
