@@ -483,13 +483,22 @@ fn a_worker_is_not_late_while_its_scheduler_is_not_there() {
 fn idle_ends_a_cluster_only_when_every_host_says_so() {
     let mut world = running();
     let idle = Verdict { state: VerdictState::Idle, reasons: Vec::new(), idle_for: 1200 };
+    let now_ms = world.now_ms;
     for host in &mut world.hosts {
         host.said.verdict = Some(idle.clone());
+        host.said.at_ms = Some(now_ms);
     }
     world.hosts[2].said.verdict = Some(Verdict { state: VerdictState::Unknown, ..idle.clone() });
     assert!(world.settle());
     assert_eq!(world.cluster.state, ClusterState::Running, "unknown counts as busy");
     world.hosts[2].said.verdict = Some(idle);
+    world.hosts[2].said.at_ms = Some(now_ms - 96_000);
+    assert!(world.settle());
+    assert_eq!(world.cluster.state, ClusterState::Running, "silent counts as busy");
+    world.hosts[2].said.at_ms = None;
+    assert!(world.settle());
+    assert_eq!(world.cluster.state, ClusterState::Running, "never heard counts as busy");
+    world.hosts[2].said.at_ms = Some(now_ms - 95_000);
     assert!(world.settle());
     assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some("idle"));
     world.suffer(Event::Pass(20));
