@@ -138,6 +138,8 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
         ("DASK_CONFIG".to_owned(), config.into_os_string()),
         // A line a task prints is in the log file when it was printed, not when a buffer is full.
         ("PYTHONUNBUFFERED".to_owned(), "1".into()),
+        // Also the mark by which what a task left behind is told to be this host's: by the runner's leftovers and by the
+        // control plane's `local` backend.
         ("TOWLINE_PRELOAD".to_owned(), settings.into_os_string()),
     ]);
     Ok(Launch { files, processes, environment, joined_count, port })

@@ -9,6 +9,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use towline_protocol::ids::HostId;
 use towline_protocol::user_data::UserData;
 use towline_transport::keys;
@@ -47,6 +48,11 @@ impl HostDir {
     /// Whether the host was retired.
     pub fn is_ended(&self) -> bool {
         self.path.join(ENDED).exists()
+    }
+
+    /// When the host was retired. None: it was not.
+    pub fn ended_at(&self) -> Option<SystemTime> {
+        fs::metadata(self.path.join(ENDED)).and_then(|mark| mark.modified()).ok()
     }
 
     /// The host's agent, if it runs.

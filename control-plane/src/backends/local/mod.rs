@@ -18,10 +18,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use process::ProcessId;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,8 +32,12 @@ use towline_protocol::user_data::UserData;
 /// The name of this backend.
 pub const NAME: &str = "local";
 
-/// Marks every process of a host, so that its last ones are found when the record of them is lost.
+/// Marks a host's agent and runner with its directory, so that the last ones are found when the record of them is lost.
 pub const MARK: &str = "TOWLINE_HOST_DIR";
+
+/// Marks Dask's processes and what tasks start: the agent keeps [`MARK`] from them and sets this one (its
+/// `launch/command.rs`) to a file below the host's directory, by that directory's real path.
+const LAUNCH_MARK: &str = "TOWLINE_PRELOAD";
 
 /// What the backend needs to know.
 #[derive(Clone, Debug)]
@@ -48,6 +52,26 @@ pub struct LocalSettings {
     pub uv: Option<PathBuf>,
     /// How long processes have between being asked and being killed.
     pub patience: Duration,
+}
+
+/// What is left of a host that was ended: its logs and its journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// The host.
+    pub host: HostId,
+    /// Its directory.
+    pub path: PathBuf,
+    /// When it was ended.
+    pub ended_at: SystemTime,
+}
+
+/// Every ended host that still has a directory among all `hosts`. Reads the disk: not for the async threads.
+pub fn remains(hosts: &Path) -> Result<Vec<Remains>, BackendError> {
+    let found = files::list(hosts)?.into_iter().filter_map(|host| {
+        let dir = HostDir::new(hosts, &host);
+        Some(Remains { host, ended_at: dir.ended_at()?, path: dir.path().to_owned() })
+    });
+    Ok(found.collect())
 }
 
 /// The backend.

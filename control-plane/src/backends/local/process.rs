@@ -3,10 +3,11 @@
 //! A pid alone names nothing: it is always read together with its start time and the boot. Signals go through a pidfd
 //! that is checked after it was opened, so that none ever reaches a stranger with a reused pid.
 
-use super::MARK;
+use super::{LAUNCH_MARK, MARK};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -87,9 +88,38 @@ impl Stat {
     }
 }
 
-/// The host's own processes that run now: those that carry the host's mark, agents and runners that were given its
-/// directory, and all their descendants.
-fn own(host_dir: &Path, program: &Path) -> Vec<ProcessId> {
+/// What a host's processes are known by.
+#[derive(Debug)]
+struct Signs {
+    /// The host's directory as its agent was given it.
+    given: PathBuf,
+    /// The same, without links in its path.
+    real: PathBuf,
+    /// The agent's program, without links in its path.
+    program: PathBuf,
+}
+
+impl Signs {
+    fn of(host_dir: &Path, program: &Path) -> Self {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        Self { given: host_dir.to_owned(), real: real(host_dir), program: real(program) }
+    }
+
+    /// Whether a process with this variable, as in `NAME=value`, is the host's.
+    fn is_mark(&self, variable: &[u8]) -> bool {
+        let value = |name: &str| {
+            let value = variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+            Some(Path::new(OsStr::from_bytes(value)))
+        };
+        value(MARK) == Some(self.given.as_path())
+            // By whole names, so that no directory is taken for another one whose name goes on.
+            || value(LAUNCH_MARK).is_some_and(|file| file.starts_with(&self.real))
+    }
+}
+
+/// The host's own processes that run now: those that carry one of the host's marks, agents and runners that were given
+/// its directory, and all their descendants.
+fn own(signs: &Signs) -> Vec<ProcessId> {
     let Some(boot_id) = boot_id() else {
         return Vec::new();
     };
@@ -101,8 +131,7 @@ fn own(host_dir: &Path, program: &Path) -> Vec<ProcessId> {
             stats.insert(pid, stat);
         }
     }
-    let mut found: BTreeSet<u32> =
-        stats.keys().copied().filter(|pid| *pid != me && is_root(*pid, host_dir, program)).collect();
+    let mut found: BTreeSet<u32> = stats.keys().copied().filter(|pid| *pid != me && is_root(*pid, signs)).collect();
     loop {
         let more: Vec<u32> = stats
             .iter()
@@ -121,18 +150,17 @@ fn own(host_dir: &Path, program: &Path) -> Vec<ProcessId> {
         .collect()
 }
 
-fn is_root(pid: u32, host_dir: &Path, program: &Path) -> bool {
+fn is_root(pid: u32, signs: &Signs) -> bool {
     // Processes of other users cannot be read here, and are not ours.
-    let has = |file: &str, wanted: &[u8]| {
-        fs::read(format!("/proc/{pid}/{file}"))
-            .is_ok_and(|bytes| bytes.split(|byte| *byte == 0).any(|part| part == wanted))
+    let has = |file: &str, fits: &dyn Fn(&[u8]) -> bool| {
+        fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|bytes| bytes.split(|byte| *byte == 0).any(fits))
     };
-    let mark = [MARK.as_bytes(), b"=", host_dir.as_os_str().as_bytes()].concat();
-    if has("environ", &mark) {
+    if has("environ", &|variable| signs.is_mark(variable)) {
         return true;
     }
     // A person's `tail` in that directory is not ours: the program must be the agent's, too.
-    has("cmdline", host_dir.as_os_str().as_bytes()) && executable(pid).is_some_and(|exe| exe == program)
+    let given = signs.given.as_os_str().as_bytes();
+    has("cmdline", &|argument| argument == given) && executable(pid).is_some_and(|exe| exe == signs.program)
 }
 
 fn executable(pid: u32) -> Option<PathBuf> {
@@ -144,11 +172,11 @@ fn executable(pid: u32) -> Option<PathBuf> {
 
 /// End every process of a host: ask, wait for `patience`, kill. Gives the number that is left, which should be 0.
 pub async fn end_all(host_dir: &Path, program: &Path, patience: Duration) -> usize {
-    let program = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
+    let signs = Signs::of(host_dir, program);
     let asked_until = Instant::now() + patience;
     let mut asked = BTreeSet::new();
     while Instant::now() < asked_until {
-        let left = own(host_dir, &program);
+        let left = own(&signs);
         if left.is_empty() {
             return 0;
         }
@@ -162,7 +190,7 @@ pub async fn end_all(host_dir: &Path, program: &Path, patience: Duration) -> usi
     }
     let killed_until = Instant::now() + AFTER_KILL;
     loop {
-        let left = own(host_dir, &program);
+        let left = own(&signs);
         if left.is_empty() || Instant::now() >= killed_until {
             return left.len();
         }
@@ -183,6 +211,23 @@ mod tests {
         let text = "42 (a) b (c)) S 7 42 42 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2 3";
         assert_eq!(Stat::parse(text), Some(Stat { parent: 7, start_time: 987_654, dead: false }));
         assert_eq!(Stat::parse("42 (a"), None);
+    }
+
+    #[test]
+    fn a_mark_names_this_directory_and_no_other() {
+        let signs = Signs { given: "/link/h".into(), real: "/real/h".into(), program: PathBuf::new() };
+        for ours in ["TOWLINE_HOST_DIR=/link/h", "TOWLINE_PRELOAD=/real/h/run/dask/preload.json"] {
+            assert!(signs.is_mark(ours.as_bytes()), "{ours}");
+        }
+        for other in [
+            "TOWLINE_HOST_DIR=/link/h2",
+            "TOWLINE_PRELOAD=/real/h2/run/dask/preload.json",
+            "TOWLINE_PRELOAD=run/dask/preload.json",
+            "PWD=/real/h",
+            "",
+        ] {
+            assert!(!signs.is_mark(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

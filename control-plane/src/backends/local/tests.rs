@@ -4,7 +4,6 @@ use super::super::conformance::{self, presence, user_data};
 use super::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 /// Runs until it is ended, and leaves a child that only a kill ends, as a stuck runner would.
 const AGENT: &str = "#!/bin/sh
@@ -84,12 +83,15 @@ async fn secrets_are_for_the_owner_alone_and_go_with_the_host() {
     let written: UserData =
         serde_json::from_slice(&fs::read(dir.join("user-data.json")).expect("there")).expect("user data");
     assert_eq!(written, order);
+    assert_eq!(remains(&place.settings.hosts).expect("read"), [], "it has not ended");
     fs::create_dir(dir.join("identity")).expect("directory");
     fs::write(dir.join("identity/key.pem"), "secret").expect("written");
     place.local.destroy(&order.host).await.expect("ended");
     assert!(!dir.join("identity").exists());
     assert!(!dir.join("user-data.json").exists());
     assert!(dir.join("agent.log").exists(), "people read the log after the end");
+    let left: Vec<_> = remains(&place.settings.hosts).expect("read").into_iter().map(|remains| remains.path).collect();
+    assert_eq!(left, [dir]);
     place.stop().await;
 }
 
@@ -163,6 +165,31 @@ async fn ending_a_host_leaves_the_processes_of_others_alone() {
     assert!(reader.try_wait().expect("status").is_none(), "a stranger's process was ended");
     reader.kill().await.expect("killed");
     place.local.destroy(&two.host).await.expect("ended");
+    place.stop().await;
+}
+
+#[tokio::test]
+async fn ending_a_host_ends_what_a_task_left_behind_and_only_its_launch_marks() {
+    let mut place = place();
+    // The agent and the runner know the directory by its real path, whatever we call it.
+    let link = place._directory.path().join("link");
+    std::os::unix::fs::symlink(place._directory.path(), &link).expect("link");
+    place.settings.hosts = link.join("hosts");
+    place.local = Local::new(place.settings.clone(), Arc::default(), place.shutdown.clone());
+    let (one, two) = (user_data(), user_data());
+    place.local.create(one.clone()).await.expect("made");
+    place.local.create(two.clone()).await.expect("made");
+    let left_by_task_of = |host: &HostId| {
+        let mark = fs::canonicalize(place.host_dir(host)).expect("there").join("run/dask/preload.json");
+        let mut command = tokio::process::Command::new("sleep");
+        command.arg("60").env_clear().env("TOWLINE_PRELOAD", mark).kill_on_drop(true).spawn().expect("sleep")
+    };
+    let (mut ours, mut other) = (left_by_task_of(&one.host), left_by_task_of(&two.host));
+    place.local.destroy(&one.host).await.expect("ended");
+    assert!(ours.try_wait().expect("status").is_some(), "it outlived its host");
+    assert!(other.try_wait().expect("status").is_none(), "another host's process was ended");
+    place.local.destroy(&two.host).await.expect("ended");
+    assert!(other.try_wait().expect("status").is_some(), "it outlived its host");
     place.stop().await;
 }
 
