@@ -16,7 +16,7 @@ use crate::settings::Settings;
 use crate::signer::content::AssignmentPolicy;
 use crate::signer::{Signer, SignerTimes};
 use crate::store::Store;
-use crate::tasks::housekeeping;
+use crate::tasks::housekeeping::{self, Folders};
 use crate::tasks::renewal::{ListenerTls, Renewer};
 use axum::Router;
 use rustls::ServerConfig;
@@ -213,9 +213,10 @@ fn back(ground: &Ground, fleet: JoinHandle<()>, renewer: Renewer, tls: ListenerT
         renewer.run(tls, now, delegated_until, renewal_stop).await;
         ("renewal", Ok(()))
     });
-    let (store, logs, stop) = (ground.store.clone(), ground.files.logs(), stop.clone());
+    let folders = Folders { logs: ground.files.logs(), hosts: ground.files.hosts() };
+    let (store, stop) = (ground.store.clone(), stop.clone());
     back.spawn(async move {
-        housekeeping::run(store, logs, stop).await;
+        housekeeping::run(store, folders, stop).await;
         ("housekeeping", Ok(()))
     });
     back

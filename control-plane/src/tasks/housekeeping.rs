@@ -1,12 +1,15 @@
-//! Forgets what nobody needs any more: old idempotency keys, and log streams of clusters that ended long ago.
+//! Forgets what nobody needs any more: old idempotency keys, log streams of clusters that ended long ago, and what is
+//! left of local hosts that did.
 //!
-//! Must not touch hosts: the fleet looks after them. Idempotent; runs once an hour.
+//! Must not touch hosts that have not ended: the fleet looks after them. Idempotent; runs once an hour.
 
 use crate::api::chain;
+use crate::backends::local;
 use crate::clock;
+use crate::model::HostRecord;
 use crate::store::{Store, StoreError};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::ids::ClusterId;
 
@@ -16,14 +19,23 @@ const PERIOD: Duration = Duration::from_secs(3600);
 /// A request is not sent again after this long.
 const KEEP_KEYS: Duration = Duration::from_secs(2 * 24 * 3600);
 
-/// Log streams are kept this long after their cluster ended.
+/// Log streams are kept this long after their cluster ended, and a host's directory after the host did.
 const KEEP_LOGS: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Look after the store and the folder of log streams until `shutdown`.
-pub async fn run(store: Store, logs: PathBuf, shutdown: CancellationToken) {
+/// The folders that are looked after.
+#[derive(Clone, Debug)]
+pub struct Folders {
+    /// Log streams, in a folder for each cluster.
+    pub logs: PathBuf,
+    /// A directory for each local host.
+    pub hosts: PathBuf,
+}
+
+/// Look after the store and the folders until `shutdown`.
+pub async fn run(store: Store, folders: Folders, shutdown: CancellationToken) {
     loop {
         let now_ms = clock::unix_ms();
-        if let Err(error) = once(&store, &logs, now_ms).await {
+        if let Err(error) = once(&store, &folders, now_ms).await {
             tracing::warn!(component = "housekeeping", error = %chain(&error), "housekeeping failed and will be tried again");
         }
         // Both branches only wait.
@@ -38,8 +50,23 @@ fn before(now_ms: u64, keep: Duration) -> u64 {
     now_ms.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX))
 }
 
-async fn once(store: &Store, logs: &Path, now_ms: u64) -> Result<(), StoreError> {
+async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), StoreError> {
     let forgotten = store.forget_idempotency_keys(before(now_ms, KEEP_KEYS)).await?;
+    let streams = remove_streams(store, &folders.logs, now_ms).await?;
+    let hosts = remove_hosts(store, &folders.hosts, now_ms).await?;
+    if forgotten + streams + hosts > 0 {
+        tracing::info!(
+            component = "housekeeping",
+            forgotten,
+            streams,
+            hosts,
+            "old keys, log streams and directories of hosts removed"
+        );
+    }
+    Ok(())
+}
+
+async fn remove_streams(store: &Store, logs: &Path, now_ms: u64) -> Result<u64, StoreError> {
     let mut removed = 0;
     for (cluster, path) in streams(logs).await {
         let ended = store.cluster(&cluster).await?.and_then(|cluster| cluster.ended_at_ms);
@@ -53,10 +80,47 @@ async fn once(store: &Store, logs: &Path, now_ms: u64) -> Result<(), StoreError>
             }
         }
     }
-    if forgotten + removed > 0 {
-        tracing::info!(component = "housekeeping", forgotten, removed, "old keys and log streams removed");
+    Ok(removed)
+}
+
+async fn remove_hosts(store: &Store, hosts: &Path, now_ms: u64) -> Result<u64, StoreError> {
+    let folder = hosts.to_owned();
+    let found = match tokio::task::spawn_blocking(move || local::remains(&folder)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            tracing::warn!(component = "housekeeping", error = %chain(&error), "directories of hosts could not be listed");
+            return Ok(0);
+        }
+        Err(error) => {
+            tracing::error!(component = "housekeeping", %error, "listing the directories of hosts broke");
+            return Ok(0);
+        }
+    };
+    let mut removed = 0;
+    for remains in found {
+        let record = store.host(&remains.host).await?;
+        if !is_long_over(record.as_ref(), remains.ended_at, now_ms) {
+            continue;
+        }
+        match tokio::fs::remove_dir_all(&remains.path).await {
+            Ok(()) => removed += 1,
+            Err(error) => tracing::warn!(
+                component = "housekeeping", host_id = %remains.host, %error, "what is left of an old host could not be removed"
+            ),
+        }
     }
-    Ok(())
+    Ok(removed)
+}
+
+/// Whether what is left of a host can go. Its record says when it ended, if there is one: while the fleet does not count
+/// it as ended, its directory stays, so that it is not made a second time.
+fn is_long_over(record: Option<&HostRecord>, marked_at: SystemTime, now_ms: u64) -> bool {
+    let marked = marked_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ended_at_ms = match record {
+        Some(record) => record.ended_at_ms,
+        None => Some(u64::try_from(marked.as_millis()).unwrap_or(u64::MAX)),
+    };
+    ended_at_ms.is_some_and(|ended| ended < before(now_ms, KEEP_LOGS))
 }
 
 /// Folders that are named like clusters.
@@ -102,8 +166,48 @@ mod tests {
         for folder in &folders {
             std::fs::create_dir_all(folder).expect("made");
         }
-        once(&store, &logs, now_ms).await.expect("done");
+        let nothing = directory.path().join("hosts");
+        once(&store, &Folders { logs, hosts: nothing }, now_ms).await.expect("done");
         let there: Vec<bool> = folders.iter().map(|folder| folder.exists()).collect();
         assert_eq!(there, [false, true, true, true, true]);
+    }
+
+    #[tokio::test]
+    async fn removes_what_is_left_of_hosts_that_ended_long_ago_and_no_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = records::store(directory.path()).await;
+        let cluster = records::cluster("any");
+        store.insert_cluster(cluster.clone(), None).await.expect("inserted");
+        let now_ms = 1_800_000_000_000;
+        let old = before(now_ms, KEEP_LOGS) - 1;
+        let hosts = directory.path().join("hosts");
+        // By its record: none, still alive, or ended; when its directory was marked as ended.
+        let cases = [
+            ("over", Some(Some(old)), Some(now_ms), false),
+            ("over lately", Some(Some(now_ms)), Some(old), true),
+            ("not over yet", Some(None), Some(old), true),
+            ("not marked", Some(Some(old)), None, true),
+            ("no record, over", None, Some(old), false),
+            ("no record, over lately", None, Some(now_ms), true),
+        ];
+        let mut folders = Vec::new();
+        for (number, (what, record, marked_at_ms, _)) in (1..).zip(cases) {
+            let host = records::host(&cluster, number);
+            if let Some(ended_at_ms) = record {
+                store.insert_host(host.clone()).await.expect(what);
+                store.update_host(&host.id, |host| host.ended_at_ms = ended_at_ms).await.expect(what);
+            }
+            let folder = hosts.join(host.id.as_str());
+            std::fs::create_dir_all(folder.join("journal")).expect(what);
+            if let Some(at) = marked_at_ms {
+                let mark = std::fs::File::create(folder.join("ended")).expect(what);
+                mark.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(at)).expect(what);
+            }
+            folders.push(folder);
+        }
+        once(&store, &Folders { logs: directory.path().join("logs"), hosts }, now_ms).await.expect("done");
+        for ((what, _, _, stays), folder) in cases.into_iter().zip(folders) {
+            assert_eq!(folder.exists(), stays, "{what}");
+        }
     }
 }
