@@ -47,7 +47,7 @@ codes! {
         "sign it with the cluster's owner key, for this cluster and this client's key";
     /// No such backend here.
     BackendUnknown = "backend_unknown", BAD_REQUEST, "There is no such backend",
-        "choose one of the backends that `towline doctor` lists";
+        "choose one of: local";
     /// Not every blob of the environment was uploaded.
     BlobsMissing = "blobs_missing", CONFLICT, "Files of the environment are not in the blob store",
         "announce the environment again and upload what is reported as missing";
@@ -74,13 +74,13 @@ codes! {
         "try again with the same Idempotency-Key; if it lasts, look at the server's log";
     /// The digest was announced before, with other contents.
     EnvironmentDiffers = "environment_differs", CONFLICT, "This digest was announced with other contents",
-        "prepare the environment again; its digest must name its lock";
+        "make the cluster again: the client prepares the environment anew, and its digest must name its lock";
     /// The environment is known but its blobs are not all there.
     EnvironmentIncomplete = "environment_incomplete", CONFLICT, "The environment is not completely uploaded",
-        "finish with `towline env prepare`, then make the cluster";
+        "make the cluster again: the client uploads what is missing";
     /// No such environment in the workspace.
     EnvironmentUnknown = "environment_unknown", NOT_FOUND, "There is no such environment",
-        "prepare it first; `towline env list` shows what there is";
+        "`towline env list` shows what there is; the client prepares an environment when it makes a cluster";
     /// A value is outside its bounds.
     FieldInvalid = "field_invalid", BAD_REQUEST, "A value is not allowed",
         "correct the value that is named";
@@ -229,6 +229,37 @@ impl IntoResponse for Problem {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    /// The commands that people have.
+    const COMMANDS: [&str; 16] = [
+        "agent",
+        "cluster list",
+        "cluster show",
+        "cluster stop",
+        "demo",
+        "doctor",
+        "env list",
+        "env scan",
+        "env show",
+        "host list",
+        "host show",
+        "login",
+        "server init",
+        "server reset",
+        "server run",
+        "version",
+    ];
+
+    #[test]
+    fn remedies_name_only_what_is_there() {
+        for code in Code::ALL {
+            for named in code.remedy().split("`towline ").skip(1) {
+                let is = |command: &str| named.strip_prefix(command).is_some_and(|rest| rest.starts_with(['`', ' ']));
+                assert!(COMMANDS.into_iter().any(is), "{code:?}: `towline {named}");
+            }
+        }
+        assert!(Code::BackendUnknown.remedy().ends_with(crate::backends::local::NAME));
+    }
 
     #[test]
     fn every_code_is_its_own_word_and_has_a_remedy() {
