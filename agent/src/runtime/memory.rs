@@ -65,7 +65,7 @@ impl Memory {
         let roster = kept::<Roster>(journal.state().roster.as_ref())?;
         Ok(Self {
             state: journal.state().clone(),
-            writer: Writer::Ready(journal),
+            writer: Writer::Ready(Box::new(journal)),
             patience: FILES_DEADLINE,
             directory: directory.to_owned(),
             assignment,
@@ -215,7 +215,7 @@ impl Memory {
             return Err(self.silent());
         };
         let (journal, result) = ended.expect("the journal does not panic");
-        self.writer = Writer::Ready(journal);
+        self.writer = Writer::Ready(Box::new(journal));
         result?;
         self.state = next;
         Ok(())
@@ -229,7 +229,7 @@ impl Memory {
 /// Who has the journal.
 #[derive(Debug)]
 enum Writer {
-    Ready(Journal),
+    Ready(Box<Journal>),
     /// A commit runs on the blocking pool, and the owner task waits for it.
     Away,
     /// A commit that did not end within its deadline. Until it does nothing can be made durable.
@@ -239,7 +239,7 @@ enum Writer {
 impl Writer {
     async fn take(&mut self) -> Option<Journal> {
         match std::mem::replace(self, Self::Away) {
-            Self::Ready(journal) => Some(journal),
+            Self::Ready(journal) => Some(*journal),
             // What the late commit came to does not matter: it was reported as failed, and each commit is the whole.
             Self::Late(commit) if commit.is_finished() => Some(commit.await.expect("the journal does not panic").0),
             other => {
