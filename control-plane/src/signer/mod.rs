@@ -157,7 +157,7 @@ impl Signer {
             // The host holds something newer than the store knows: a restored backup.
             let outrun = held > Some(stored.version);
             let changed = known.is_none_or(|roster| roster.audience != address.audience || roster.entries != entries);
-            if !changed && !outrun && !(unheld && unusable) {
+            if !(changed || outrun || (unheld && unusable)) {
                 return None;
             }
         }
