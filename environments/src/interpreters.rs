@@ -77,13 +77,23 @@ fn folders() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut out: Vec<PathBuf> = std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
     out.extend(["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from));
-    for many in [home.join(".pyenv/versions"), uv] {
+    let mut collections = vec![home.join(".pyenv/versions"), uv];
+    collections.extend(beside_shims(&out));
+    for many in collections {
         let mut versions: Vec<PathBuf> =
             fs::read_dir(many).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect();
         versions.sort();
         out.extend(versions);
     }
     out
+}
+
+/// The versions that a pyenv in PATH chooses from: it need not lie in the home directory.
+fn beside_shims(path: &[PathBuf]) -> Vec<PathBuf> {
+    path.iter()
+        .filter(|folder| folder.ends_with("shims"))
+        .filter_map(|folder| Some(folder.parent()?.join("versions")))
+        .collect()
 }
 
 /// Programs named `python3` or `python3.N`, each once. pyenv's shims are scripts that choose another one.
@@ -138,6 +148,12 @@ pub fn platform() -> Option<Platform> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pyenv_in_path_is_asked_for_its_versions_wherever_it_lies() {
+        let path = ["/opt/pyenv/shims", "/usr/bin"].map(PathBuf::from);
+        assert_eq!(beside_shims(&path), [PathBuf::from("/opt/pyenv/versions")]);
+    }
 
     #[test]
     fn only_whole_names_of_interpreters_are_run() {
