@@ -20,6 +20,8 @@ pub fn apply_hello(host: &mut HostRecord, hello: &Hello, now_ms: u64) -> Option<
     host.said.at_ms = Some(now_ms);
     host.said.agent_version = Some(cut(&hello.agent_version));
     host.said.observed = hello.last;
+    // What it thought before its silence says nothing of now; its first report will.
+    host.said.verdict = None;
     if let Some(enrolment) = &mut host.enrolment {
         enrolment.instance = Some(hello.instance.clone());
     }
