@@ -54,6 +54,11 @@ pub fn find(implementation: &str, version: &str) -> Result<PathBuf, Vec<String>>
     })
 }
 
+/// Every program that may be an interpreter, each file once, without asking any of them.
+pub fn programs() -> Vec<PathBuf> {
+    candidates(&folders())
+}
+
 /// Whether a path, followed to its file, holds `3.11.2` or ends in `python3.11`.
 fn speaks_of(path: &Path, version: &str) -> bool {
     let real = path.canonicalize().unwrap_or_default();

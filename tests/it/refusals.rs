@@ -154,7 +154,7 @@ if __name__ == "__main__":
 "#;
     let done = world.script_with(&python, script, &[], LONG).await?;
     ensure!(done.code == Some(0), "{}\n{}", done.stdout, done.stderr);
-    one_sentence(&done.stdout, &["index_unreachable", "127.0.0.1:9"])?;
+    one_sentence(&done.stdout, &["index_unreachable", "package index", "asked for"])?;
     ensure!(hosts(&world) == 0, "a host was made");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A log line that asks for attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,13 +15,26 @@ pub struct Alarm {
     pub line: String,
 }
 
+/// The logs of control plane and agents below `directory`, one after the other.
+pub fn whole(directory: &Path) -> String {
+    let texts = files(directory).into_iter().map(|file| {
+        let text = fs::read(&file).unwrap_or_default();
+        format!("--- {}\n{}", file.display(), String::from_utf8_lossy(&text))
+    });
+    texts.collect()
+}
+
 /// Every WARN and ERROR of the control plane's log and of each host's agent below `directory`.
 pub fn alarms(directory: &Path) -> Vec<Alarm> {
+    files(directory).iter().flat_map(|file| alarms_in(file)).collect()
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files = vec![directory.join("server.log")];
     if let Ok(hosts) = fs::read_dir(directory.join("data/hosts")) {
         files.extend(hosts.flatten().map(|host| host.path().join("agent.log")));
     }
-    files.iter().flat_map(|file| alarms_in(file)).collect()
+    files
 }
 
 fn alarms_in(file: &Path) -> Vec<Alarm> {

@@ -382,6 +382,7 @@ impl Drop for World {
             .map(|alarm| format!("{}: {}", alarm.file, alarm.line))
             .collect();
         if !unexpected.is_empty() && !std::thread::panicking() {
+            eprintln!("{}", logs::whole(self.directory.path()));
             panic!("log lines that nobody expected:\n{}", unexpected.join("\n"));
         }
         if std::thread::panicking() {

@@ -5,9 +5,7 @@
 
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -95,38 +93,9 @@ fn glibc(answer: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
 }
 
-/// Python programs on PATH, in the system's folder, and where pyenv and uv put theirs.
+/// Python programs of this machine, found in the one way that hosts find theirs.
 fn candidates() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> =
-        std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
-    folders.extend(["/usr/bin", "/usr/local/bin"].map(PathBuf::from));
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let data =
-        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".local/share")));
-    let mut installed = Vec::new();
-    installed.extend(home.map(|home| home.join(".pyenv/versions")));
-    installed.extend(data.map(|data| data.join("uv/python")));
-    installed.extend(std::env::var_os("UV_PYTHON_INSTALL_DIR").map(PathBuf::from));
-    for parent in installed {
-        folders.extend(entries(&parent).into_iter().map(|version| version.join("bin")));
-    }
-    let mut found = Vec::new();
-    for folder in folders.iter().filter(|folder| folder.is_absolute()) {
-        found.extend(entries(folder).into_iter().filter(|path| is_python(path)));
-    }
-    found
-}
-
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(folder).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
-}
-
-/// `python3`, `python3.11` and the like; not `python3-config`.
-fn is_python(path: &Path) -> bool {
-    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    let Some(version) = name.strip_prefix("python3") else { return false };
-    let fits = version.is_empty() || version.strip_prefix('.').is_some_and(|minor| minor.parse::<u32>().is_ok());
-    fits && std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    towline_environments::interpreters::programs()
 }
 
 /// A program of the machine, not a script: wrappers such as pyenv's shims are slow and answer by the working directory.
@@ -138,25 +107,13 @@ fn is_program(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn reads_the_c_library_answer() {
         assert_eq!(glibc("glibc 2.36"), Some((2, 36)));
         assert_eq!(glibc("glibc 2.36.9000"), Some((2, 36)));
         assert_eq!(glibc("musl 1.2"), None);
-    }
-
-    #[test]
-    fn takes_interpreters_and_leaves_their_helpers() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for name in ["python3", "python3.11", "python3-config", "python3.x", "python2"] {
-            let path = folder.path().join(name);
-            std::fs::write(&path, "").expect("written");
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("set");
-        }
-        let mut names: Vec<_> = entries(folder.path()).into_iter().filter(|path| is_python(path)).collect();
-        names.sort();
-        assert_eq!(names, [folder.path().join("python3"), folder.path().join("python3.11")]);
     }
 
     #[test]
