@@ -105,7 +105,7 @@ impl Local {
         if dir.is_ended() {
             return Err(BackendError::Ended(host));
         }
-        if dir.agent()?.is_none() {
+        if !self.has_agent(&dir)? {
             dir.prepare(&user_data, &self.settings)?;
             self.spawn(&host)?;
         }
@@ -117,10 +117,23 @@ impl Local {
         if dir.is_ended() || !dir.exists() {
             return Err(BackendError::Unknown(host.clone()));
         }
-        if dir.agent()?.is_none() {
+        if !self.has_agent(&dir)? {
             self.spawn(host)?;
         }
         Ok(())
+    }
+
+    /// Whether the host's agent runs. One that a killed control plane had started and not yet written down is found and
+    /// written down now: a second one beside it could only fail.
+    fn has_agent(&self, dir: &HostDir) -> Result<bool, BackendError> {
+        if dir.agent()?.is_some() {
+            return Ok(true);
+        }
+        let Some(found) = process::find_agent(dir.path(), &self.settings.agent_program) else {
+            return Ok(false);
+        };
+        dir.write_spawned(&found)?;
+        Ok(true)
     }
 
     fn spawn(&self, host: &HostId) -> Result<(), BackendError> {

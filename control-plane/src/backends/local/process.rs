@@ -170,6 +170,19 @@ fn executable(pid: u32) -> Option<PathBuf> {
     Some(PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(text)))
 }
 
+/// The host's agent, looked for among the processes themselves: whoever started it may have died before it could write
+/// that down. Its runner and what runs under it do not count.
+pub fn find_agent(host_dir: &Path, program: &Path) -> Option<ProcessId> {
+    let signs = Signs::of(host_dir, program);
+    let given = host_dir.as_os_str().as_bytes();
+    own(&signs).into_iter().find(|id| {
+        let Ok(line) = fs::read(format!("/proc/{}/cmdline", id.pid)) else { return false };
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let holds = |pair: &[&[u8]]| words.windows(pair.len()).any(|window| window == pair);
+        holds(&[b"agent", b"--host-dir", given]) && !words.contains(&b"runner".as_slice())
+    })
+}
+
 /// End every process of a host: ask, wait for `patience`, kill. Gives the number that is left, which should be 0.
 pub async fn end_all(host_dir: &Path, program: &Path, patience: Duration) -> usize {
     let signs = Signs::of(host_dir, program);

@@ -113,6 +113,28 @@ async fn another_control_plane_finds_the_agents_of_the_one_that_was_killed() {
 }
 
 #[tokio::test]
+async fn an_agent_that_nobody_wrote_down_is_found_instead_of_started_twice() {
+    let first = place();
+    let order = user_data();
+    let dir = first.host_dir(&order.host);
+    first.local.create(order.clone()).await.expect("made");
+    until("the agent's first words", || dir.join("runs").exists()).await;
+    // As if the control plane had been killed between starting it and writing that down.
+    for record in ["spawned.json", "agent.pid"] {
+        let _ = fs::remove_file(dir.join(record));
+    }
+    let second = Local::new(first.settings.clone(), Arc::default(), CancellationToken::new());
+    second.create(order.clone()).await.expect("found");
+    second.restart(&order.host).await.expect("found");
+    assert_eq!(presence(&second, &order.host).await, Presence::Running);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let runs = fs::read_to_string(dir.join("runs")).expect("runs");
+    assert_eq!(runs.lines().count(), 1, "a second agent was started");
+    second.destroy(&order.host).await.expect("ended");
+    first.stop().await;
+}
+
+#[tokio::test]
 async fn a_dead_agent_is_seen_and_its_end_wakes_the_fleet() {
     let mut place = place();
     let wake = Arc::new(Notify::new());
