@@ -5,6 +5,7 @@
 mod install;
 mod process;
 mod test;
+mod traces;
 
 use std::process::ExitCode;
 

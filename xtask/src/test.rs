@@ -1,6 +1,7 @@
 //! The tests by tier. Quick checks first, so that a red run is red early.
 
 use crate::process::{Outcome, cargo, output, root, step, target, there_is};
+use crate::traces::Traces;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -165,10 +166,12 @@ fn released_demo() -> Outcome {
     if data.exists() {
         std::fs::remove_dir_all(&data).map_err(|error| format!("{}: {error}", data.display()))?;
     }
+    let before = Traces::now();
     for round in ["first", "second"] {
         let mut demo = cargo(["run", "--release", "--locked", "--quiet", "--", "demo", "--data-dir"]);
         demo.arg(&data);
         step(&format!("the demo, {round} run"), &mut demo)?;
+        before.compare(&format!("the demo's {round} run"))?;
     }
     Ok(())
 }
