@@ -97,7 +97,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return Exit::Usage.into();
     }
-    Output::new(std::env::args().any(|argument| argument == "--json")).failure(&usage_failure(error)).into()
+    Output::new(std::env::args_os().any(|argument| argument == "--json")).failure(&usage_failure(error)).into()
 }
 
 fn usage_failure(error: &clap::Error) -> Failure {

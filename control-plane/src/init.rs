@@ -113,7 +113,14 @@ async fn init_at(options: &InitOptions, now: UnixSeconds) -> Result<Initialised,
     make_directory(&staging)?;
     let staged = DataDirectory::new(&staging);
     make_directory(&staged.server())?;
-    let initialised = fill(&staged, options, now).await?;
+    let initialised = match fill(&staged, options, now).await {
+        Ok(initialised) => initialised,
+        Err(error) => {
+            // Keys of a server that never came to be must not lie about; what cannot be removed the next try removes.
+            let _ = std::fs::remove_dir_all(&staging);
+            return Err(error);
+        }
+    };
     for directory in [files.hosts(), files.store(), files.logs(), files.blobs()] {
         make_directory(&directory)?;
     }

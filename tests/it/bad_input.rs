@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 use towline_tests::World;
 use towline_tests::world::run;

@@ -279,6 +279,15 @@ fn lock(data_dir: &Path) -> Outcome<Lock> {
 }
 
 fn reset(data_dir: &Path, yes: bool, output: Output) -> Outcome<Exit> {
+    // Folders called `server`, `store` or `logs` are common: only those beside a server's own keys are a server's.
+    if !initialised(data_dir) {
+        return Err(Failure::new(
+            Exit::Config,
+            "not_initialised",
+            format!("There is no server in {}; nothing was deleted", data_dir.display()),
+            "give the --data-dir of a server that `towline server init` made",
+        ));
+    }
     let _lock = lock(data_dir)?;
     let live = ending::leftovers(data_dir);
     if let Some(process) = live.first() {
@@ -337,18 +346,25 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path();
         std::fs::create_dir_all(path.join("server")).expect("mkdir");
+        std::fs::create_dir_all(path.join("store")).expect("mkdir");
+        std::fs::write(path.join("store/redux.js"), "x").expect("write");
         std::fs::write(path.join("thesis.tex"), "x").expect("write");
         let output = Output::new(false);
+        assert_eq!(reset(path, true, output).expect_err("no server").exit, Exit::Config);
+        assert!(path.join("store/redux.js").exists(), "another project's folder of the same name");
+        std::fs::write(path.join("server/root.key"), "x").expect("write");
         assert_eq!(reset(path, false, output).expect_err("asks").exit, Exit::Refused);
         assert!(path.join("server").exists());
         reset(path, true, output).expect("resets");
         assert!(!path.join("server").exists() && path.join("thesis.tex").exists());
-        assert!(reset(path, false, output).is_ok(), "nothing to delete needs no confirmation");
+        assert_eq!(reset(path, true, output).expect_err("once").exit, Exit::Config);
     }
 
     #[test]
     fn reset_spares_the_hosts_of_a_binary_that_was_replaced() {
         let (data, elsewhere) = (tempfile::tempdir().expect("data"), tempfile::tempdir().expect("programs"));
+        std::fs::create_dir_all(data.path().join("server")).expect("mkdir");
+        std::fs::write(data.path().join("server/root.key"), "x").expect("write");
         let own = std::env::current_exe().expect("this test");
         // A shell under our name, reading a script called `agent` that waits: what is known of it is what an agent shows.
         let program = elsewhere.path().join(own.file_name().expect("name"));

@@ -64,7 +64,7 @@ impl Ground {
     async fn read(files: &DataDirectory) -> Result<Self, RunError> {
         let settings = Arc::new(Settings::load(&files.server())?);
         let authority = Arc::new(identity::read_authority(files)?);
-        let store = Store::open(&files.database()).await?;
+        let store = Store::open_existing(&files.database()).await?;
         let now = clock::unix_now();
         let workspaces: Vec<_> = store.workspaces().await?.into_iter().map(|workspace| workspace.id).collect();
         let delegation = identity::delegation_for_run(files, workspaces.clone(), now)?;

@@ -40,6 +40,13 @@ const READERS: u32 = 4;
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// The database of an existing server is gone.
+    #[error("the database {path} is missing or empty; restore it from a backup, or begin anew with `towline server reset`",
+        path = path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
     /// The database file could not be made or opened.
     #[error("cannot open the database {path}", path = path.display())]
     Open {
@@ -102,6 +109,8 @@ pub struct Store {
 
 impl Store {
     /// Open the database at `path`, made 0600 if it is not there, and bring its tables up to date.
+    ///
+    /// For a server that exists already: [`Self::open_existing`].
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         // SQLite gives its side files the mode of the main file, so making that one 0600 covers all three.
         std::fs::OpenOptions::new()
@@ -125,6 +134,15 @@ impl Store {
         let readers =
             pool().max_connections(READERS).connect_with(options.pragma("query_only", "true")).await.map_err(open)?;
         Ok(Self { writer, readers, changes: broadcast::Sender::new(CHANGES_CAPACITY) })
+    }
+
+    /// Open the database of a server that exists. One that is missing or empty is not made anew: every token, cluster and
+    /// host of the server would silently be forgotten.
+    pub async fn open_existing(path: &Path) -> Result<Self, StoreError> {
+        if std::fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+            return Self::open(path).await;
+        }
+        Err(StoreError::Missing { path: path.to_owned() })
     }
 
     /// Close every connection; what was committed is on disk.

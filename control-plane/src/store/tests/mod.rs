@@ -294,6 +294,17 @@ async fn a_database_of_a_newer_version_is_refused() {
 }
 
 #[tokio::test]
+async fn a_lost_database_is_not_replaced_by_an_empty_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("towline.db");
+    assert!(matches!(Store::open_existing(&path).await, Err(StoreError::Missing { .. })));
+    std::fs::write(&path, "").unwrap();
+    assert!(matches!(Store::open_existing(&path).await, Err(StoreError::Missing { .. })));
+    Store::open(&path).await.unwrap().close().await;
+    Store::open_existing(&path).await.unwrap().close().await;
+}
+
+#[tokio::test]
 async fn readers_cannot_write() {
     let (_directory, store) = ground().await;
     assert!(sqlx::query("DELETE FROM workspaces").execute(&store.readers).await.is_err());
