@@ -100,6 +100,11 @@ async fn wrong_arguments_end_with_usage_and_name_the_nearest() -> Result<()> {
         ensure!(done.code == Some(64), "{arguments:?}: {done:?}");
         ensure!(!done.stderr.contains("panicked") && !done.stderr.is_empty(), "{arguments:?}: {}", done.stderr);
     }
+    // Bytes that are no text are a usage error like any other, not a panic.
+    let mut odd = world.towline(&["cluster", "show"]);
+    odd.arg(std::ffi::OsString::from_vec(vec![0xff, 0xfe]));
+    let done = run(odd, LIMIT).await?;
+    ensure!(done.code == Some(64) && !done.stderr.contains("panicked"), "{done:?}");
     let script =
         "import towline\ntry:\n    towline.Cluster(n_worker=3)\nexcept TypeError as error:\n    print(error)\n";
     let done = world.script(script, LIMIT).await?;
