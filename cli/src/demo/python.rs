@@ -123,7 +123,19 @@ async fn install(uv: &Path, base: &Found, root: &Path) -> Outcome<()> {
     let mut make = Command::new(uv);
     make.args(["venv", "--quiet", "--clear", "--no-project", "--python"]).arg(&base.path).arg(&venv);
     run(make, "make a virtual environment").await?;
+    // uv leaves the lock files of what it builds in the temporary folder: that must be one of ours.
+    let scratch = root.join("tmp");
+    tokio::fs::create_dir_all(&scratch).await.map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            "install_failed",
+            format!("Cannot make {}", scratch.display()),
+            "check the disk with `towline doctor`",
+        )
+        .because(error)
+    })?;
     let mut fill = Command::new(uv);
+    fill.env("TMPDIR", &scratch);
     fill.args(["pip", "install", "--quiet", "--system-certs", "--python"]).arg(venv.join("bin/python"));
     fill.arg("--requirements").arg(root.join("requirements.txt"));
     for project in ["client", "demo/package"].map(|name| root.join(name)) {
