@@ -89,7 +89,9 @@ def test_an_unknown_argument_names_the_nearest(given, sentence):
         {"idle_timeout": "soon"},
         {"idle_timeout": 0},
         {"idle_timeout": True},
-        {"no_client_timeout": None},
+        {"idle_timeout": "8 days"},
+        {"no_client_timeout": 0},
+        {"no_client_timeout": "soon"},
         {"max_lifetime": "8 days"},
         {"max_lifetime": float("nan")},
         {"tags": {"a": 1}},
@@ -113,22 +115,17 @@ def test_defaults_are_those_of_the_design():
     assert _options.Options.parse(n_workers=100, cores=2).threads == 1
 
 
-def test_what_does_not_end_a_cluster_yet_is_refused():
-    for not_yet in (
-        {"idle_timeout": None},
-        {"idle_timeout": "5 minutes"},
-        {"no_client_timeout": "1 hour"},
-        {"no_client_timeout": 1201},
-    ):
-        (name,) = not_yet
-        with pytest.raises(
-            ClusterError, match=f"`{name}` is not supported yet: .*does not end.*max_lifetime="
-        ) as caught:
-            _options.Options.parse(n_workers=1, **not_yet)
-        assert caught.value.code == "argument_invalid"
-    assert _options.Options.parse(n_workers=1, idle_timeout=1200, no_client_timeout="120s") == _options.Options.parse(
-        n_workers=1
-    )
+def test_timeouts_that_end_a_cluster_can_be_set_and_switched_off():
+    def times(**given):
+        options = _options.Options.parse(n_workers=1, **given)
+        return options.idle_after, options.no_client_after
+
+    assert times() == (1200, 120)
+    assert times(idle_timeout="5 minutes", no_client_timeout="1 hour") == (300, 3600)
+    assert times(idle_timeout=None, no_client_timeout=None) == (None, None)
+    # A cluster that outlives its object would otherwise die two minutes after the program that made it.
+    assert times(shutdown_on_close=False) == (1200, None)
+    assert times(shutdown_on_close=False, no_client_timeout=30) == (1200, 30)
 
 
 def test_durations_in_every_form_are_whole_seconds():

@@ -1,7 +1,7 @@
 //! A plan as command lines, environment and files. PURE: no clock, no file, no process; the runner executes what
 //! comes out of here, and the tests of this file are where one reads what Dask is started with.
 
-use crate::cluster::PRELOAD;
+use crate::cluster::{PRELOAD, SCHEDULER};
 use crate::launch::LaunchPlan;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ const DROPPED: [&str; 6] =
 pub struct Surroundings<'a> {
     /// Where the files of this launch go (`run/dask`).
     pub directory: &'a Path,
+    /// The agent's socket.
+    pub agent: &'a Path,
     /// The runner's pid, which the processes check that they are children of.
     pub runner: u32,
     /// The cluster whose certificates count.
@@ -131,6 +133,7 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
     };
     let files = vec![
         LaunchFile { path: preload, contents: PRELOAD.to_owned() },
+        LaunchFile { path: around.directory.join("towline_scheduler.py"), contents: SCHEDULER.to_owned() },
         LaunchFile { path: config.clone(), contents: dask_config(plan) },
         LaunchFile { path: settings.clone(), contents: preload_settings(plan, addresses, &around) },
     ];
@@ -320,6 +323,7 @@ fn dask_config(plan: &LaunchPlan) -> String {
 
 fn preload_settings(plan: &LaunchPlan, addresses: &[String], around: &Surroundings<'_>) -> String {
     let settings = json!({
+        "agent": around.agent,
         "cluster_suffix": format!("/cluster/{}", around.cluster),
         "joined": around.joined(),
         "runner": around.runner,
@@ -362,7 +366,15 @@ mod tests {
 
     fn made(plan: &LaunchPlan) -> Result<Launch, PlanError> {
         let cluster = ClusterId::from_random([1; 10]);
-        launch(plan, Surroundings { directory: Path::new("/h/run/dask"), runner: 77, cluster: &cluster })
+        launch(
+            plan,
+            Surroundings {
+                directory: Path::new("/h/run/dask"),
+                agent: Path::new("/h/agent.sock"),
+                runner: 77,
+                cluster: &cluster,
+            },
+        )
     }
 
     fn words(command: &ProcessCommand) -> String {
@@ -485,7 +497,7 @@ mod tests {
     #[test]
     fn the_configuration_demands_tls_1_3_and_names_the_key_files() {
         let launch = made(&plan(RoleKind::Worker)).expect("a good plan");
-        let config: serde_json::Value = serde_json::from_str(&launch.files[1].contents).expect("JSON");
+        let config: serde_json::Value = serde_json::from_str(&launch.files[2].contents).expect("JSON");
         let comm = &config["distributed"]["comm"];
         assert_eq!(comm["require-encryption"], true);
         assert_eq!(comm["tls"]["min-version"], 1.3);

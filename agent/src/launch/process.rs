@@ -2,7 +2,7 @@
 //! in `runner`. Other ways (a unit of the service manager, a container) become files beside this one.
 
 use crate::launch::{LaunchError, RunnerError, RunnerHandle, RunnerSpec};
-use crate::runner::socket;
+use crate::socket;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

@@ -50,6 +50,7 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
         subject: failure.subject.map(|subject| subject.chars().take(SUBJECT_LIMIT).collect()),
         ..failure
     });
+    said.ending = report.ending;
     if said.sign_off.is_none() {
         said.sign_off.clone_from(&report.sign_off);
     }

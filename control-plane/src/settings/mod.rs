@@ -91,12 +91,13 @@ pub struct Rules {
 
 impl Rules {
     /// The rules as a host gets them, for a cluster with its own no-client time.
-    pub fn deadlines(&self, no_client_after: Duration, phases: &PhaseLimits) -> Deadlines {
+    pub fn deadlines(&self, no_client_after: Option<u64>, phases: &PhaseLimits) -> Deadlines {
         Deadlines {
             agent_lost: self.agent_lost.as_secs(),
             control_plane_lost: self.control_plane_lost.as_secs(),
             scheduler_lost: self.scheduler_lost.as_secs(),
-            no_client: no_client_after.as_secs(),
+            no_client: no_client_after,
+            first_client: self.no_client_first.as_secs(),
             phases: PhaseDeadlines {
                 synced: phases.synced.as_secs(),
                 launched: phases.launched.as_secs(),

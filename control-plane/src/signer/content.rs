@@ -59,7 +59,7 @@ pub fn wanted(cluster: &ClusterRecord, host: &HostRecord, policy: &AssignmentPol
         lifecycle,
         environment: Some(cluster.environment.clone()),
         role: Some(role(cluster, host, &scheduler)),
-        deadlines: policy.rules.deadlines(Duration::from_secs(cluster.terms.no_client_after), &policy.phases),
+        deadlines: policy.rules.deadlines(cluster.terms.no_client_after, &policy.phases),
         scheduler: Some(scheduler),
         logs: LogPlan {
             sink: Sink::File { directory: policy.logs.join(cluster.id.as_str()).display().to_string() },

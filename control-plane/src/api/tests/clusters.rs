@@ -92,7 +92,7 @@ async fn absent_terms_are_the_servers_and_null_idle_is_never() {
         store.cluster(&id).await.unwrap().unwrap().terms
     };
     let absent = terms(made).await;
-    assert_eq!((absent.idle_after, absent.no_client_after, absent.max_lifetime), (Some(1200), 120, 86_400));
+    assert_eq!((absent.idle_after, absent.no_client_after, absent.max_lifetime), (Some(1200), Some(120), 86_400));
     request.as_object_mut().unwrap().insert("idle_after".to_owned(), Value::Null);
     let (_, made) = ground.post(CLUSTERS, &request).await;
     assert_eq!(terms(made).await.idle_after, None);

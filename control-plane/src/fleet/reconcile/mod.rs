@@ -11,8 +11,7 @@ use crate::model::{ClusterState, HostState, Reason, StartPhase, Wish};
 use std::time::Duration;
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::HostId;
-use towline_protocol::report::{Failure, FailureKind, VerdictState};
-use towline_protocol::session::DEAD_AFTER;
+use towline_protocol::report::{EndReason, Failure, FailureKind};
 
 /// One thing to do. Doing it twice does no harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,32 +98,11 @@ fn reason_to_end(wanted: &Wanted, seen: &Observed, now_ms: u64) -> Option<Reason
             None => reasons::scheduler_lost("its host ended"),
         });
     }
-    everybody_idle(wanted, seen, now_ms).then(reasons::idle)
-}
-
-/// Whether every host says that it has been idle for long enough. One that is unknown, starting or silent counts as busy.
-fn everybody_idle(wanted: &Wanted, seen: &Observed, now_ms: u64) -> bool {
-    let Some(after) = wanted.idle_after else {
-        return false;
-    };
-    let mut hosts = seen.hosts.iter().filter(|host| host.is_useful()).peekable();
-    hosts.peek().is_some()
-        && hosts.all(|host| {
-            host.record.state == HostState::Up
-                && heard_lately(host, now_ms)
-                && host
-                    .record
-                    .said
-                    .verdict
-                    .as_ref()
-                    .is_some_and(|verdict| verdict.state == VerdictState::Idle && verdict.idle_for >= after)
-        })
-}
-
-/// Whether the host can still mean what it said last.
-fn heard_lately(host: &SeenHost, now_ms: u64) -> bool {
-    let heard_at_ms = host.record.said.at_ms;
-    heard_at_ms.is_some_and(|at| Duration::from_millis(now_ms.saturating_sub(at)) <= DEAD_AFTER)
+    // The scheduler's host decides on idleness: only there a task that comes at the last moment is seen. It says so
+    // before it ends, so that workers are told to end by us and do not lose their scheduler instead.
+    let scheduler = seen.scheduler()?;
+    let by_its_own_rule = scheduler.record.said.ending.filter(|end| *end != EndReason::Assigned)?;
+    Some(reasons::signed_off(&scheduler.record.id, by_its_own_rule))
 }
 
 fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, actions: &mut Vec<Action>) {

@@ -54,7 +54,12 @@ pub(crate) fn cluster(name: &str) -> ClusterRecord {
         },
         worker: WorkerShape { processes: 1, threads: 2, memory_limit: None, nanny: true, resources: Vec::new() },
         n_workers: 2,
-        terms: Terms { idle_after: Some(1200), no_client_after: 120, max_lifetime: 86_400, tags: BTreeMap::new() },
+        terms: Terms {
+            idle_after: Some(1200),
+            no_client_after: Some(120),
+            max_lifetime: 86_400,
+            tags: BTreeMap::new(),
+        },
         wish: Wish::Run,
         state: ClusterState::Starting,
         reason: None,
