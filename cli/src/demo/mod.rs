@@ -12,6 +12,7 @@ mod program;
 mod python;
 mod report;
 mod server;
+mod shell;
 
 use crate::api::views::Cluster;
 use crate::exit::Exit;
