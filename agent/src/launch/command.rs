@@ -110,6 +110,9 @@ pub enum PlanError {
     /// A resource name that Dask's command line would misread.
     #[error("the resource name {0:?} must be made of letters, digits, '-', '_', '.' and ':'")]
     ResourceName(String),
+    /// Dask would silently take the last of two amounts.
+    #[error("the resource {0:?} is named twice")]
+    ResourceTwice(String),
 }
 
 /// Turn a plan into what the runner does.
@@ -285,13 +288,16 @@ fn memory_limit(role: &Role) -> String {
 
 fn resources(role: &Role) -> Result<String, PlanError> {
     let fits = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
-    match role.resources.iter().find(|resource| !fits(&resource.name)) {
-        Some(resource) => Err(PlanError::ResourceName(resource.name.chars().take(80).collect())),
-        None => {
-            let pairs: Vec<_> = role.resources.iter().map(|r| format!("{}={}", r.name, r.amount)).collect();
-            Ok(pairs.join(" "))
+    let mut pairs = BTreeMap::new();
+    for resource in &role.resources {
+        if !fits(&resource.name) {
+            return Err(PlanError::ResourceName(resource.name.chars().take(80).collect()));
+        }
+        if pairs.insert(&resource.name, format!("{}={}", resource.name, resource.amount)).is_some() {
+            return Err(PlanError::ResourceTwice(resource.name.clone()));
         }
     }
+    Ok(pairs.into_values().collect::<Vec<_>>().join(" "))
 }
 
 /// Dask's configuration. JSON is YAML, so paths need no quoting rules of their own. The `client` pair lets tasks use
@@ -428,6 +434,8 @@ mod tests {
             let refused = made(&plan).err();
             assert_eq!(refused, (bad != "-").then_some(PlanError::ResourceName(bad)));
         }
+        plan.role.resources[0].name = "disk".into();
+        assert_eq!(made(&plan), Err(PlanError::ResourceTwice("disk".into())));
     }
 
     #[test]

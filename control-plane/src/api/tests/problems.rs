@@ -83,6 +83,7 @@ fn creating() -> Vec<Case> {
         wrong("/environment/kind", json!("conda")),
         case(
             "environment_unknown",
+        wrong("/worker/resources", json!([{"name": "GPU", "amount": 1}, {"name": "GPU", "amount": 2}])),
             Method::POST,
             CLUSTERS,
             Some(&body_with("/environment/digest", json!(Digest::of(b"other")))),
