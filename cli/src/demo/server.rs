@@ -102,7 +102,8 @@ impl Server {
                 self.run = Some(run);
                 Ok(())
             }
-            Err(_) => Err(refused(&said).unwrap_or_else(|| failed(data_dir))),
+            // The server's own reason, when it gave one.
+            Err(_) => Err(Failure::from_json(&said).unwrap_or_else(|| failed(data_dir))),
         }
     }
 
@@ -145,12 +146,6 @@ fn path_with(uv: &Path) -> std::ffi::OsString {
     let old = std::env::var_os("PATH").unwrap_or_default();
     let first = uv.parent().map(Path::to_path_buf);
     std::env::join_paths(first.into_iter().chain(std::env::split_paths(&old))).unwrap_or(old)
-}
-
-/// The server's own reason, when it gave one.
-fn refused(said: &Value) -> Option<Failure> {
-    let word = |name: &str| said.get(name).and_then(Value::as_str);
-    Some(Failure::new(Exit::Failed, word("code")?, word("message")?, word("remedy").unwrap_or("see the server's log")))
 }
 
 fn failed(data_dir: &Path) -> Failure {

@@ -17,7 +17,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use towline_blob_store::Settings;
+use towline_blob_store::{BlobStoreError, Settings};
 use towline_protocol::ids::VerifyingKey;
 use towline_transport::TlsIdentity;
 
@@ -63,6 +63,10 @@ pub async fn serve(data_dir: &Path, listen: SocketAddr) -> Outcome<Exit> {
     }
     match running.await {
         Ok(Ok(())) => Ok(Exit::Ok),
+        Ok(Err(error @ BlobStoreError::Listen { .. })) => {
+            let remedy = "choose another address with --blobs";
+            Err(Failure { remedy: remedy.to_owned(), ..failed(listen) }.caused_by(&error))
+        }
         Ok(Err(error)) => Err(failed(listen).caused_by(&error)),
         Err(error) => Err(failed(listen).caused_by(&error)),
     }
@@ -97,7 +101,7 @@ fn failed(listen: SocketAddr) -> Failure {
         Exit::Failed,
         "blob_store_failed",
         format!("The blob store on {listen} does not run"),
-        "choose another address with --blobs, and check the disk",
+        "see the lines above; `towline doctor` checks disk and descriptors",
     )
 }
 
@@ -196,14 +200,9 @@ async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAdd
         Some(ready) => Ok((child, ready.listening)),
         None => {
             let _ = child.kill().await;
-            // It has said why on standard error, and with a JSON error line on standard output.
-            let said: Option<serde_json::Value> = serde_json::from_str(&line).ok();
-            let why = said
-                .as_ref()
-                .and_then(|value| value.get("message")?.as_str())
-                .unwrap_or("it did not get ready")
-                .to_owned();
-            Err(failed(listen).because(why))
+            // It has said why and what to do, in a JSON error line.
+            let said = serde_json::from_str(&line).ok().and_then(|value| Failure::from_json(&value));
+            Err(said.unwrap_or_else(|| failed(listen).because("it did not get ready")))
         }
     }
 }
