@@ -10,3 +10,4 @@ mod listeners;
 mod packages;
 mod people;
 mod refusals;
+mod upgrade;

@@ -6,6 +6,7 @@ use super::python::Python;
 use super::{events, shell};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome, one_line};
+use crate::host::own;
 use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
@@ -37,7 +38,6 @@ pub fn start(start: &Start<'_>) -> Outcome<Group> {
     let log = start.data_dir.join("logs/program.log");
     let failed = |why: std::io::Error| not_run(start.data_dir).because(why);
     let stderr = File::create(&log).map_err(failed)?;
-    let binary = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(&start.python.python);
     command.arg(start.python.sources.join("demo/program.py"));
     command.args(["--workers", &start.workers.to_string(), "--json-lines"]);
@@ -47,7 +47,7 @@ pub fn start(start: &Start<'_>) -> Outcome<Group> {
     shell::forget(&mut command);
     command
         .env("TOWLINE_CONFIG", start.profiles)
-        .env("TOWLINE_BINARY", binary)
+        .env("TOWLINE_BINARY", own::path())
         // Keys and Dask's own settings stay in the data directory: the demo leaves nothing elsewhere.
         .env("XDG_STATE_HOME", start.data_dir.join("state"))
         .env("DASK_CONFIG", start.data_dir.join("dask"))

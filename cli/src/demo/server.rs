@@ -4,6 +4,7 @@ use super::group::Group;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::host::lock::Lock;
+use crate::host::own;
 use crate::profiles::Profiles;
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{ChildStdin, Command};
+use tokio::process::ChildStdin;
 
 /// How long the server may take until it listens.
 const READY_LIMIT: Duration = Duration::from_secs(40);
@@ -72,8 +73,7 @@ impl Server {
             File::create(&log)
         };
         let log_file = open().map_err(|error| failed(data_dir).because(error))?;
-        let program = std::env::current_exe().map_err(|error| failed(data_dir).because(error))?;
-        let mut command = Command::new(program);
+        let mut command = own::command();
         command.args(["--json", "server", "run", "--data-dir"]).arg(data_dir);
         for option in ["--people", "--agents", "--blobs"] {
             command.args([option, "127.0.0.1:0"]);

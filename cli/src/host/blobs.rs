@@ -5,7 +5,7 @@
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::host::stop;
+use crate::host::{own, stop};
 use crate::output::Output;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -178,8 +178,7 @@ impl BlobProcess {
 }
 
 async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAddr)> {
-    let program = std::env::current_exe().map_err(|error| failed(listen).because(error))?;
-    let mut child = Command::new(program)
+    let mut child = own::command()
         .args(["server", "blobs", "--data-dir"])
         .arg(data_dir)
         .args(["--listen", &listen.to_string(), "--json"])

@@ -6,7 +6,7 @@
 use super::arguments::{ServerCommand, ServerRunArguments};
 use super::blobs::{self, BlobProcess};
 use super::stop::{self, StopReason};
-use super::{ending, logging};
+use super::{ending, logging, own};
 use crate::api::Api;
 use crate::environment;
 use crate::exit::Exit;
@@ -165,7 +165,7 @@ fn run_options(arguments: &ServerRunArguments, data_dir: &Path, blobs: SocketAdd
         people: arguments.people,
         agents: arguments.agents,
         blobs_url: format!("https://{blobs}"),
-        agent_program: arguments.agent_program().map_or_else(std::env::current_exe, Ok).map_err(unusable)?,
+        agent_program: arguments.agent_program().unwrap_or_else(|| own::PROGRAM.into()),
         tap: tap.map_err(unusable)?,
     })
 }
