@@ -5,6 +5,7 @@ mod canary;
 mod demo;
 mod enrolment;
 mod index;
+mod interrupt;
 mod life;
 mod listeners;
 mod packages;

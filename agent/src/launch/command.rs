@@ -304,7 +304,8 @@ fn resources(role: &Role) -> Result<String, PlanError> {
 /// `worker_client`; every value that a person's own configuration could weaken is stated.
 fn dask_config(plan: &LaunchPlan) -> String {
     let pair = json!({ "cert": plan.keys.certificate, "key": plan.keys.key });
-    let config = json!({ "distributed": {
+    // The scheduler has no option for it, and would leave a folder in the machine's own.
+    let config = json!({ "temporary-directory": plan.local_directory, "distributed": {
         "comm": {
             "require-encryption": true,
             "tcp": { "backend": "tornado" },
@@ -491,10 +492,11 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_demands_tls_1_3_and_names_the_key_files() {
+    fn the_configuration_demands_tls_1_3_and_names_key_files_and_scratch_folder() {
         let launch = made(&plan(RoleKind::Worker)).expect("a good plan");
         let config: serde_json::Value = serde_json::from_str(&launch.files[1].contents).expect("JSON");
         let comm = &config["distributed"]["comm"];
+        assert_eq!(config["temporary-directory"], "/h/work");
         assert_eq!(comm["require-encryption"], true);
         assert_eq!(comm["tls"]["min-version"], 1.3);
         for role in ["client", "scheduler", "worker"] {
