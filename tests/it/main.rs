@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod canary;
+mod commands;
 mod demo;
 mod enrolment;
 mod index;
