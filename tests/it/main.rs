@@ -2,11 +2,14 @@
 
 mod bad_input;
 mod canary;
+mod commands;
 mod demo;
 mod enrolment;
 mod index;
+mod interrupt;
 mod life;
 mod listeners;
 mod packages;
 mod people;
 mod refusals;
+mod upgrade;

@@ -96,6 +96,9 @@ def test_an_unknown_argument_names_the_nearest(given, sentence):
         {"max_lifetime": float("nan")},
         {"tags": {"a": 1}},
         {"tags": "a"},
+        {"max_lifetime": "1e400s"},
+        {"worker_memory": "1e400 GiB"},
+        {"worker_memory": "1e40 GiB"},
     ],
 )
 def test_a_wrong_value_names_its_argument(wrong):
@@ -105,6 +108,16 @@ def test_a_wrong_value_names_its_argument(wrong):
     assert caught.value.code == "argument_invalid"
     assert f"`{name}" in caught.value.message
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a\nb", "a/b", "../x", "A", None, 3])
+def test_no_name_becomes_another_address(name):
+    with pytest.raises(ClusterError) as caught:
+        towline.Cluster.from_name(name)
+    assert caught.value.code == "argument_invalid"
+    assert "name or the id" in caught.value.message
+    assert _options.name_or_id("steps-1") == "steps-1"
+    assert _options.name_or_id("cl-aaaaaaaaaaaaaaaa") == "cl-aaaaaaaaaaaaaaaa"
 
 
 def test_defaults_are_those_of_the_design():
@@ -190,6 +203,16 @@ def test_a_profile_that_others_may_read_is_refused(bench):
         load()
     assert caught.value.code == "profile_open"
     assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "folder"])
+def test_what_is_no_file_is_not_to_be_changed(tmp_path, place):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ClusterError) as caught:
+        load(environ={"TOWLINE_CONFIG": str(tmp_path / place)})
+    assert caught.value.code == "profile_invalid"
+    assert "not a file" in caught.value.message
+    assert "chmod" not in str(caught.value)
 
 
 # -- the control plane -------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::host::stop;
+use crate::host::{own, stop};
 use crate::output::Output;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use towline_blob_store::Settings;
+use towline_blob_store::{BlobStoreError, Settings};
 use towline_protocol::ids::VerifyingKey;
 use towline_transport::TlsIdentity;
 
@@ -63,6 +63,10 @@ pub async fn serve(data_dir: &Path, listen: SocketAddr) -> Outcome<Exit> {
     }
     match running.await {
         Ok(Ok(())) => Ok(Exit::Ok),
+        Ok(Err(error @ BlobStoreError::Listen { .. })) => {
+            let remedy = "choose another address with --blobs";
+            Err(Failure { remedy: remedy.to_owned(), ..failed(listen) }.caused_by(&error))
+        }
         Ok(Err(error)) => Err(failed(listen).caused_by(&error)),
         Err(error) => Err(failed(listen).caused_by(&error)),
     }
@@ -97,7 +101,7 @@ fn failed(listen: SocketAddr) -> Failure {
         Exit::Failed,
         "blob_store_failed",
         format!("The blob store on {listen} does not run"),
-        "choose another address with --blobs, and check the disk",
+        "see the lines above; `towline doctor` checks disk and descriptors",
     )
 }
 
@@ -174,8 +178,7 @@ impl BlobProcess {
 }
 
 async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAddr)> {
-    let program = std::env::current_exe().map_err(|error| failed(listen).because(error))?;
-    let mut child = Command::new(program)
+    let mut child = own::command()
         .args(["server", "blobs", "--data-dir"])
         .arg(data_dir)
         .args(["--listen", &listen.to_string(), "--json"])
@@ -196,14 +199,9 @@ async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAdd
         Some(ready) => Ok((child, ready.listening)),
         None => {
             let _ = child.kill().await;
-            // It has said why on standard error, and with a JSON error line on standard output.
-            let said: Option<serde_json::Value> = serde_json::from_str(&line).ok();
-            let why = said
-                .as_ref()
-                .and_then(|value| value.get("message")?.as_str())
-                .unwrap_or("it did not get ready")
-                .to_owned();
-            Err(failed(listen).because(why))
+            // It has said why and what to do, in a JSON error line.
+            let said = serde_json::from_str(&line).ok().and_then(|value| Failure::from_json(&value));
+            Err(said.unwrap_or_else(|| failed(listen).because("it did not get ready")))
         }
     }
 }

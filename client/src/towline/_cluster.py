@@ -18,7 +18,7 @@ from towline import _logs
 from towline._errors import ClusterError
 from towline._guard import refuse_second_import
 from towline._lifecycle import Lifecycle
-from towline._options import Duration, Options, refuse_unknown, wanted_workers
+from towline._options import Duration, Options, name_or_id, refuse_unknown, wanted_workers
 from towline._progress import choose
 
 __all__ = ["Cluster"]
@@ -174,6 +174,7 @@ class Cluster(Lifecycle):
         """
         _refuse_unknown(cls.from_name, unknown)
         refuse_second_import()
+        name = name_or_id(name)
         cluster = cls.__new__(cls)
         cluster._set_up(
             lambda attempt: attempt.join(name),

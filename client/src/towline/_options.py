@@ -18,7 +18,7 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from towline._errors import ClusterError
 
-__all__ = ["Options", "refuse_unknown", "seconds", "wanted_workers"]
+__all__ = ["Options", "name_or_id", "refuse_unknown", "seconds", "wanted_workers"]
 
 Duration = float | int | str | timedelta
 
@@ -28,6 +28,8 @@ _NO_CLIENT_AFTER = 2 * 60
 #: The control plane's cap; it has the last word.
 _MAX_LIFETIME = 7 * 24 * 3600.0
 _MAX_WORKERS = 10_000
+#: More memory than any machine has, and still a number that every part can hold.
+_MAX_MEMORY = 1 << 60
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 #: Names that other cluster managers use, and what they are here. None: not there yet.
@@ -175,12 +177,19 @@ def seconds(argument: str, value: Duration, *, least: float = 1, most: float = m
         if isinstance(value, bool):
             raise TypeError
         parsed = float(parse_timedelta(value, default="s"))
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
         raise _invalid(argument, value, 'takes seconds, text such as "20 minutes", or a timedelta') from None
     if not (math.isfinite(parsed) and least <= parsed <= most):
         limit = f"at least {least:g} s" if most is math.inf else f"between {least:g} s and {most:g} s"
         raise _invalid(argument, value, f"must be {limit}")
     return math.ceil(parsed)
+
+
+def name_or_id(value: object) -> str:
+    """What names a cluster that exists. It becomes part of an address: nothing else may look like one."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise _invalid("name", value, "takes the name or the id of a cluster")
+    return value
 
 
 def wanted_workers(wait_for_workers: object, n_workers: int) -> int:
@@ -251,10 +260,12 @@ def _memory(value: Any) -> int | None:
         if isinstance(value, bool):
             raise TypeError
         amount = int(parse_bytes(value))
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         raise _invalid("worker_memory", value, 'takes bytes or text such as "4 GiB"') from None
     if amount < 64 * 1024 * 1024:
         raise _invalid("worker_memory", value, "must be at least 64 MiB: a worker needs that to start")
+    if amount > _MAX_MEMORY:
+        raise _invalid("worker_memory", value, "must be at most 1 EiB")
     return amount
 
 

@@ -1,11 +1,11 @@
 //! Admitting clients: only with the owner's own signature, which this server can check but not make.
 
 use super::ApiState;
-use super::extract::{Body, Caller};
+use super::extract::{Body, Caller, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use crate::model::{ClusterRecord, ClusterView, MemberRecord, Wish};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use towline_protocol::envelope::{self, Envelope};
@@ -35,7 +35,7 @@ pub struct Admit {
 pub async fn admit(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(cluster): Path<String>,
+    Part(cluster): Part,
     Body(request): Body<Admit>,
 ) -> Result<(StatusCode, Json<ClusterView>), Problem> {
     // Anybody of the workspace may bring an admission: what counts is who signed it.

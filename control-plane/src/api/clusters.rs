@@ -1,11 +1,11 @@
 //! Clusters: list, show, scale, stop. Making one is `create`.
 
-use super::extract::{Body, Caller, Params};
+use super::extract::{Body, Caller, Params, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use super::{ApiState, create};
 use crate::model::{ClusterView, Wish};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -42,7 +42,7 @@ pub async fn list(
 pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(cluster): Path<String>,
+    Part(cluster): Part,
 ) -> Result<Json<ClusterView>, Problem> {
     let record = state.find_cluster(&caller, &cluster).await?;
     Ok(Json(state.view(&record).await?))
@@ -54,7 +54,7 @@ pub async fn show(
 pub async fn stop(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(cluster): Path<String>,
+    Part(cluster): Part,
 ) -> Result<(StatusCode, Json<ClusterView>), Problem> {
     let record = state.find_own_cluster(&caller, &cluster).await?;
     let record = state.store().update_cluster(&record.id, |cluster| cluster.wish = Wish::End).await?;
@@ -77,7 +77,7 @@ pub struct Scale {
 pub async fn scale(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(cluster): Path<String>,
+    Part(cluster): Part,
     Body(scale): Body<Scale>,
 ) -> Result<Json<ClusterView>, Problem> {
     create::check_workers(scale.n_workers, &state.settings().limits)?;

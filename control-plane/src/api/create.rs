@@ -222,6 +222,10 @@ fn check_worker(worker: &WorkerShape) -> Result<(), Problem> {
             let field = format!("worker.resources[{index}].name");
             return Err(Problem::field(&field, "must be 1 to 64 of letters, digits, `-`, `_` and `.`"));
         }
+        if worker.resources[..index].iter().any(|earlier| earlier.name == resource.name) {
+            let field = format!("worker.resources[{index}].name");
+            return Err(Problem::field(&field, format!("names {:?} a second time", resource.name)));
+        }
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! A cluster's changes as they happen, so that nobody polls: server-sent events, each the whole view.
 
 use super::ApiState;
-use super::extract::Caller;
+use super::extract::{Caller, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use super::view::changes_by_itself_at;
 use crate::model::ClusterView;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
@@ -32,11 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
     params(("cluster" = String, Path, description = "Id or name")),
     responses((status = 200, content_type = "text/event-stream", body = ClusterView),
         (status = "default", body = ProblemBody)))]
-pub async fn events(
-    State(state): State<ApiState>,
-    caller: Caller,
-    Path(cluster): Path<String>,
-) -> Result<Response, Problem> {
+pub async fn events(State(state): State<ApiState>, caller: Caller, Part(cluster): Part) -> Result<Response, Problem> {
     let limit = state.settings().limits.event_streams;
     let permit = state.0.streams.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Problem::new(Code::TooManyStreams, format!("{limit} event streams are open")))?;

@@ -1,11 +1,11 @@
-//! How a request becomes values: who calls, the JSON body, the query. Every refusal is a problem with a remedy.
+//! How a request becomes values: who calls, the part of the address, the JSON body, the query. Every refusal is a problem with a remedy.
 
 use super::ApiState;
 use super::problem::{Code, Problem};
 use crate::store::Role;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
@@ -79,6 +79,20 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Body<T> {
         })?;
         let value = strict::from_slice(&bytes).map_err(|error| Problem::new(Code::JsonInvalid, error.to_string()))?;
         Ok(Self(value))
+    }
+}
+
+/// The one part of an address that a person chose: a name, an id or a digest.
+#[derive(Clone, Debug)]
+pub struct Part(pub String);
+
+impl FromRequestParts<ApiState> for Part {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        // `%ff` and the like decode to no text: an address of nothing, as any other that is not there.
+        let read = Path::<String>::from_request_parts(parts, state).await;
+        read.map(|Path(part)| Self(part)).map_err(|_| Problem::new(Code::NotFound, "the address is not UTF-8 text"))
     }
 }
 

@@ -1,12 +1,12 @@
 //! Hosts as people see them.
 
 use super::ApiState;
-use super::extract::{Caller, Params};
+use super::extract::{Caller, Params, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use super::view::host_view;
 use crate::model::HostView;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Deserialize;
 use towline_protocol::ids::HostId;
 use utoipa::IntoParams;
@@ -43,11 +43,7 @@ pub async fn list(
 /// One host.
 #[utoipa::path(get, path = "/api/v1/hosts/{host}", params(("host" = String, Path, description = "Id")),
     responses((status = 200, body = HostView), (status = "default", body = ProblemBody)))]
-pub async fn show(
-    State(state): State<ApiState>,
-    caller: Caller,
-    Path(host): Path<String>,
-) -> Result<Json<HostView>, Problem> {
+pub async fn show(State(state): State<ApiState>, caller: Caller, Part(host): Part) -> Result<Json<HostView>, Problem> {
     let id: HostId = host.parse().map_err(|error| Problem::new(Code::HostUnknown, format!("{error}")))?;
     let unknown = || Problem::new(Code::HostUnknown, format!("the workspace has no host {id}"));
     let host = state.store().host(&id).await?.ok_or_else(unknown)?;

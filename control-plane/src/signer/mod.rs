@@ -156,8 +156,12 @@ impl Signer {
             let unusable = !self.is_current(&stored.envelope) || self.is_stale::<Roster>(&stored.envelope, now);
             // The host holds something newer than the store knows: a restored backup.
             let outrun = held > Some(stored.version);
-            let changed = known.is_none_or(|roster| roster.audience != address.audience || roster.entries != entries);
-            if !(changed || outrun || (unheld && unusable)) {
+            let changed =
+                known.as_ref().is_none_or(|roster| roster.audience != address.audience || roster.entries != entries);
+            // The version does not tell whose roster the host holds: of two stores that were restored in turn, both may
+            // have had it. One of this start is above either.
+            let of_the_past = held.is_some() && known.is_some_and(|roster| roster.epoch < self.epoch);
+            if !(changed || outrun || of_the_past || (unheld && unusable)) {
                 return None;
             }
         }

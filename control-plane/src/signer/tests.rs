@@ -147,12 +147,42 @@ fn outbids_the_roster_that_a_host_holds_after_an_older_store_was_restored() {
         panic!("refused");
     };
     signer.epoch = Epoch(9);
-    assert_eq!(signer.roster(&address, &members[..1], Some(&backup), Some(1), NOW), None, "the host holds the same");
     let new =
         signer.roster(&address, &members[..1], Some(&backup), Some(2), NOW).expect("the host is ahead of the store");
     assert_eq!(new.version, 3);
     let accepted = trust.accept_roster(&new.envelope, Some(known.document()), NOW);
     assert!(matches!(accepted, Ok(Accepted::New(_))), "{accepted:?}");
+}
+
+#[test]
+fn outbids_a_roster_of_the_same_version_from_another_store() {
+    let mut signer = signer(7);
+    let (cluster, mut scheduler) = (cluster(1), host(1, RoleKind::Scheduler));
+    scheduler.dask.spki = Some(KeyPair::generate().expect("key").spki());
+    let mut trust = trusting(&signer, &cluster, &scheduler);
+    let wanted = content::wanted(&cluster, &scheduler, &policy()).expect("wanted");
+    let assignment = signer.assignment(&wanted, None, None, NOW).expect("signed");
+    trust.accept_assignment(&assignment.envelope, NOW).expect("accepted");
+    let address = address(&cluster, &scheduler);
+    let worker = |n| {
+        let mut host = host(n, RoleKind::Worker);
+        host.dask.spki = Some(KeyPair::generate().expect("key").spki());
+        content::members(&cluster, &[scheduler.clone(), host], &[])
+    };
+    // Two stores that were restored in turn, each with a member that the other never had.
+    let (one, other) = (worker(2), worker(3));
+    let stored = signer.roster(&address, &one, None, None, NOW).expect("in the first store");
+    signer.epoch = Epoch(8);
+    let held = signer.roster(&address, &other, None, None, NOW).expect("in the second");
+    assert_eq!(held.version, stored.version);
+    let Ok(Accepted::New(known)) = trust.accept_roster(&held.envelope, None, NOW) else {
+        panic!("refused");
+    };
+    signer.epoch = Epoch(9);
+    let new = signer.roster(&address, &one, Some(&stored), Some(1), NOW).expect("nobody can say which the host holds");
+    let accepted = trust.accept_roster(&new.envelope, Some(known.document()), NOW);
+    assert!(matches!(accepted, Ok(Accepted::New(_))), "{accepted:?}");
+    assert_eq!(signer.roster(&address, &one, Some(&new), Some(new.version), NOW), None, "once for each start");
 }
 
 #[test]
