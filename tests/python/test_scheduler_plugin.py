@@ -324,4 +324,9 @@ def test_the_agent_is_told_and_asks_over_a_socket_with_a_long_path(tmp_path: Pat
 
 
 def test_names_of_hosts() -> None:
-    assert [plugin.host_of(name) for name in ("ho-abc", "ho-abc-0", "ho-a1-12", 7)] == ["ho-abc", "ho-abc", "ho-a1", "7"]
+    assert [plugin.host_of(name) for name in ("ho-abc", "ho-abc-0", "ho-a1-12", 7)] == [
+        "ho-abc",
+        "ho-abc",
+        "ho-a1",
+        "7",
+    ]

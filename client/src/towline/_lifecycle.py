@@ -43,7 +43,7 @@ Self = TypeVar("Self", bound="Lifecycle")
 
 #: How long closing waits for the hosts' end. Past it the control plane goes on alone.
 _END_SECONDS = 15.0
-#: How often the scheduler hears that this object is there.
+#: How often the scheduler hears that this object is there; more often where idleness ends the cluster within seconds.
 _TELL_PERIOD = 5.0
 #: Of which a control plane that does not answer may take this much.
 _TELL_SECONDS = 8.0
@@ -215,7 +215,7 @@ class Lifecycle(DaskCluster):
             # A scheduler that is away for a moment is asked again; one that is gone is `_guard`'s matter.
             with contextlib.suppress(OSError):
                 await self.scheduler_comm.towline_client(client=name, cpu_milli=milli)
-            await asyncio.sleep(_TELL_PERIOD)
+            await asyncio.sleep(min(_TELL_PERIOD, max(0.5, (self._attempt.idle_after or 3600) / 5)))
 
     async def _guard(self) -> None:
         """Notice a cluster that ends without having been asked to by this object, and say why."""

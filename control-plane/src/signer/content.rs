@@ -29,6 +29,9 @@ pub struct AssignmentPolicy {
     pub logs: PathBuf,
 }
 
+/// Samples at least within the shortest time after which a cluster may end for want of need.
+const SAMPLES_PER_RULE: u64 = 5;
+
 /// The stream of a host within the cluster's log folder.
 pub fn log_stream(host: &HostRecord) -> String {
     match host.role {
@@ -65,10 +68,17 @@ pub fn wanted(cluster: &ClusterRecord, host: &HostRecord, policy: &AssignmentPol
             sink: Sink::File { directory: policy.logs.join(cluster.id.as_str()).display().to_string() },
             stream: log_stream(host),
         },
-        vitals: VitalsPlan { period: policy.vitals_period.as_secs().max(1) },
+        vitals: VitalsPlan { period: vitals_period(cluster, policy) },
         idle: IdlePolicy { after: cluster.terms.idle_after },
         caps: Caps { max_lifetime: cluster.terms.max_lifetime, budget_milli: None },
     })
+}
+
+/// Idleness is judged at samples: a cluster that may be idle for seconds only is looked at more often.
+fn vitals_period(cluster: &ClusterRecord, policy: &AssignmentPolicy) -> u64 {
+    let shortest = [cluster.terms.idle_after, cluster.terms.no_client_after].into_iter().flatten().min();
+    let period = policy.vitals_period.as_secs();
+    shortest.map_or(period, |shortest| period.min(shortest / SAMPLES_PER_RULE)).max(1)
 }
 
 fn role(cluster: &ClusterRecord, host: &HostRecord, scheduler: &SchedulerAddress) -> Role {
