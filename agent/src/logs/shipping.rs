@@ -244,6 +244,8 @@ impl Shipping {
         let from = self.delivered;
         let end = self.seen.max(from.offset).max(if reason == GapReason::SpoolTruncated { indexed } else { 0 });
         let bytes = end - from.offset;
+        // A gap is never empty, so that its id is not that of the next line too.
+        let end = end.max(from.offset + u64::from(bytes == 0));
         let gap = Gap { from: from.id(), to: from.base + end, bytes, lines: None, reason };
         // Of a file that we emptied ourselves we know that nothing is lost.
         let lost = bytes > 0 || reason == GapReason::SpoolTruncated;

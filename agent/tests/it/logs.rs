@@ -75,6 +75,15 @@ fn check(found: &Found, lines: usize, begun_ms: u64, ended_ms: u64) {
     assert_eq!((found.lines.len(), found.gaps), (lines, 0));
 }
 
+/// Until the sink has grown: most likely it is not synced yet and the cursor has not moved.
+async fn just_written(file: &Path, longest: Duration) {
+    let length = || fs::metadata(file).map_or(0, |metadata| metadata.len());
+    let (before, begun) = (length(), Instant::now());
+    while length() == before && begun.elapsed() < longest {
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+}
+
 fn unix_ms() -> u64 {
     towline_agent::runner::facts::unix_ms()
 }
@@ -93,8 +102,12 @@ async fn every_line_arrives(lines: usize, kills: u32, longest_life: Duration) {
     let pid = report.processes[0].pid;
 
     let mut killed_while_writing = 0;
-    for _ in 0..kills {
-        tokio::time::sleep(longest_life.mul_f64(random_fraction())).await;
+    for kill in 0..kills {
+        if kill % 2 == 0 {
+            tokio::time::sleep(longest_life.mul_f64(random_fraction())).await;
+        } else {
+            just_written(&host.logs().join("test.jsonl"), longest_life * 2).await;
+        }
         agent.kill().expect("SIGKILL");
         agent.wait().expect("ours");
         killed_while_writing += u32::from(!done.exists());
@@ -121,6 +134,7 @@ async fn every_line_arrives(lines: usize, kills: u32, longest_life: Duration) {
     check(&found, lines, begun_ms, unix_ms());
     assert!(found.most_repeated_at_once <= BATCH && found.crashes_seen <= kills as usize);
     assert!(killed_while_writing * 2 >= kills, "the kills fall into the writing");
+    assert!(found.crashes_seen > 0, "some kills fall between the sink and the cursor");
     assert_eq!(fs::read_to_string(&notes).expect("notes").lines().count(), 1, "launched once");
 }
 
