@@ -7,6 +7,7 @@ mod enrolment;
 mod index;
 mod life;
 mod listeners;
+mod logs;
 mod packages;
 mod people;
 mod refusals;
