@@ -1,5 +1,7 @@
 //! The command line's grammar. Holds no behaviour beyond checking what is typed.
 
+use crate::logs::selection::Selection;
+use crate::logs::when::{self, When};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -41,6 +43,8 @@ pub enum Command {
     /// Clusters: list, show, stop
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Show the log lines of a cluster, live or after its end
+    Logs(LogsArguments),
     /// Hosts: list, show
     #[command(subcommand)]
     Host(HostCommand),
@@ -101,6 +105,47 @@ pub enum ClusterCommand {
         #[arg(long)]
         no_wait: bool,
     },
+}
+
+/// `towline logs`
+#[derive(Debug, Args)]
+pub struct LogsArguments {
+    /// Name or id
+    pub cluster: String,
+    /// Go on with what comes, until the cluster has ended
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Not before this moment: 90s, 10m, 2h30m or 1d ago, or RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub since: Option<When>,
+    /// Not from this moment on
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub until: Option<When>,
+    /// Only lines that hold this text
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Only this worker (its host, or its name in Dask); may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub worker: Vec<String>,
+    /// Only the scheduler, or also it beside --worker
+    #[arg(long)]
+    pub scheduler: bool,
+    /// Of what is there already only the last N lines
+    #[arg(long, value_name = "N")]
+    pub tail: Option<usize>,
+}
+
+impl LogsArguments {
+    /// What is asked for, as of now.
+    pub fn selection(&self, now_ms: u64) -> Selection {
+        Selection {
+            since_ms: self.since.map_or(0, |since| since.unix_ms(now_ms)),
+            until_ms: self.until.map(|until| until.unix_ms(now_ms)),
+            filter: self.filter.clone(),
+            workers: self.worker.clone(),
+            scheduler: self.scheduler,
+        }
+    }
 }
 
 /// `towline host …`
@@ -204,6 +249,8 @@ mod tests {
             "towline version",
             "towline cluster show x",
             "towline cluster stop x",
+            "towline logs x",
+            "towline logs x -f --since 10m --until 2026-01-02T03:04:05Z --filter t --worker a --worker b --scheduler --tail 5",
             "towline host list --cluster x",
             "towline host show x",
             "towline env scan --python p --dry-run",
@@ -215,6 +262,13 @@ mod tests {
             "towline keys client --cluster c --json",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn refuses_moments_and_numbers_that_make_no_sense() {
+        for line in ["towline logs", "towline logs x --since yesterday", "towline logs x --tail -1"] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
 

@@ -17,6 +17,7 @@ mod host;
 mod index;
 mod keys;
 mod login;
+mod logs;
 mod output;
 mod paths;
 mod profiles;
@@ -80,6 +81,7 @@ async fn run(arguments: Arguments, output: Output) -> Outcome<Exit> {
         Command::Doctor(doctor) => return doctor::run(&doctor, output).await,
         Command::Login(login) => login::run(&login, output).await?,
         Command::Cluster(command) => commands::cluster::run(command, profile, output).await?,
+        Command::Logs(logs) => commands::logs::run(logs, profile, output).await?,
         Command::Host(command) => commands::host::run(command, profile, output).await?,
         Command::Environment(command) => {
             return commands::environment::run(command, profile, output).await;

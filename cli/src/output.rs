@@ -58,6 +58,16 @@ impl Output {
         self.json
     }
 
+    /// Whether the reader is a person at a terminal.
+    pub fn terminal(self) -> bool {
+        self.terminal
+    }
+
+    /// Many lines, for people and for programs.
+    pub fn lines(self) -> Lines {
+        Lines { out: std::io::BufWriter::new(std::io::stdout()), closed: false }
+    }
+
     /// One line for people; silent with `--json`.
     pub fn line(self, text: &str) {
         if !self.json {
@@ -97,6 +107,30 @@ impl Output {
     pub fn version(self) {
         self.line(&format!("towline {}", env!("CARGO_PKG_VERSION")));
         self.value(&json!({ "version": env!("CARGO_PKG_VERSION") }));
+    }
+}
+
+/// Many lines: written in blocks, until the reader goes away.
+#[derive(Debug)]
+pub struct Lines {
+    out: std::io::BufWriter<std::io::Stdout>,
+    closed: bool,
+}
+
+impl Lines {
+    /// Write a line; it may wait for [`Lines::flush`].
+    pub fn write(&mut self, text: &str) {
+        self.closed |= writeln!(self.out, "{text}").is_err();
+    }
+
+    /// Let out what waits.
+    pub fn flush(&mut self) {
+        self.closed |= self.out.flush().is_err();
+    }
+
+    /// Whether the reader went away: nothing more needs to be said.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 }
 

@@ -10,6 +10,7 @@ pub mod enrolment;
 pub mod envelope;
 pub mod ids;
 pub mod lease;
+pub mod log_record;
 pub mod message;
 mod refusal;
 pub mod report;

@@ -9,6 +9,7 @@ mod index;
 mod interrupt;
 mod life;
 mod listeners;
+mod logs;
 mod packages;
 mod people;
 mod refusals;

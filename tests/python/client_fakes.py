@@ -26,6 +26,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -359,11 +360,13 @@ class FakeControlPlane:
             ]  # fmt: skip
         stream = role if role == "scheduler" else f"worker-{host['id']}"
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join([p for p in sys.path if p])}
-        with (Path(view["logs"]["directory"]) / f"{stream}.log").open("ab") as log:
-            self._processes[cluster][host["id"]] = subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.{arguments[0]}", *arguments[1:]],
-                stdout=log, stderr=log, env=environ,
-            )  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.{arguments[0]}", *arguments[1:]],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ,
+        )  # fmt: skip
+        self._processes[cluster][host["id"]] = process
+        file = Path(view["logs"]["directory"]) / f"{stream}.jsonl"
+        threading.Thread(target=ship, args=(process.stdout, file), daemon=True).start()
 
     def admit(self, view: dict, body: dict) -> None:
         admission = body["admission"]
@@ -415,6 +418,18 @@ class FakeControlPlane:
             host["state"] = "up"
             await self.reach(view, host, "joined")
         await self.change(view)
+
+
+def ship(output: IO[bytes], file: Path) -> None:
+    """Write a process' lines as an agent's `file` sink does."""
+    place = 0
+    with file.open("a", encoding="utf-8") as log:
+        for line in output:
+            text = line.decode("utf-8", "replace").removesuffix("\n")
+            record = {"time": int(time.time() * 1000), "stream": file.stem, "id": place, "line": text}
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            place += len(line)
 
 
 class Problem(Exception):

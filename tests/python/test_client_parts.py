@@ -534,8 +534,8 @@ def test_log_streams_are_found_in_either_folder(tmp_path):
     name = random_id("cl-")
     for folder in (tmp_path, tmp_path / name):
         folder.mkdir(exist_ok=True)
-        (folder / "scheduler.log").write_text("from " + folder.name + "\n")
-        (folder / "worker-ho-x.log").write_text("w\n")
+        write_records(folder / "scheduler.jsonl", [{"id": 0, "line": "from " + folder.name}])
+        write_records(folder / "worker-ho-x.jsonl", [{"id": 0, "line": "w"}])
     cluster = view(id=name, logs={"kind": "file", "directory": str(tmp_path)})
     logs = read(cluster, ["said"], {"ho-x": "tls://a:1"}, True, True, True)
     assert dict(logs) == {"Cluster": "said", "Scheduler": f"from {name}", "tls://a:1": "w"}
@@ -544,12 +544,52 @@ def test_log_streams_are_found_in_either_folder(tmp_path):
     assert read(view(), [], {}, True, True, True) is None
 
 
-def test_of_a_huge_log_the_end_is_shown(tmp_path):
-    (tmp_path / "scheduler.log").write_text("".join(f"line {number}\n" for number in range(200_000)))
-    text = read(view(logs={"kind": "file", "directory": str(tmp_path)}), [], {}, False, True, False)["Scheduler"]
-    assert len(text) <= 1024 * 1024
-    assert text.startswith("line ")
+def write_records(file: Path, records: list[dict]) -> None:
+    lines = [json.dumps({"time": 1, "stream": file.stem, **record}) + "\n" for record in records]
+    file.write_text("".join(lines), encoding="utf-8")
+
+
+def scheduler_log(folder: Path) -> str:
+    return read(view(logs={"kind": "file", "directory": str(folder)}), [], {}, False, True, False)["Scheduler"]
+
+
+def test_full_files_are_read_in_their_order_and_what_came_twice_once(tmp_path):
+    records = [{"id": number * 10, "line": f"line {number}"} for number in range(10)]
+    write_records(tmp_path / "scheduler.000001.jsonl", records[:4])
+    # A crash repeats a batch, also over the end of a file.
+    write_records(tmp_path / "scheduler.000002.jsonl", records[2:6] + records[5:7])
+    write_records(tmp_path / "scheduler.jsonl", records[6:])
+    for other in ("scheduler.x.jsonl", "scheduler.jsonl.tmp", "notes.txt"):
+        (tmp_path / other).write_text("not ours")
+    assert scheduler_log(tmp_path) == "\n".join(f"line {number}" for number in range(10))
+
+
+def test_long_lines_are_whole_gaps_are_told_and_torn_records_are_not_read(tmp_path):
+    gap = {"from": 7, "to": 9, "bytes": 2, "lines": 1, "reason": "spool_full"}
+    write_records(tmp_path / "scheduler.jsonl", [
+        {"id": 0, "line": "a"}, {"id": 2, "line": "lo", "part": 1, "more": True}, {"id": 4, "line": "ng", "part": 2},
+        {"id": 7, "gap": gap}, {"id": 9, "gap": {**gap, "lines": None}}, {"id": 11, "line": "a line's end", "part": 3},
+        {"id": 30, "line": "ä"},
+    ])  # fmt: skip
+    with (tmp_path / "scheduler.jsonl").open("a", encoding="utf-8") as log:
+        log.write('no record\n{"id": 40, "line": "half')
+    assert scheduler_log(tmp_path).splitlines() == [
+        "a", "long", "[1 lines (2 bytes) are missing here: spool_full]",
+        "[at least 2 bytes are missing here: spool_full]", "a line's end", "ä",
+    ]  # fmt: skip
+
+
+def test_of_a_huge_log_the_end_is_shown_also_over_files(tmp_path):
+    records = [{"id": number, "line": f"line {number}"} for number in range(200_000)]
+    write_records(tmp_path / "scheduler.000001.jsonl", records[:180_000])
+    write_records(tmp_path / "scheduler.jsonl", records[180_000:])
+    text = scheduler_log(tmp_path)
+    assert 1024 * 1024 - 100 < len(text) <= 1024 * 1024 + 100
+    first, second, *_ = text.splitlines()
+    assert "`towline logs" in first
+    assert second.startswith("line 1")
     assert text.endswith("line 199999")
+    assert len(text.splitlines()) > 50_000
 
 
 # -- the binary --------------------------------------------------------------------------------------------------------

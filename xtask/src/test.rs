@@ -80,8 +80,8 @@ fn rust_tests(environment: &[(&str, OsString)], selection: &[&str]) -> Outcome {
 
 /// Tests that measure or wait: each is ignored by name with its reason, and run here.
 fn slow_tests(environment: &[(&str, OsString)]) -> Outcome {
-    let measure = ["test", "-p", "towline-agent", "--all-features", "--locked", "--test", "dask"];
-    let mut command = cargo(measure);
+    let agents = ["test", "-p", "towline-agent", "--all-features", "--locked", "--test", "dask", "--test", "it"];
+    let mut command = cargo(agents);
     command.args(["--", "--ignored", "--nocapture"]);
     command.envs(environment.iter().cloned());
     step("slow tests", &mut command)

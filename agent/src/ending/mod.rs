@@ -1,12 +1,14 @@
-//! The end of a host: evidence, the last word, the platform's own end.
+//! The end of a host: the last log lines, evidence, the last word, the platform's own end.
 //!
 //! Owns the evidence file (metadata only: what was stopped and why). The order of the steps is `reconcile`'s; stopping
 //! Dask is the runner's. Driven by `runtime`.
 
 use crate::launch::StopReport;
+use crate::logs::Shipper;
 use serde::Serialize;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use towline_cloud::Terminator;
 use towline_protocol::ids::{ClusterId, Digest, HostId, Position};
 use towline_protocol::report::{EndReason, PhaseRecord, ProcessRecord, SignOff, Verdict};
@@ -37,6 +39,22 @@ pub struct Evidence {
     pub verdict: Option<Verdict>,
     /// What stopping came to.
     pub stopped: StopReport,
+}
+
+/// How long the last log lines may take. With the time for stopping Dask below the ten seconds after which
+/// a backend escalates.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Deliver what log lines are left. What cannot be delivered in time stays in the host's spool.
+pub async fn flush_logs(shipper: &Shipper) {
+    let begun = Instant::now();
+    let flushed = shipper.flush(FLUSH_DEADLINE).await;
+    let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if flushed.complete {
+        tracing::info!(component = "ending", elapsed_ms, "all log lines are delivered");
+    } else {
+        tracing::warn!(component = "ending", elapsed_ms, bytes = flushed.left, "log lines stay behind on this host");
+    }
 }
 
 /// Write the evidence durably and make the last word that names it.

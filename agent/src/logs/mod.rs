@@ -1,15 +1,38 @@
-//! Where the workload's output goes.
+//! From the workload's output to its log store.
 //!
-//! First light has the `file` sink only: the runner appends straight to a file outside the host's directory, so that
-//! it outlives the host. Owns the path and the file's creation; must not read a line of it.
+//! Dask's processes write into a *spool* in the host's directory, so that neither the agent's death nor a slow store
+//! blocks them or loses a line (`docs/decisions/0006-…`). The runner notes the time beside it (`index`); the agent's
+//! shipper (`shipper`, one thread) reads lines (`spool`, `lines`, `times`), collects them (`batch`), hands them to a
+//! `sink`, moves the `cursor` and frees what was delivered (`shipping`).
+//!
+//! Owns the files of a spool and their names. Must not let a line of it into the agent's own log or to the control plane.
 
+pub mod batch;
+pub mod cap;
+pub mod cursor;
+pub mod file_sink;
+pub mod index;
+pub mod lines;
+pub mod record;
+pub mod shipper;
+pub mod shipping;
+pub mod sink;
+pub mod spool;
+pub mod times;
+
+pub use shipper::{Flushed, Shipper};
+
+use shipping::ShipError;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use towline_protocol::assignment::{LogPlan, Sink};
 
-/// Why a log file could not be made.
+/// Where the spools of a host lie, below its directory.
+const SPOOLS: &str = "spool";
+
+/// Why a spool could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LogFileError {
     /// The stream is no plain file name.
@@ -29,22 +52,46 @@ pub enum LogFileError {
     },
 }
 
-/// The file of a stream. The plan is signed, but its names still become a path: nothing but plain names passes.
-pub fn file_path(plan: &LogPlan) -> Result<PathBuf, LogFileError> {
-    let Sink::File { directory } = &plan.sink;
-    if !Path::new(directory).is_absolute() {
-        return Err(LogFileError::Directory(directory.clone()));
-    }
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if plan.stream.is_empty() || plan.stream.len() > 128 || !plan.stream.bytes().all(plain) {
-        return Err(LogFileError::Stream(plan.stream.chars().take(80).collect()));
-    }
-    Ok(Path::new(directory).join(format!("{}.log", plan.stream)))
+/// The files of one spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFiles {
+    /// What the workload writes.
+    pub spool: PathBuf,
+    /// When it wrote it.
+    pub index: PathBuf,
+    /// How far it is delivered.
+    pub cursor: PathBuf,
 }
 
-/// Make the file if it is not there; lines of an earlier run stay.
-pub fn create(plan: &LogPlan) -> Result<PathBuf, LogFileError> {
-    let path = file_path(plan)?;
+impl LogFiles {
+    /// The files beside a spool.
+    pub fn of(spool: &Path) -> Self {
+        Self { spool: spool.to_owned(), index: index_of(spool), cursor: spool.with_extension("cursor") }
+    }
+
+    /// The files of a plan's stream on the host in `host_dir`. The plan is signed, but its names still become paths:
+    /// nothing but plain names passes.
+    pub fn planned(host_dir: &Path, plan: &LogPlan) -> Result<Self, LogFileError> {
+        let Sink::File { directory } = &plan.sink;
+        if !Path::new(directory).is_absolute() {
+            return Err(LogFileError::Directory(directory.clone()));
+        }
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if plan.stream.is_empty() || plan.stream.len() > 128 || !plan.stream.bytes().all(plain) {
+            return Err(LogFileError::Stream(plan.stream.chars().take(80).collect()));
+        }
+        Ok(Self::of(&host_dir.join(SPOOLS).join(format!("{}.log", plan.stream))))
+    }
+}
+
+/// The index beside a spool.
+pub fn index_of(spool: &Path) -> PathBuf {
+    spool.with_extension("index")
+}
+
+/// Make a plan's spool if it is not there; lines of an earlier run stay.
+pub fn create(host_dir: &Path, plan: &LogPlan) -> Result<PathBuf, LogFileError> {
+    let path = LogFiles::planned(host_dir, plan)?.spool;
     let failed = |source| LogFileError::Io { path: path.clone(), source };
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
@@ -58,6 +105,11 @@ pub fn create(plan: &LogPlan) -> Result<PathBuf, LogFileError> {
     Ok(path)
 }
 
+fn file_error(path: &Path) -> impl Fn(io::Error) -> ShipError + use<> {
+    let path = path.to_owned();
+    move |source| ShipError::File { path: path.clone(), source }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,26 +119,30 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_one_file_in_the_directory() {
-        let path = file_path(&plan("/logs", "worker-ho-abc")).expect("a path");
-        assert_eq!(path, Path::new("/logs/worker-ho-abc.log"));
+    fn a_stream_has_its_files_below_the_host() {
+        let files = LogFiles::planned(Path::new("/h"), &plan("/logs", "worker-ho-abc")).expect("paths");
+        assert_eq!(files.spool, Path::new("/h/spool/worker-ho-abc.log"));
+        assert_eq!(files.index, Path::new("/h/spool/worker-ho-abc.index"));
+        assert_eq!(files.cursor, Path::new("/h/spool/worker-ho-abc.cursor"));
     }
 
     #[test]
     fn refuses_streams_that_would_leave_the_directory() {
+        let refused = |directory, stream| LogFiles::planned(Path::new("/h"), &plan(directory, stream));
         for stream in ["", "..", "../x", "a/b", "A", "a.b", "a\0b"] {
-            assert!(matches!(file_path(&plan("/logs", stream)), Err(LogFileError::Stream(_))), "{stream:?}");
+            assert!(matches!(refused("/logs", stream), Err(LogFileError::Stream(_))), "{stream:?}");
         }
-        assert!(matches!(file_path(&plan("logs", "a")), Err(LogFileError::Directory(_))));
+        assert!(matches!(refused("logs", "a"), Err(LogFileError::Directory(_))));
     }
 
     #[test]
     fn keeps_the_lines_of_an_earlier_run() {
         let directory = tempfile::tempdir().expect("a directory");
-        let plan = plan(&directory.path().join("deep/er").to_string_lossy(), "scheduler");
-        let path = create(&plan).expect("made");
+        let host = directory.path().join("deep/er");
+        let plan = plan("/logs", "scheduler");
+        let path = create(&host, &plan).expect("made");
         fs::write(&path, "line\n").expect("written");
-        assert_eq!(create(&plan).expect("again"), path);
+        assert_eq!(create(&host, &plan).expect("again"), path);
         assert_eq!(fs::read_to_string(&path).expect("read"), "line\n");
     }
 }

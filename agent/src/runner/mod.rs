@@ -7,6 +7,7 @@
 mod children;
 pub mod exits;
 pub mod facts;
+mod index;
 pub mod leftovers;
 mod serve;
 mod start;

@@ -5,7 +5,8 @@ use crate::launch::LaunchPlan;
 use crate::launch::command::{PortToTry, Surroundings};
 use crate::runner::children::{Children, kill_orphans};
 use crate::runner::exits::{ExitLog, RunnerEnd};
-use crate::runner::facts::{RunnerRecord, boot_time, unix_time};
+use crate::runner::facts::{RunnerRecord, boot_time, unix_ms, unix_time};
+use crate::runner::index::SpoolIndex;
 use crate::runner::start::{self, is_taken, joined_count};
 use crate::runner::watch::AgentWatch;
 use crate::runner::wire;
@@ -56,6 +57,7 @@ struct Launched {
     port: Option<PortToTry>,
     /// A scheduler that has listened once did not find its port taken.
     has_joined: bool,
+    index: SpoolIndex,
 }
 
 struct Ending {
@@ -143,7 +145,8 @@ impl Runner {
             }
         }
         let (joined_count, port) = (prepared.launch.joined_count, prepared.launch.port);
-        self.launched = Some(Launched { joined: prepared.joined, joined_count, port, has_joined: false });
+        let (joined, index) = (prepared.joined, prepared.index);
+        self.launched = Some(Launched { joined, joined_count, port, has_joined: false, index });
         Ok(())
     }
 
@@ -187,7 +190,9 @@ impl Runner {
     /// Collect ended processes and apply the rules that time drives. True when nothing is left to wait for.
     fn is_over(&mut self) -> io::Result<bool> {
         let now = boot_time();
-        for ended in self.children.reap(unix_time())? {
+        let ended = self.children.reap(unix_time())?;
+        self.note_output(!ended.is_empty());
+        for ended in ended {
             self.note_exit(&ended);
         }
         if self.ending.is_none() && self.watch.is_lost(now) {
@@ -205,6 +210,13 @@ impl Runner {
         }
         let given_up = now >= ending.kill_at.plus(KILL_DEADLINE);
         Ok(alive.is_empty() || given_up)
+    }
+
+    /// Note when the processes wrote; `at_once` when one has ended, so that its last words have their time.
+    fn note_output(&mut self, at_once: bool) {
+        if let Some(launched) = &mut self.launched {
+            launched.index.note(boot_time(), unix_ms(), at_once);
+        }
     }
 
     fn note_exit(&mut self, process: &ProcessRecord) {
@@ -233,6 +245,7 @@ impl Runner {
             sleep(Duration::from_millis(10)).await;
         }
         self.children.reap(unix_time())?;
+        self.note_output(true);
         let Some(ending) = self.ending.take() else {
             return Ok(());
         };

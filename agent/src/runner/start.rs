@@ -3,6 +3,8 @@
 
 use crate::launch::LaunchPlan;
 use crate::launch::command::{self, Launch, LaunchFile, PortToTry, ProcessCommand, Surroundings};
+use crate::logs::index_of;
+use crate::runner::index::SpoolIndex;
 use crate::runner::wire::Refusal;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +22,8 @@ pub struct Prepared {
     pub launch: Launch,
     /// Where signs of having joined appear.
     pub joined: PathBuf,
+    /// The index beside the log file.
+    pub index: SpoolIndex,
     environment: BTreeMap<OsString, OsString>,
     log: File,
     directory: PathBuf,
@@ -46,11 +50,13 @@ pub fn prepare(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Prepared, 
     }
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&plan.log_file);
     let log = log.map_err(|error| unwritable(&plan.log_file, &error))?;
+    let index = log.try_clone().and_then(|spool| SpoolIndex::open(&plan.log_file, spool));
+    let index = index.map_err(|error| unwritable(&index_of(&plan.log_file), &error))?;
     if let Some(port) = launch.port.filter(|port| is_taken(*port)) {
         return Err(Refusal::PortTaken { port: port.port });
     }
     let environment = command::environment(std::env::vars_os(), &launch, &plan.python);
-    Ok(Prepared { launch, joined, environment, log, directory: plan.local_directory.clone() })
+    Ok(Prepared { launch, joined, index, environment, log, directory: plan.local_directory.clone() })
 }
 
 impl Prepared {

@@ -127,6 +127,10 @@ impl Owner {
         );
         let mut work = Work::new();
         work.python = python;
+        if let (Some(_), Some(assignment)) = (memory.state().launch, memory.assignment()) {
+            // Lines that an earlier life of the agent left, also of a runner that is gone.
+            work.ship_logs(&host, &assignment.logs);
+        }
         let wish = Wish { period: VITALS_PERIOD, runner: memory.state().runner.as_ref().map(|runner| runner.pid) };
         let sampler = Sampler::start(&host.directory, wish).map_err(RuntimeError::Vitals)?;
         tracing::info!(

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use towline_protocol::assignment::{Assignment, EnvironmentSpec};
+use towline_protocol::assignment::{Assignment, EnvironmentSpec, LogPlan};
 use towline_protocol::ids::{Digest, KeyId};
 use towline_protocol::report::{EndReason, FailureKind, IssuedCertificate, SignOff};
 use towline_protocol::roster::Roster;
@@ -85,6 +85,8 @@ pub struct Work {
     pub authority: Option<Arc<ClusterAuthority>>,
     /// The interpreter of the environment that is present.
     pub python: Option<PathBuf>,
+    /// What carries the workload's lines to their store.
+    shipper: Option<Arc<logs::Shipper>>,
 }
 
 impl Work {
@@ -98,6 +100,7 @@ impl Work {
             runner: None,
             authority: None,
             python: None,
+            shipper: None,
         }
     }
 
@@ -199,17 +202,34 @@ impl Work {
         });
     }
 
+    /// Carry log lines to their store from now on. Once for each life of the agent.
+    pub fn ship_logs(&mut self, host: &Host, plan: &LogPlan) {
+        if self.shipper.is_some() {
+            return;
+        }
+        let started = logs::LogFiles::planned(&host.directory, plan)
+            .map_err(|error| story(&error))
+            .and_then(|files| logs::Shipper::start(files, plan).map_err(|error| story(&error)));
+        match started {
+            Ok(shipper) => self.shipper = Some(Arc::new(shipper)),
+            // A plan that names no usable stream is refused when its file is made.
+            Err(error) => tracing::error!(component = "logs", %error, "log lines are not shipped"),
+        }
+    }
+
     /// Start Dask.
     pub fn launch(&mut self, host: Arc<Host>, assignment: &Assignment, deadline: Duration) {
         let (Some(runner), Some(python)) = (self.runner.clone(), self.python.clone()) else {
             return self.refuse_launch("there is no runner or environment");
         };
         let Some(role) = assignment.role.clone() else { return self.refuse_launch("there is no role") };
+        self.ship_logs(&host, &assignment.logs);
         let (logs, scheduler) = (assignment.logs.clone(), assignment.scheduler.clone());
         self.tasks.spawn(async move {
             let late = || StepError::new(FailureKind::LaunchFailed, false, "the runner did not launch in time");
             let launched = async {
-                let log_file = tokio::task::spawn_blocking(move || logs::create(&logs))
+                let directory = host.directory.clone();
+                let log_file = tokio::task::spawn_blocking(move || logs::create(&directory, &logs))
                     .await
                     .expect("making a file does not panic")
                     .map_err(|error| StepError::new(FailureKind::LaunchFailed, false, story(&error)))?;
@@ -304,9 +324,13 @@ impl Work {
         );
     }
 
-    /// Write the evidence and the last word.
+    /// Deliver the last log lines, then write the evidence and the last word. Nothing of Dask lives any more.
     pub fn sign_off(&mut self, host: Arc<Host>, evidence: Evidence) {
+        let shipper = self.shipper.clone();
         self.tasks.spawn(async move {
+            if let Some(shipper) = shipper {
+                ending::flush_logs(&shipper).await;
+            }
             let unproven = ending::unproven(&evidence);
             let written = on_disk(move || ending::sign_off(&host.directory, &evidence)).await;
             let (word, error) = written.unwrap_or_else(|late| (unproven, Some(late)));

@@ -11,19 +11,19 @@ use std::time::Duration;
 use towline_protocol::assignment::{Lifecycle, RoleKind};
 use towline_protocol::ids::Digest;
 
-/// An environment whose interpreter notes its start and sleeps.
-fn stand_in(store: &Path, notes: &Path) {
+/// An environment whose interpreter notes its start, does as `script` says, and sleeps.
+pub fn stand_in(store: &Path, notes: &Path, script: &str) {
     let digest = Digest::of(b"environment");
     let environment = store.join("environments").join(digest.as_str());
     fs::create_dir_all(environment.join("bin")).expect("made");
     let python = environment.join("bin/python");
-    let script = format!("#!/bin/sh\necho $$ >> {}\nexec sleep 600\n", notes.display());
+    let script = format!("#!/bin/sh\necho $$ >> {}\n{script}\nexec sleep 600\n", notes.display());
     fs::write(&python, script).expect("written");
     fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("made a program");
     fs::write(environment.join(".towline-complete"), digest.as_str()).expect("marked");
 }
 
-fn start(host: &TestHost) -> Child {
+pub fn start(host: &TestHost) -> Child {
     let log = fs::OpenOptions::new().append(true).create(true).open(host.path().join("agent.log")).expect("a log");
     Command::new(env!("CARGO_BIN_EXE_towline-agent"))
         .arg("--host-dir")
@@ -34,11 +34,11 @@ fn start(host: &TestHost) -> Child {
         .expect("started")
 }
 
-fn alive(pid: u32) -> bool {
+pub fn alive(pid: u32) -> bool {
     towline_agent::runner::facts::stat(pid).expect("readable").is_some_and(|stat| stat.is_alive())
 }
 
-async fn exited(child: &mut Child) -> std::process::ExitStatus {
+pub async fn exited(child: &mut Child) -> std::process::ExitStatus {
     for _ in 0..1000 {
         if let Some(status) = child.try_wait().expect("ours") {
             return status;
@@ -53,7 +53,7 @@ async fn survives_kill_9_with_the_same_processes_and_ends_when_told() {
     let mut plane = ControlPlane::start().await;
     let host = TestHost::new(&plane, "");
     let notes = host.path().join("starts");
-    stand_in(&host.path().join("store"), &notes);
+    stand_in(&host.path().join("store"), &notes, "");
     let mut assignment = plane.assignment(1, RoleKind::Worker, &host.logs());
     plane.assign(&assignment);
     let mut agent = start(&host);

@@ -41,7 +41,7 @@ async fn a_worker_lives_from_hello_to_sign_off() {
     assert_eq!(phases(&report), ["Enrolled", "Synced", "Launched", "Joined"]);
     assert_eq!(report.processes.len(), 1);
     let log_file = host.machine.holds().launches[0].log_file.clone();
-    assert!(log_file.starts_with(host.logs()) && log_file.exists());
+    assert!(log_file.starts_with(host.path().join("spool")) && log_file.exists());
 
     assignment.generation.0 = 2;
     assignment.lifecycle = Lifecycle::End;

@@ -9,5 +9,6 @@ mod deadlines;
 mod fakes;
 mod host;
 mod life;
+mod logs;
 mod refusal;
 mod restart;

@@ -86,6 +86,9 @@ pub struct Reason {
 /// Where log lines lie.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Logs {
+    /// The kind of store; this program reads `file`.
+    #[serde(default)]
+    pub kind: String,
     /// The directory.
     #[serde(default)]
     pub directory: String,

@@ -1,8 +1,9 @@
-//! What people ask of a control plane: clusters, hosts, environments.
+//! What people ask of a control plane: clusters, hosts, environments, log lines.
 
 pub mod cluster;
 pub mod environment;
 pub mod host;
+pub mod logs;
 
 use crate::api::Api;
 use crate::failure::Outcome;

@@ -1,13 +1,17 @@
 """Reading a cluster's log lines from its sink, with the person's own rights. Only `file` sinks yet.
 
-Owns the way from a sink's streams to the keys that Dask people know: `Cluster`, `Scheduler`, worker addresses.
+Owns the way from a sink's JSON lines to the keys that Dask people know: `Cluster`, `Scheduler`, worker addresses. The
+format is told in `docs/logs.md`.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from distributed.utils import Log, Logs
 
@@ -18,18 +22,26 @@ __all__ = ["read", "streams"]
 #: The end of each stream that is shown: long enough for a traceback storm, short enough for a notebook.
 _TAIL = 1024 * 1024
 
+#: Read at once from the end of a file.
+_BLOCK = 256 * 1024
 
-def streams(view: ClusterView) -> dict[str, Path]:
-    """The stream files that are here, by stream name: `scheduler`, `worker-<host id>`."""
+
+def streams(view: ClusterView) -> dict[str, list[Path]]:
+    """The files of each stream that is here, the oldest first, by stream name: `scheduler`, `worker-<host id>`."""
     if view.logs_kind != "file" or not view.logs_directory:
         return {}
     folder = Path(view.logs_directory)
     # A sink may be shared by clusters, with a folder for each.
     own = folder / view.id
     folder = own if own.is_dir() else folder
-    if not folder.is_dir():
-        return {}
-    return {file.stem: file for file in sorted(folder.glob("*.log")) if file.is_file()}
+    found: dict[str, list[tuple[float, Path]]] = {}
+    if folder.is_dir():
+        for file in folder.glob("*.jsonl"):
+            # `worker-a.jsonl` is being written, `worker-a.000001.jsonl` is full.
+            stream, _, number = file.name.removesuffix(".jsonl").partition(".")
+            if (not number or number.isdecimal()) and file.is_file():
+                found.setdefault(stream, []).append((int(number) if number else float("inf"), file))
+    return {stream: [file for _, file in sorted(files)] for stream, files in sorted(found.items())}
 
 
 def read(
@@ -53,30 +65,99 @@ def read(
     cluster, scheduler, workers
         As for `Cluster.get_logs`.
     """
-    files = streams(view)
-    if not files:
+    found = streams(view)
+    if not found:
         return None
     logs = Logs()
     if cluster:
         logs["Cluster"] = Log("\n".join(said))
-    if scheduler and "scheduler" in files:
-        logs["Scheduler"] = Log(_tail(files["scheduler"]))
+    if scheduler and "scheduler" in found:
+        logs["Scheduler"] = Log(_tail(found["scheduler"], view))
     if workers:
         wanted = None if workers is True else set(workers)
-        for stream, file in files.items():
+        for stream, files in found.items():
             name = stream.removeprefix("worker-")
             key = addresses.get(name, name)
             if stream != "scheduler" and (wanted is None or key in wanted or name in wanted):
-                logs[key] = Log(_tail(file))
+                logs[key] = Log(_tail(files, view))
     return logs
 
 
-def _tail(file: Path) -> str:
+def _tail(files: list[Path], view: ClusterView) -> str:
+    """The last lines of a stream, each once, at most `_TAIL` characters."""
+    lines: deque[str] = deque()
+    size = 0
+    for line in _lines_backwards(files):
+        size += len(line) + 1
+        if size > _TAIL:
+            lines.appendleft(f"[earlier lines are left out; `towline logs {view.name or view.id}` shows them]")
+            break
+        lines.appendleft(line)
+    return "\n".join(lines)
+
+
+def _lines_backwards(files: list[Path]) -> Iterator[str]:
+    """Lines from the last one on. What was delivered twice is told by its id, parts of a long line are one line."""
+    first: int | None = None
+    later: list[str] = []
+    for record in _records_backwards(files):
+        number = record.get("id")
+        if not isinstance(number, int) or (first is not None and number >= first):
+            continue
+        first = number
+        if later and not record.get("more"):
+            # A part whose beginning was lost in a gap.
+            yield "".join(reversed(later))
+            later = []
+        if isinstance(record.get("gap"), dict):
+            yield _gap(record["gap"])
+        elif record.get("part", 0) > 1:
+            later.append(str(record.get("line", "")))
+        else:
+            later.append(str(record.get("line", "")))
+            yield "".join(reversed(later))
+            later = []
+    if later:
+        yield "".join(reversed(later))
+
+
+def _gap(gap: Mapping[str, Any]) -> str:
+    lines = gap.get("lines")
+    many = f"{lines} lines ({gap.get('bytes')} bytes)" if lines is not None else f"at least {gap.get('bytes')} bytes"
+    return f"[{many} are missing here: {gap.get('reason')}]"
+
+
+def _records_backwards(files: list[Path]) -> Iterator[dict[str, Any]]:
+    for file in reversed(files):
+        try:
+            for line in _raw_backwards(file):
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict):
+                    yield record
+        except FileNotFoundError:
+            # It was put aside or removed since the folder was listed.
+            continue
+
+
+def _raw_backwards(file: Path) -> Iterator[bytes]:
+    """Whole lines of a file, the last one first. What has no line end is still being written."""
     with file.open("rb") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        handle.seek(max(0, size - _TAIL))
-        text = handle.read(_TAIL).decode("utf-8", "replace")
-    if size > _TAIL:
-        # The first line is cut.
-        text = text.partition("\n")[2]
-    return text.rstrip("\n")
+        at = handle.seek(0, os.SEEK_END)
+        rest = b""
+        ended = False
+        while at > 0:
+            size = min(_BLOCK, at)
+            at -= size
+            handle.seek(at)
+            rest = handle.read(size) + rest
+            first, *whole = rest.split(b"\n")
+            if not ended and whole:
+                whole.pop()
+                ended = True
+            yield from reversed(whole)
+            rest = first
+        if ended:
+            yield rest

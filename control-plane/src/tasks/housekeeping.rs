@@ -1,5 +1,5 @@
-//! Forgets what nobody needs any more: old idempotency keys, log streams of clusters that ended long ago, and what is
-//! left of local hosts that did.
+//! Forgets what nobody needs any more: old idempotency keys, log streams of clusters that ended long ago and full log
+//! files as old, and what is left of local hosts that did.
 //!
 //! Must not touch hosts that have not ended: the fleet looks after them. Idempotent; runs once an hour.
 
@@ -52,35 +52,65 @@ fn before(now_ms: u64, keep: Duration) -> u64 {
 
 async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), StoreError> {
     let forgotten = store.forget_idempotency_keys(before(now_ms, KEEP_KEYS)).await?;
-    let streams = remove_streams(store, &folders.logs, now_ms).await?;
+    let (streams, full) = remove_streams(store, &folders.logs, now_ms).await?;
     let hosts = remove_hosts(store, &folders.hosts, now_ms).await?;
-    if forgotten + streams + hosts > 0 {
+    if forgotten + streams + full + hosts > 0 {
         tracing::info!(
             component = "housekeeping",
             forgotten,
             streams,
+            full,
             hosts,
-            "old keys, log streams and directories of hosts removed"
+            "old keys, log streams, full log files and directories of hosts removed"
         );
     }
     Ok(())
 }
 
-async fn remove_streams(store: &Store, logs: &Path, now_ms: u64) -> Result<u64, StoreError> {
-    let mut removed = 0;
+/// How many folders of streams, and how many full files of others, were removed.
+async fn remove_streams(store: &Store, logs: &Path, now_ms: u64) -> Result<(u64, u64), StoreError> {
+    let (mut removed, mut full) = (0, 0);
     for (cluster, path) in streams(logs).await {
-        let ended = store.cluster(&cluster).await?.and_then(|cluster| cluster.ended_at_ms);
         // A folder of a cluster that is not known is left alone: nobody can say whose it is.
-        if ended.is_some_and(|ended| ended < before(now_ms, KEEP_LOGS)) {
+        let Some(record) = store.cluster(&cluster).await? else { continue };
+        if record.ended_at_ms.is_some_and(|ended| ended < before(now_ms, KEEP_LOGS)) {
             match tokio::fs::remove_dir_all(&path).await {
                 Ok(()) => removed += 1,
                 Err(error) => tracing::warn!(
                     component = "housekeeping", cluster_id = %cluster, %error, "old log streams could not be removed"
                 ),
             }
+        } else {
+            full += remove_full(&cluster, &path, now_ms).await;
         }
     }
-    Ok(removed)
+    Ok((removed, full))
+}
+
+/// Remove full log files (`<stream>.000001.jsonl`) whose last line is too old. The file of a stream that is being written
+/// has no number and stays.
+async fn remove_full(cluster: &ClusterId, folder: &Path, now_ms: u64) -> u64 {
+    let limit = SystemTime::UNIX_EPOCH + Duration::from_millis(before(now_ms, KEEP_LOGS));
+    let mut removed = 0;
+    let Ok(mut entries) = tokio::fs::read_dir(folder).await else { return 0 };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let written = async { entry.metadata().await?.modified() };
+        if !entry.file_name().to_str().is_some_and(is_full_log_file) || !written.await.is_ok_and(|at| at < limit) {
+            continue;
+        }
+        match tokio::fs::remove_file(entry.path()).await {
+            Ok(()) => removed += 1,
+            Err(error) => tracing::warn!(
+                component = "housekeeping", cluster_id = %cluster, %error, "an old log file could not be removed"
+            ),
+        }
+    }
+    removed
+}
+
+fn is_full_log_file(name: &str) -> bool {
+    let numbered = name.strip_suffix(".jsonl").and_then(|name| name.split_once('.'));
+    numbered.is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 async fn remove_hosts(store: &Store, hosts: &Path, now_ms: u64) -> Result<u64, StoreError> {
@@ -170,6 +200,34 @@ mod tests {
         once(&store, &Folders { logs, hosts: nothing }, now_ms).await.expect("done");
         let there: Vec<bool> = folders.iter().map(|folder| folder.exists()).collect();
         assert_eq!(there, [false, true, true, true, true]);
+    }
+
+    #[tokio::test]
+    async fn removes_full_log_files_that_are_old_also_of_live_clusters() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = records::store(directory.path()).await;
+        let cluster = records::cluster("live");
+        store.insert_cluster(cluster.clone(), None).await.expect("inserted");
+        let now_ms = 1_800_000_000_000;
+        let logs = directory.path().join("logs");
+        let folder = logs.join(cluster.id.as_str());
+        std::fs::create_dir_all(&folder).expect("made");
+        let old = before(now_ms, KEEP_LOGS) - 1;
+        let cases = [
+            ("worker-a.000001.jsonl", old, false),
+            ("worker-a.000002.jsonl", now_ms, true),
+            ("worker-a.jsonl", old, true),
+            ("worker-a.x.jsonl", old, true),
+            ("worker-a.000001.jsonl.tmp", old, true),
+        ];
+        for (name, written_ms, _) in cases {
+            let file = std::fs::File::create(folder.join(name)).expect(name);
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(written_ms)).expect(name);
+        }
+        once(&store, &Folders { logs, hosts: directory.path().join("hosts") }, now_ms).await.expect("done");
+        for (name, _, stays) in cases {
+            assert_eq!(folder.join(name).exists(), stays, "{name}");
+        }
     }
 
     #[tokio::test]

@@ -1,0 +1,144 @@
+//! The thread that ships one spool: it looks often, tries again with growing pauses, and flushes with a deadline.
+//!
+//! Owns the thread and its clock; what a step does is `shipping`'s. One thread for each spool, so that a slow sink blocks
+//! no other stream. Driven by the runtime, which starts it when a launch is near and flushes it when Dask has stopped.
+//! Dropping the handle ends the thread; nothing needs saving then.
+
+use super::batch::BatchLimits;
+use super::shipping::{Now, ShipError, Shipping, Step};
+use super::sink::Sink;
+use super::{LogFiles, file_sink};
+use crate::runner::facts::{boot_time, unix_ms};
+use std::error::Error;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use towline_protocol::assignment::{LogPlan, Sink as SinkPlan};
+use towline_transport::backoff::Backoff;
+use towline_transport::keys::random_fraction;
+
+/// Between two looks at a spool: how late a line may be in a store that answers.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The longest pause while somebody waits for a flush.
+const FLUSH_PAUSE: Duration = Duration::from_millis(100);
+
+/// How much longer than its deadline a flush is waited for: a write that hangs must not hold the host.
+const FLUSH_MARGIN: Duration = Duration::from_millis(500);
+
+/// How a flush went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Bytes that are still on the host.
+    pub left: u64,
+    /// Everything was delivered.
+    pub complete: bool,
+}
+
+struct Flush {
+    until: Instant,
+    done: oneshot::Sender<Flushed>,
+}
+
+/// The running shipper of one spool.
+#[derive(Debug)]
+pub struct Shipper {
+    flushes: mpsc::SyncSender<Flush>,
+}
+
+impl Shipper {
+    /// Ship a host's lines to the sink of its plan. The spool need not be there yet.
+    pub fn start(files: LogFiles, plan: &LogPlan) -> std::io::Result<Self> {
+        let SinkPlan::File { directory } = &plan.sink;
+        let (directory, stream) = (directory.clone(), plan.stream.clone());
+        let sink = move || -> Box<dyn Sink> {
+            Box::new(file_sink::FileSink::new(directory.as_ref(), &stream, file_sink::FULL))
+        };
+        Self::start_with(files, sink, BatchLimits::DEFAULT)
+    }
+
+    /// Ship to any sink.
+    pub fn start_with(
+        files: LogFiles,
+        sink: impl Fn() -> Box<dyn Sink> + Send + 'static,
+        limits: BatchLimits,
+    ) -> std::io::Result<Self> {
+        let (flushes, inbox) = mpsc::sync_channel(1);
+        let open = move || Shipping::open(files.clone(), sink(), limits, None);
+        std::thread::Builder::new().name("logs".to_owned()).spawn(move || ship(&open, &inbox))?;
+        Ok(Self { flushes })
+    }
+
+    /// Deliver all that is there, for this long at most. Call it when nobody writes any more.
+    pub async fn flush(&self, within: Duration) -> Flushed {
+        let (done, flushed) = oneshot::channel();
+        if self.flushes.try_send(Flush { until: Instant::now() + within, done }).is_err() {
+            return Flushed::default();
+        }
+        match tokio::time::timeout(within + FLUSH_MARGIN, flushed).await {
+            Ok(Ok(flushed)) => flushed,
+            _ => Flushed::default(),
+        }
+    }
+}
+
+/// The thread ends when the handle is dropped.
+fn ship(open: &impl Fn() -> Result<Option<Shipping>, ShipError>, inbox: &mpsc::Receiver<Flush>) {
+    let mut backoff = Backoff::new(LOOK, LONGEST_PAUSE);
+    let mut shipping = None;
+    let mut flush: Option<Flush> = None;
+    let mut failing = false;
+    loop {
+        let pause = match attempt(open, &mut shipping, flush.is_some()) {
+            Ok(step) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!(component = "logs", "log lines are delivered again");
+                }
+                backoff.reset();
+                if step == Step::CaughtUp {
+                    answer(&mut flush, &shipping, true);
+                }
+                if step == Step::More { Duration::ZERO } else { LOOK }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(component = "logs", error = &error as &dyn Error, "log lines wait on this host");
+                }
+                backoff.next(random_fraction())
+            }
+        };
+        if flush.as_ref().is_some_and(|flush| Instant::now() >= flush.until) {
+            answer(&mut flush, &shipping, false);
+        }
+        let pause = if flush.is_some() { pause.min(FLUSH_PAUSE) } else { pause };
+        match inbox.recv_timeout(pause) {
+            Ok(asked) => flush = Some(asked),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn attempt(
+    open: &impl Fn() -> Result<Option<Shipping>, ShipError>,
+    shipping: &mut Option<Shipping>,
+    finished: bool,
+) -> Result<Step, ShipError> {
+    if shipping.is_none() {
+        *shipping = open()?;
+    }
+    let now = Now { boot: boot_time(), wall_ms: unix_ms() };
+    // Without a spool there is nothing to deliver.
+    shipping.as_mut().map_or(Ok(Step::CaughtUp), |shipping| shipping.step(now, finished))
+}
+
+fn answer(flush: &mut Option<Flush>, shipping: &Option<Shipping>, complete: bool) {
+    if let Some(flush) = flush.take() {
+        let left = shipping.as_ref().map_or(0, Shipping::left);
+        // Whoever asked may have given up.
+        let _ = flush.done.send(Flushed { left, complete });
+    }
+}
