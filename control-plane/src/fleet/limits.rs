@@ -43,6 +43,9 @@ pub struct HostLimits {
     pub end_grace: Duration,
     /// Workers are told to end this long before the scheduler, unless they are done sooner.
     pub workers_first: Duration,
+    /// A worker whose process exited is given up this much later: when a scheduler dies, its workers die with it, and
+    /// which host says so first is chance. Longer than a host takes to notice.
+    pub scheduler_word: Duration,
     /// How often a dead agent is started again within `restart_window`.
     pub restarts: u32,
     /// See `restarts`.
@@ -59,6 +62,7 @@ impl Default for HostLimits {
             late_grace: Duration::from_secs(15),
             end_grace: Duration::from_secs(10),
             workers_first: Duration::from_secs(3),
+            scheduler_word: Duration::from_secs(5),
             restarts: 3,
             restart_window: Duration::from_secs(600),
             replacements: 3,

@@ -302,6 +302,9 @@ pub struct LastSaid {
     pub processes: Vec<ProcessRecord>,
     /// What failed.
     pub failure: Option<Failure>,
+    /// Since when it says so, Unix milliseconds.
+    #[serde(default)]
+    pub failed_at_ms: Option<u64>,
     /// Its last word.
     pub sign_off: Option<SignOff>,
 }

@@ -168,6 +168,7 @@ fn look_after(
         return;
     }
     if let Some(failure) = &record.said.failure
+        && !may_be_the_schedulers(host, failure, seen, settings, now_ms)
         && let Some(action) = on_failure(host, failure, wanted, settings)
     {
         actions.push(action);
@@ -191,6 +192,21 @@ fn look_after(
     if record.state == HostState::Starting {
         actions.extend(start(host, seen, settings, now_ms));
     }
+}
+
+/// Whether a worker may only have died with its scheduler, which then says so itself within a moment.
+fn may_be_the_schedulers(
+    host: &SeenHost,
+    failure: &Failure,
+    seen: &Observed,
+    settings: &FleetSettings,
+    now_ms: u64,
+) -> bool {
+    let kind = matches!(failure.kind, FailureKind::ProcessExited | FailureKind::SchedulerLost);
+    let failed_for = host.record.said.failed_at_ms.and_then(|at| now_ms.checked_sub(at)).map(Duration::from_millis);
+    kind && host.record.role == RoleKind::Worker
+        && seen.scheduler().is_some_and(SeenHost::is_useful)
+        && failed_for.is_some_and(|time| time < settings.hosts.scheduler_word)
 }
 
 /// What a host says went wrong. None: nothing new to do about it.

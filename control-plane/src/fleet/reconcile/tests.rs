@@ -240,6 +240,7 @@ impl World {
                 let i = index(i);
                 if let Some(host) = self.hosts.get_mut(i) {
                     host.said.failure = Some(Failure { kind, subject: None, retryable });
+                    host.said.failed_at_ms = Some(now_ms);
                 }
             }
             Event::Recovers(i) => {
@@ -506,4 +507,32 @@ fn idle_ends_a_cluster_only_when_every_host_says_so() {
     world.suffer(Event::Pass(20));
     assert!(world.settle());
     assert_eq!(world.cluster.state, ClusterState::Stopped, "idleness is no failure");
+}
+
+#[test]
+fn workers_that_die_with_their_scheduler_are_not_replaced() {
+    let mut world = running();
+    let made = world.hosts.len();
+    // Which host speaks first is chance.
+    world.suffer(Event::Fails(1, FailureKind::ProcessExited, false));
+    assert!(world.settle());
+    world.suffer(Event::Pass(2));
+    assert!(world.settle());
+    world.suffer(Event::Fails(0, FailureKind::ProcessExited, false));
+    assert!(world.settle());
+    assert_eq!(world.hosts.len(), made, "a host was made for a cluster that is lost");
+    assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some("scheduler_lost"));
+}
+
+#[test]
+fn a_worker_that_dies_alone_is_replaced_after_a_moment() {
+    let mut world = running();
+    let made = world.hosts.len();
+    world.suffer(Event::Fails(1, FailureKind::ProcessExited, false));
+    assert!(world.settle());
+    world.suffer(Event::Pass(10));
+    assert!(world.settle());
+    assert_eq!(world.hosts[1].reason.as_ref().map(|reason| reason.code.as_str()), Some("process_exited"));
+    assert_eq!(world.hosts.len(), made + 1);
+    assert_eq!(world.cluster.state, ClusterState::Running);
 }
