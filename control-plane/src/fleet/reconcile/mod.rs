@@ -4,7 +4,7 @@
 //! Each pass may be one step short of the goal; the fleet's task calls again until nothing is left to do.
 
 use super::intent::Wanted;
-use super::limits::{FleetSettings, workers_to_request};
+use super::limits::{FleetSettings, failures_that_count, workers_to_request};
 use super::observed::{Observed, Presence, SeenHost, reached, waiting_for};
 use super::reasons;
 use crate::model::{ClusterState, HostState, Reason, StartPhase, Wish};
@@ -72,7 +72,7 @@ pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     if !wanted.has_address {
         actions.push(Action::ChooseAddress { avoid: None });
     }
-    request_hosts(wanted, seen, settings, &mut actions);
+    request_hosts(wanted, seen, settings, now_ms, &mut actions);
     for host in seen.live().filter(|host| host.is_useful()) {
         look_after(host, wanted, seen, settings, now_ms, &mut actions);
     }
@@ -127,7 +127,7 @@ fn heard_lately(host: &SeenHost, now_ms: u64) -> bool {
     heard_at_ms.is_some_and(|at| Duration::from_millis(now_ms.saturating_sub(at)) <= DEAD_AFTER)
 }
 
-fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, actions: &mut Vec<Action>) {
+fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64, actions: &mut Vec<Action>) {
     if seen.scheduler().is_none() {
         actions.push(Action::RequestHost(RoleKind::Scheduler));
     }
@@ -135,7 +135,10 @@ fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, act
     let failed: Vec<&SeenHost> =
         seen.workers().filter(|host| !host.is_useful() && host.record.reason.is_some()).collect();
     let [n_live, n_failed] = [live.len(), failed.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    let request = workers_to_request(wanted.n_workers, n_live, n_failed, settings.hosts.replacements);
+    // One that has not ended yet counts as failed just now.
+    let failed_at_ms = failed.iter().map(|host| host.record.ended_at_ms.unwrap_or(now_ms));
+    let lately = failures_that_count(failed_at_ms, settings.hosts.forget_failure, now_ms);
+    let request = workers_to_request(wanted.n_workers, n_live, lately, settings.hosts.replacements);
     actions.extend((0..request).map(|_| Action::RequestHost(RoleKind::Worker)));
 
     let short = n_live + request < wanted.n_workers;
