@@ -1,8 +1,9 @@
 //! Hosts and admitted clients of clusters.
 
 use super::clusters::touch;
-use super::{Doing, Store, StoreError, from_body, signed, to_body};
+use super::{Doing, Store, StoreError, from_body, id_of, signed, to_body};
 use crate::model::{HostRecord, MemberRecord};
+use sqlx::sqlite::SqliteRow;
 use towline_protocol::ids::{ClusterId, HostId};
 
 impl Store {
@@ -34,7 +35,7 @@ impl Store {
         row.as_ref().map(|row| from_body("host", row)).transpose()
     }
 
-    /// Every host of a cluster, ended ones too, oldest first.
+    /// Every host of a cluster, ended ones too, oldest first. All or none: to miss one is to make it again.
     pub async fn hosts_of(&self, cluster: &ClusterId) -> Result<Vec<HostRecord>, StoreError> {
         let rows = sqlx::query("SELECT id, body FROM hosts WHERE cluster = $1 ORDER BY created_at_ms, id")
             .bind(cluster.as_str())
@@ -44,13 +45,15 @@ impl Store {
         rows.iter().map(|row| from_body("host", row)).collect()
     }
 
-    /// Every host for which a backend may still hold something, oldest first.
-    pub async fn all_live_hosts(&self) -> Result<Vec<HostRecord>, StoreError> {
-        let rows = sqlx::query("SELECT id, body FROM hosts WHERE live = 1 ORDER BY created_at_ms, id")
+    /// Every host for which a backend may still hold something, oldest first, with its cluster. Opens no record, so that
+    /// one that cannot be read still counts as live.
+    pub async fn live_hosts(&self) -> Result<Vec<(HostId, ClusterId)>, StoreError> {
+        let rows = sqlx::query("SELECT id, cluster FROM hosts WHERE live = 1 ORDER BY created_at_ms, id")
             .fetch_all(&self.readers)
             .await
             .doing("list live hosts")?;
-        rows.iter().map(|row| from_body("host", row)).collect()
+        let place = |row: &SqliteRow| Some((id_of("host", row, "id")?, id_of("cluster", row, "cluster")?));
+        Ok(rows.iter().filter_map(place).collect())
     }
 
     /// Change a host in one transaction. Counts and announces it as a change of its cluster, unless `change` left it

@@ -212,3 +212,24 @@ async fn a_clients_name_stays_with_its_key_and_clients_are_counted() {
     let (_, problem) = owned.admit("client-two", owned.signed(&owned.admission())).await;
     assert_eq!(problem["code"], "field_invalid");
 }
+
+#[tokio::test]
+async fn a_list_shows_what_can_be_read() {
+    let ground = Ground::new().await;
+    for name in ["one", "two", "three"] {
+        ground.store.insert_cluster(records::cluster(name), None).await.unwrap();
+    }
+    records::corrupt_cluster(&ground.store, &records::cluster("two").id).await;
+    let broken = records::host(&records::cluster("three"), 1);
+    ground.store.insert_host(broken.clone()).await.unwrap();
+    ground.store.insert_host(records::host(&records::cluster("one"), 1)).await.unwrap();
+    records::corrupt_host(&ground.store, &broken.id).await;
+    let (status, list) = ground.get(CLUSTERS).await;
+    assert_eq!(status, StatusCode::OK, "{list}");
+    let names: Vec<_> = list.as_array().unwrap().iter().map(|cluster| cluster["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["one"]);
+    let (status, hosts) = ground.get("/api/v1/hosts").await;
+    assert_eq!((status, hosts.as_array().map(Vec::len)), (StatusCode::OK, Some(1)), "{hosts}");
+    let (status, problem) = ground.get(&format!("{CLUSTERS}/three")).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (500, &json!("internal")));
+}

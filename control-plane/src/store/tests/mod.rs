@@ -168,7 +168,7 @@ async fn live_hosts_are_those_that_a_backend_may_hold() {
     }
     store.update_host(&host(&record, 1).id, |node| node.state = HostState::Ended).await.unwrap();
     store.update_host(&host(&record, 2).id, |node| node.state = HostState::Failed).await.unwrap();
-    let live: Vec<_> = store.all_live_hosts().await.unwrap().into_iter().map(|node| node.id).collect();
+    let live: Vec<_> = store.live_hosts().await.unwrap().into_iter().map(|(node, _)| node).collect();
     assert_eq!(live, [host(&record, 2).id, host(&record, 3).id]);
 }
 
