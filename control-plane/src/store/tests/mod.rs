@@ -309,3 +309,21 @@ async fn readers_cannot_write() {
     let (_directory, store) = ground().await;
     assert!(sqlx::query("DELETE FROM workspaces").execute(&store.readers).await.is_err());
 }
+
+#[tokio::test]
+async fn a_role_of_a_newer_version_opens_nothing() {
+    let (_directory, store) = ground().await;
+    let hash = Digest::of(b"token");
+    let token = PersonToken {
+        hash: hash.clone(),
+        workspace: workspace(),
+        person: "ada".to_owned(),
+        role: Role::Member,
+        created_at_ms: 1,
+        expires_at_ms: None,
+    };
+    store.put_person_token(token.clone()).await.unwrap();
+    assert_eq!(store.person_by_token(&hash).await.unwrap(), Some(token));
+    sqlx::query("UPDATE person_tokens SET role = 'guest'").execute(&store.writer).await.unwrap();
+    assert_eq!(store.person_by_token(&hash).await.unwrap(), None);
+}
