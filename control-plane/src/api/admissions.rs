@@ -44,25 +44,29 @@ pub async fn admit(
         return Err(Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", cluster.name)));
     }
     let member = check(&cluster, request, state.now())?;
-    let known = state.store().members_of(&cluster.id).await?;
-    match known.iter().find(|known| known.id == member.id) {
-        Some(known) if known.spki != member.spki => {
-            let detail = format!("client {:?} is admitted with another key", member.id);
-            return Err(Problem::new(Code::ClientNameTaken, detail));
-        }
-        // The same key again: keep what was signed and issued, a roster entry never changes.
-        Some(_) => {}
-        None => {
-            let limit = state.settings().limits.clients_per_cluster;
-            if known.len() >= limit as usize {
-                return Err(Problem::field("client", format!("would be more than {limit} clients of this cluster")));
-            }
-            state.store().put_member(member).await?;
-            state.nudge(&cluster.id);
-        }
+    let limit = state.settings().limits.clients_per_cluster;
+    let new = member.clone();
+    if state.store().admit_member(member, |known| is_new(&new, known, limit)).await?? {
+        state.nudge(&cluster.id);
     }
     let cluster = state.find_cluster(&caller, cluster.id.as_str()).await?;
     Ok((StatusCode::ACCEPTED, Json(state.view(&cluster).await?)))
+}
+
+/// Whether a client is to be written down beside those that are known.
+fn is_new(member: &MemberRecord, known: &[MemberRecord], limit: u32) -> Result<bool, Problem> {
+    match known.iter().find(|known| known.id == member.id) {
+        Some(known) if known.spki != member.spki => {
+            let detail = format!("client {:?} is admitted with another key", member.id);
+            Err(Problem::new(Code::ClientNameTaken, detail))
+        }
+        // The same key again: keep what was signed and issued, a roster entry never changes.
+        Some(_) => Ok(false),
+        None if known.len() >= limit as usize => {
+            Err(Problem::field("client", format!("would be more than {limit} clients of this cluster")))
+        }
+        None => Ok(true),
+    }
 }
 
 fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<MemberRecord, Problem> {

@@ -213,6 +213,27 @@ async fn a_clients_name_stays_with_its_key_and_clients_are_counted() {
     assert_eq!(problem["code"], "field_invalid");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_keys_under_one_name_at_once_one_is_admitted() {
+    let owned = Owned::new("").await;
+    for round in 0..5 {
+        let client = format!("client-{round}");
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let spki = keys::KeyPair::generate().unwrap().spki();
+            let admission = owned.signed(&Admission { spki: spki.clone(), ..owned.admission() });
+            let body = json!({"client": client, "spki": spki, "admission": admission});
+            let router = owned.ground.router.clone();
+            tasks.spawn(async move {
+                let request = request(Method::POST, "/api/v1/clusters/first/admissions", ADA, Some(&body));
+                router.oneshot(request).await.unwrap().status()
+            });
+        }
+        let admitted = tasks.join_all().await.into_iter().filter(|status| *status == StatusCode::ACCEPTED).count();
+        assert_eq!(admitted, 1, "a key that was admitted was written over");
+    }
+}
+
 #[tokio::test]
 async fn a_list_shows_what_can_be_read() {
     let ground = Ground::new().await;
