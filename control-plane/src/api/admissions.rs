@@ -3,7 +3,8 @@
 use super::ApiState;
 use super::extract::{Body, Caller};
 use super::problem::{Code, Problem, ProblemBody};
-use crate::model::{ClusterRecord, ClusterView, MemberRecord, Wish};
+use crate::model::{ClusterRecord, ClusterView, HostRecord, MemberRecord, Wish};
+use crate::signer::capacity;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -44,9 +45,13 @@ pub async fn admit(
         return Err(Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", cluster.name)));
     }
     let member = check(&cluster, request, state.now())?;
+    let hosts = state.store().hosts_of(&cluster.id).await?;
     let limit = state.settings().limits.clients_per_cluster;
     let new = member.clone();
-    if state.store().admit_member(member, |known| is_new(&new, known, limit)).await?? {
+    let judge = |known: &[MemberRecord]| -> Result<bool, Problem> {
+        Ok(is_new(&new, known, limit)? && has_room(&cluster, &hosts, known, &new)?)
+    };
+    if state.store().admit_member(member, judge).await?? {
         state.nudge(&cluster.id);
     }
     let cluster = state.find_cluster(&caller, cluster.id.as_str()).await?;
@@ -67,6 +72,20 @@ fn is_new(member: &MemberRecord, known: &[MemberRecord], limit: u32) -> Result<b
         }
         None => Ok(true),
     }
+}
+
+fn has_room(
+    cluster: &ClusterRecord,
+    hosts: &[HostRecord],
+    known: &[MemberRecord],
+    new: &MemberRecord,
+) -> Result<bool, Problem> {
+    let all: Vec<MemberRecord> = known.iter().chain([new]).cloned().collect();
+    if capacity::has_room(cluster, hosts, &all, cluster.n_workers) {
+        return Ok(true);
+    }
+    let detail = format!("cluster {:?} has {} clients and no room for {:?}", cluster.name, known.len(), new.id);
+    Err(Problem::new(Code::ClusterFull, detail))
 }
 
 fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<MemberRecord, Problem> {
@@ -93,12 +112,16 @@ fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<Me
     if admission.not_after <= now {
         return Err(invalid("the admission has expired"));
     }
-    Ok(MemberRecord {
+    let member = MemberRecord {
         cluster: cluster.id.clone(),
         id: client,
         spki,
         admission: signed,
         not_after: admission.not_after,
         certificate: None,
-    })
+    };
+    if !capacity::is_plain(&member) {
+        return Err(invalid("the admission is longer than its fields need"));
+    }
+    Ok(member)
 }

@@ -170,6 +170,11 @@ impl HostState {
     pub fn is_live(self) -> bool {
         !matches!(self, Self::Ended)
     }
+
+    /// Whether the host counts towards the wanted number.
+    pub fn is_useful(self) -> bool {
+        matches!(self, Self::Starting | Self::Up)
+    }
 }
 
 /// The phases of a start, in order.

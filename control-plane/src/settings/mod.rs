@@ -7,6 +7,7 @@
 mod span;
 
 use crate::model::StartPhase;
+use crate::signer::capacity;
 use serde::Deserialize;
 use span::Span;
 use std::path::{Path, PathBuf};
@@ -249,10 +250,11 @@ impl Settings {
         let validity = validity(&inputs.validity)?;
         let limits = Limits {
             workers_per_cluster: inputs.limits.workers_per_cluster.unwrap_or(200),
-            clients_per_cluster: inputs.limits.clients_per_cluster.unwrap_or(1000),
+            clients_per_cluster: inputs.limits.clients_per_cluster.unwrap_or(500),
             blob_bytes: inputs.limits.blob_bytes.unwrap_or(4 << 30),
             event_streams: inputs.limits.event_streams.unwrap_or(1024),
         };
+        check_members(&limits)?;
         let trust_domain = inputs.trust_domain.unwrap_or_else(|| "towline.local".to_owned());
         check_trust_domain(&trust_domain)?;
         Ok(Self { trust_domain, names: inputs.names.unwrap_or_default(), phases, rules, validity, limits })
@@ -336,6 +338,16 @@ fn validity(set: &ValidityFragment) -> Result<Validity, SettingsError> {
     })
 }
 
+/// Every member of a cluster has its place in one frame.
+fn check_members(limits: &Limits) -> Result<(), SettingsError> {
+    let Limits { workers_per_cluster: workers, clients_per_cluster: clients, .. } = *limits;
+    if capacity::can_hold(workers, clients) {
+        return Ok(());
+    }
+    let message = format!("{clients} clients beside {workers} workers are more than a roster holds; lower one of both");
+    Err(SettingsError::Value { key: "limits.clients_per_cluster", message })
+}
+
 fn check_trust_domain(name: &str) -> Result<(), SettingsError> {
     let fits = !name.is_empty()
         && name.len() <= 255
@@ -381,6 +393,8 @@ mod tests {
             ("[rules]\nmax_lifetime = \"8d\"", "rules.max_lifetime"),
             ("[validity]\nblob_grant = \"16m\"", "validity.blob_grant"),
             ("trust_domain = \"Über\"", "trust_domain"),
+            ("[limits]\nclients_per_cluster = 1000", "limits.clients_per_cluster"),
+            ("[limits]\nworkers_per_cluster = 4294967295", "limits.clients_per_cluster"),
         ] {
             let error = settings(text).expect_err(text);
             assert!(matches!(error, SettingsError::Value { key: found, .. } if found == key), "{error}");

@@ -4,6 +4,7 @@
 //! has changed, or when the stored bytes could no longer be accepted. Stored bytes are resent as they are. Must not
 //! decide what a host should do (`content` is told that by the fleet). Driven by `publish`, which the fleet calls.
 
+pub mod capacity;
 pub mod content;
 pub mod publish;
 
@@ -146,7 +147,8 @@ impl Signer {
     }
 
     /// Sign a roster with every member so far and the new ones, if that is due. `held` is the version that the host says
-    /// it holds. Drops no entry but schedulers other than the host it is for, which that host would refuse.
+    /// it holds. Drops no entry but schedulers other than the host it is for, which that host would refuse; leaves out
+    /// newcomers for which a frame has no room.
     pub fn roster(
         &self,
         address: &RosterAddress,
@@ -159,9 +161,10 @@ impl Signer {
         let newest = stored.map_or(0, |stored| stored.version);
         let held = held.filter(|held| *held <= newest.saturating_add(LARGEST_LEAP));
         let mut entries: Vec<Member> = Vec::new();
+        let mut space = capacity::Space::default();
         for member in known.iter().flat_map(|roster| &roster.entries).chain(members) {
             let fits = member.role != MemberRole::Scheduler || member.id == address.audience.as_str();
-            if fits && !entries.contains(member) {
+            if fits && !entries.contains(member) && space.take(member) {
                 entries.push(member.clone());
             }
         }

@@ -1,7 +1,7 @@
 //! Making, seeing, scaling and stopping clusters; admitting clients.
 
 use super::*;
-use crate::model::{ClusterRecord, Wish};
+use crate::model::{ClusterRecord, MemberRecord, Wish};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use towline_protocol::envelope::{self, Envelope};
 use towline_protocol::ids::Spki;
@@ -253,4 +253,37 @@ async fn a_list_shows_what_can_be_read() {
     assert_eq!((status, hosts.as_array().map(Vec::len)), (StatusCode::OK, Some(1)), "{hosts}");
     let (status, problem) = ground.get(&format!("{CLUSTERS}/three")).await;
     assert_eq!((status.as_u16(), &problem["code"]), (500, &json!("internal")));
+}
+
+#[tokio::test]
+async fn a_cluster_whose_roster_is_full_takes_nobody_more() {
+    let owned = Owned::new("[limits]\nclients_per_cluster = 100\nworkers_per_cluster = 2000").await;
+    let store = &owned.ground.store;
+    let want = |workers| store.update_cluster(&owned.cluster.id, move |record| record.n_workers = workers);
+    want(3000).await.unwrap();
+    let (_, problem) = owned.admit("client-one", owned.signed(&owned.admission())).await;
+    assert_eq!(problem["code"], "cluster_full", "{problem}");
+    assert!(problem["remedy"].as_str().unwrap().contains("new cluster"), "{problem}");
+    want(2).await.unwrap();
+    let (status, view) = owned.admit("client-one", owned.signed(&owned.admission())).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{view}");
+
+    for number in 0..200 {
+        let known = records::member(&owned.cluster, &format!("client-{number:057}"));
+        store.put_member(MemberRecord { admission: owned.signed(&owned.admission()), ..known }).await.unwrap();
+    }
+    let scale = "/api/v1/clusters/first/scale";
+    let (_, refused) = owned.ground.post(scale, &json!({"n_workers": 2000})).await;
+    assert_eq!(refused["code"], "cluster_full", "{refused}");
+    let (status, _) = owned.ground.post(scale, &json!({"n_workers": 1})).await;
+    assert_eq!(status, StatusCode::OK, "fewer are always possible");
+}
+
+#[tokio::test]
+async fn an_admission_is_no_longer_than_its_fields_need() {
+    let owned = Owned::new("").await;
+    let padded = format!("{}{}", serde_json::to_string(&owned.admission()).unwrap(), " ".repeat(1000));
+    let padded = envelope::sign_bytes(&envelope::media_type::<Admission>(), padded.as_bytes(), &owned.owner);
+    let (_, problem) = owned.admit("client-one", padded).await;
+    assert_eq!(problem["code"], "admission_invalid", "{problem}");
 }
