@@ -12,6 +12,7 @@ use serde::Deserialize;
 use span::Span;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use towline_protocol::LONGEST_LIFETIME;
 use towline_protocol::assignment::{Deadlines, PhaseDeadlines};
 
 /// The main file's name within the server directory.
@@ -312,7 +313,9 @@ fn phases(set: &PhasesFragment) -> Result<PhaseLimits, SettingsError> {
 fn rules(set: &RulesFragment) -> Result<Rules, SettingsError> {
     // The agent speaks to its runner every 5 s: less than two beats would end work for one late beat.
     let agent_lost = time("rules.agent_lost", set.agent_lost, 30 * MINUTE, (10, 7 * DAY))?;
-    let cap = time("rules.max_lifetime_cap", set.max_lifetime_cap, 7 * DAY, (1, 365 * DAY))?;
+    // Admissions and certificates end a little after that: a cluster that lived on would take nobody in any more.
+    let longest = LONGEST_LIFETIME.as_secs();
+    let cap = time("rules.max_lifetime_cap", set.max_lifetime_cap, longest, (1, longest))?;
     let default_lifetime = DAY.min(cap.as_secs());
     let max_lifetime = time("rules.max_lifetime", set.max_lifetime, default_lifetime, (1, cap.as_secs()))?;
     Ok(Rules {
@@ -391,6 +394,7 @@ mod tests {
             ("[phases]\nsynced = 0", "phases.synced"),
             ("[rules]\nagent_lost = \"5s\"", "rules.agent_lost"),
             ("[rules]\nmax_lifetime = \"8d\"", "rules.max_lifetime"),
+            ("[rules]\nmax_lifetime_cap = \"8d\"", "rules.max_lifetime_cap"),
             ("[validity]\nblob_grant = \"16m\"", "validity.blob_grant"),
             ("trust_domain = \"Über\"", "trust_domain"),
             ("[limits]\nclients_per_cluster = 1000", "limits.clients_per_cluster"),
