@@ -27,7 +27,7 @@ const COALESCE: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Changes of one cluster: `event: cluster`, the whole view as data, first at once and then at each change; ends after a
-/// terminal state.
+/// terminal state, and when the token no longer holds.
 #[utoipa::path(get, path = "/api/v1/clusters/{cluster}/events",
     params(("cluster" = String, Path, description = "Id or name")),
     responses((status = 200, content_type = "text/event-stream", body = ClusterView),
@@ -39,7 +39,7 @@ pub async fn events(State(state): State<ApiState>, caller: Caller, Part(cluster)
     // Listen first, read second: a change between the two is seen twice rather than never.
     let changes = state.store().changes();
     let cluster = state.find_cluster(&caller, &cluster).await?.id;
-    let watch = Watch { state, cluster, changes, sent: None, over: false, _permit: permit };
+    let watch = Watch { state, caller, cluster, changes, sent: None, over: false, _permit: permit };
     let events = stream::unfold(watch, |mut watch| async move {
         let view = watch.next().await?;
         let event = Event::default().event("cluster").json_data(&view).ok()?;
@@ -56,6 +56,7 @@ pub async fn events(State(state): State<ApiState>, caller: Caller, Part(cluster)
 /// One reader's place.
 struct Watch {
     state: ApiState,
+    caller: Caller,
     cluster: ClusterId,
     changes: Receiver<ClusterId>,
     sent: Option<ClusterView>,
@@ -70,6 +71,10 @@ impl Watch {
             return None;
         }
         loop {
+            // A stream may outlive the token that opened it: the reader comes again and reads what is wrong.
+            if !self.caller.may_go_on(&self.state).await {
+                return None;
+            }
             // A broken database ends the stream: the reader comes again and reads the problem.
             let record = self.state.store().cluster(&self.cluster).await.ok()??;
             let view = self.state.view(&record).await.ok()?;

@@ -24,12 +24,29 @@ pub struct Caller {
     pub role: Role,
     /// Where.
     pub workspace: WorkspaceId,
+    /// The hash of the token they showed.
+    token: Digest,
 }
 
 impl Caller {
     /// Whether the caller may change what belongs to `owner`.
     pub fn may_change(&self, owner: &str) -> bool {
         self.role == Role::Admin || self.person == owner
+    }
+
+    /// Whether the token still opens what it did: for answers that go on for long.
+    pub async fn may_go_on(&self, state: &ApiState) -> bool {
+        Self::by_token(state, self.token.clone()).await.is_ok_and(|now| now == *self)
+    }
+
+    async fn by_token(state: &ApiState, token: Digest) -> Result<Self, Problem> {
+        // The store knows hashes only: neither a stolen database nor the time of a look-up tells a token.
+        let known = state.store().person_by_token(&token).await?;
+        let known = known.ok_or_else(|| Problem::new(Code::TokenUnknown, "no person of this server has this token"))?;
+        if known.expires_at_ms.is_some_and(|end| state.now_ms() >= end) {
+            return Err(Problem::new(Code::TokenExpired, format!("the token of {:?} has expired", known.person)));
+        }
+        Ok(Self { person: known.person, role: known.role, workspace: known.workspace, token })
     }
 }
 
@@ -45,13 +62,7 @@ impl FromRequestParts<ApiState> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         let token = bearer(&parts.headers)
             .ok_or_else(|| Problem::new(Code::TokenMissing, "the Authorization header holds no bearer token"))?;
-        // The store knows hashes only: neither a stolen database nor the time of a look-up tells a token.
-        let known = state.store().person_by_token(&Digest::of(token.as_bytes())).await?;
-        let known = known.ok_or_else(|| Problem::new(Code::TokenUnknown, "no person of this server has this token"))?;
-        if known.expires_at_ms.is_some_and(|end| state.now_ms() >= end) {
-            return Err(Problem::new(Code::TokenExpired, format!("the token of {:?} has expired", known.person)));
-        }
-        Ok(Self { person: known.person, role: known.role, workspace: known.workspace })
+        Self::by_token(state, Digest::of(token.as_bytes())).await
     }
 }
 

@@ -8,7 +8,7 @@ use crate::model::HostView;
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
-use towline_protocol::ids::HostId;
+use towline_protocol::ids::{ClusterId, HostId};
 use utoipa::IntoParams;
 
 /// Which hosts.
@@ -28,16 +28,21 @@ pub async fn list(
     caller: Caller,
     Params(query): Params<HostsQuery>,
 ) -> Result<Json<Vec<HostView>>, Problem> {
-    let clusters = match query.cluster {
-        Some(cluster) => vec![state.find_cluster(&caller, &cluster).await?],
-        None => state.store().clusters(Some(&caller.workspace), false).await?,
-    };
+    if let Some(cluster) = query.cluster {
+        let cluster = state.find_cluster(&caller, &cluster).await?;
+        return Ok(Json(hosts_of(&state, &cluster.id).await?));
+    }
     let mut views = Vec::new();
-    for cluster in clusters {
-        let hosts = state.store().hosts_of(&cluster.id).await?;
-        views.extend(hosts.iter().map(|host| host_view(host, &state.settings().phases, state.now_ms())));
+    for cluster in state.store().clusters(Some(&caller.workspace), false).await? {
+        // What is wrong with one was logged; it must not hide the others.
+        views.extend(hosts_of(&state, &cluster.id).await.unwrap_or_default());
     }
     Ok(Json(views))
+}
+
+async fn hosts_of(state: &ApiState, cluster: &ClusterId) -> Result<Vec<HostView>, Problem> {
+    let hosts = state.store().hosts_of(cluster).await?;
+    Ok(hosts.iter().map(|host| host_view(host, &state.settings().phases, state.now_ms())).collect())
 }
 
 /// One host.

@@ -170,6 +170,11 @@ impl HostState {
     pub fn is_live(self) -> bool {
         !matches!(self, Self::Ended)
     }
+
+    /// Whether the host counts towards the wanted number.
+    pub fn is_useful(self) -> bool {
+        matches!(self, Self::Starting | Self::Up)
+    }
 }
 
 /// The phases of a start, in order.
@@ -305,6 +310,9 @@ pub struct LastSaid {
     /// Why it is on its way out.
     #[serde(default)]
     pub ending: Option<EndReason>,
+    /// Since when it says so, Unix milliseconds.
+    #[serde(default)]
+    pub failed_at_ms: Option<u64>,
     /// Its last word.
     pub sign_off: Option<SignOff>,
 }

@@ -115,22 +115,25 @@ pub fn members(cluster: &ClusterRecord, hosts: &[HostRecord], clients: &[MemberR
     let not_after = UnixSeconds(cluster.created_at_ms / 1000)
         .plus(Duration::from_secs(cluster.terms.max_lifetime))
         .plus(MEMBERSHIP_MARGIN);
-    let of_hosts =
-        hosts.iter().filter(|host| matches!(host.state, HostState::Starting | HostState::Up)).filter_map(|host| {
-            Some(Member {
-                id: host.id.as_str().to_owned(),
-                role: MemberRole::of(host.role)?,
-                spki: host.dask.spki.clone()?,
-                not_after,
-                admission: None,
-            })
-        });
-    let of_clients = clients.iter().map(|client| Member {
-        id: client.id.clone(),
-        role: MemberRole::Client,
-        spki: client.spki.clone(),
-        not_after: client.not_after,
-        admission: Some(client.admission.clone()),
+    let of_hosts = hosts.iter().filter(|host| host.state.is_useful()).filter_map(|host| {
+        Some(Member {
+            id: host.id.as_str().to_owned(),
+            role: MemberRole::of(host.role)?,
+            spki: host.dask.spki.clone()?,
+            not_after,
+            admission: None,
+        })
     });
-    of_hosts.chain(of_clients).collect()
+    of_hosts.chain(clients.iter().map(client)).collect()
+}
+
+/// The entry of an admitted client.
+pub fn client(record: &MemberRecord) -> Member {
+    Member {
+        id: record.id.clone(),
+        role: MemberRole::Client,
+        spki: record.spki.clone(),
+        not_after: record.not_after,
+        admission: Some(record.admission.clone()),
+    }
 }

@@ -4,7 +4,7 @@
 //! Each pass may be one step short of the goal; the fleet's task calls again until nothing is left to do.
 
 use super::intent::Wanted;
-use super::limits::{FleetSettings, workers_to_request};
+use super::limits::{FleetSettings, failures_that_count, workers_to_request};
 use super::observed::{Observed, Presence, SeenHost, reached, waiting_for};
 use super::reasons;
 use crate::model::{ClusterState, HostState, Reason, StartPhase, Wish};
@@ -71,7 +71,7 @@ pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     if !wanted.has_address {
         actions.push(Action::ChooseAddress { avoid: None });
     }
-    request_hosts(wanted, seen, settings, &mut actions);
+    request_hosts(wanted, seen, settings, now_ms, &mut actions);
     for host in seen.live().filter(|host| host.is_useful()) {
         look_after(host, wanted, seen, settings, now_ms, &mut actions);
     }
@@ -105,7 +105,7 @@ fn reason_to_end(wanted: &Wanted, seen: &Observed, now_ms: u64) -> Option<Reason
     Some(reasons::signed_off(&scheduler.record.id, by_its_own_rule))
 }
 
-fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, actions: &mut Vec<Action>) {
+fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64, actions: &mut Vec<Action>) {
     if seen.scheduler().is_none() {
         actions.push(Action::RequestHost(RoleKind::Scheduler));
     }
@@ -113,7 +113,10 @@ fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, act
     let failed: Vec<&SeenHost> =
         seen.workers().filter(|host| !host.is_useful() && host.record.reason.is_some()).collect();
     let [n_live, n_failed] = [live.len(), failed.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    let request = workers_to_request(wanted.n_workers, n_live, n_failed, settings.hosts.replacements);
+    // One that has not ended yet counts as failed just now.
+    let failed_at_ms = failed.iter().map(|host| host.record.ended_at_ms.unwrap_or(now_ms));
+    let lately = failures_that_count(failed_at_ms, settings.hosts.forget_failure, now_ms);
+    let request = workers_to_request(wanted.n_workers, n_live, lately, settings.hosts.replacements);
     actions.extend((0..request).map(|_| Action::RequestHost(RoleKind::Worker)));
 
     let short = n_live + request < wanted.n_workers;
@@ -146,6 +149,7 @@ fn look_after(
         return;
     }
     if let Some(failure) = &record.said.failure
+        && !may_be_the_schedulers(host, failure, seen, settings, now_ms)
         && let Some(action) = on_failure(host, failure, wanted, settings)
     {
         actions.push(action);
@@ -169,6 +173,21 @@ fn look_after(
     if record.state == HostState::Starting {
         actions.extend(start(host, seen, settings, now_ms));
     }
+}
+
+/// Whether a worker may only have died with its scheduler, which then says so itself within a moment.
+fn may_be_the_schedulers(
+    host: &SeenHost,
+    failure: &Failure,
+    seen: &Observed,
+    settings: &FleetSettings,
+    now_ms: u64,
+) -> bool {
+    let kind = matches!(failure.kind, FailureKind::ProcessExited | FailureKind::SchedulerLost);
+    let failed_for = host.record.said.failed_at_ms.and_then(|at| now_ms.checked_sub(at)).map(Duration::from_millis);
+    kind && host.record.role == RoleKind::Worker
+        && seen.scheduler().is_some_and(SeenHost::is_useful)
+        && failed_for.is_some_and(|time| time < settings.hosts.scheduler_word)
 }
 
 /// What a host says went wrong. None: nothing new to do about it.

@@ -99,6 +99,18 @@ pub(crate) fn spki(number: u8) -> Spki {
     Spki::from_der(&der).unwrap()
 }
 
+/// Make the stored record of a host unreadable.
+pub(crate) async fn corrupt_host(store: &Store, host: &HostId) {
+    let done = sqlx::query("UPDATE hosts SET body = '{' WHERE id = $1").bind(host.as_str());
+    assert_eq!(done.execute(&store.writer).await.unwrap().rows_affected(), 1);
+}
+
+/// Make the stored record of a cluster unreadable.
+pub(crate) async fn corrupt_cluster(store: &Store, cluster: &ClusterId) {
+    let done = sqlx::query("UPDATE clusters SET body = '{' WHERE id = $1").bind(cluster.as_str());
+    assert_eq!(done.execute(&store.writer).await.unwrap().rows_affected(), 1);
+}
+
 fn envelope() -> Envelope {
     Envelope {
         payload_type: envelope::media_type::<towline_protocol::roster::Admission>(),
