@@ -213,7 +213,7 @@ impl Owner {
             }
         }
         self.ring_withheld();
-        self.renew();
+        self.renew().await;
         self.checkpoint().await;
         self.tune_sampler();
         self.publish();

@@ -63,22 +63,23 @@ fn until_due(not_after: UnixSeconds, period: Duration, now: UnixSeconds) -> Dura
 
 impl Owner {
     /// Ask for a new certificate if it is time and a session is up.
-    pub(super) fn renew(&mut self) {
+    pub(super) async fn renew(&mut self) {
         let now = boot_time();
         if now < self.renewal.due {
             return;
         }
         self.renewal.due = now.plus(RETRY);
         let Some(nonce) = self.talk.nonce().map(str::to_owned) else { return };
-        let request = || -> Result<FromAgent, Box<dyn std::error::Error>> {
+        let host = self.host.clone();
+        let request = on_disk(move || -> Result<FromAgent, Box<dyn std::error::Error + Send + Sync>> {
             let key = KeyPair::generate()?;
-            self.host.keep_next_key(&key)?;
+            host.keep_next_key(&key)?;
             let proof = key.sign(&[DOMAIN, nonce.as_bytes()].concat())?;
             Ok(FromAgent::Renewal { spki: key.spki(), proof: STANDARD.encode(proof) })
-        };
-        match request() {
+        });
+        match request.await.unwrap_or_else(|silent| Err(silent.into())) {
             Ok(message) => {
-                self.talk.send(message, now);
+                self.talk.send(message, boot_time());
             }
             Err(error) => tracing::error!(component = "identity", %error, "no renewal could be asked for"),
         }
