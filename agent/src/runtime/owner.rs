@@ -248,7 +248,8 @@ impl Owner {
             self.withheld.poll_timeout(),
             // Once the end is journaled no rule is asked again.
             wanted.ending.is_none().then_some(ruling),
-            Some(self.renewal.poll_timeout()),
+            // Without a session nobody can be asked.
+            self.talk.connected().then_some(self.renewal.poll_timeout()),
             Some(self.clocks.next_checkpoint),
         ]
         .into_iter()

@@ -205,3 +205,22 @@ async fn a_launch_that_fails_after_a_newer_assignment_came_is_not_told() {
     moves_without_a_stale_word(&mut plane, newer.position()).await;
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_fell_due_without_a_session_is_asked_for_in_the_next() {
+    let mut plane = ControlPlane::start().await;
+    let host = TestHost::new(&plane, "renew_identity_after = 4\n");
+    plane.stop().await;
+    let before = std::fs::read_to_string(host.path().join("identity/key.pem")).expect("a key");
+    let agent = host.start();
+    tokio::time::sleep(Duration::from_millis(4_500)).await;
+    plane.restart().await;
+    plane.hello().await;
+    let renewed = async {
+        while std::fs::read_to_string(host.path().join("identity/key.pem")).expect("a key") == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(2), renewed).await.expect("asked for at once");
+    agent.stop().await;
+}
