@@ -17,7 +17,7 @@ use super::{Departure, RuntimeError, certificates};
 use crate::idle::{Engine, Signals};
 use crate::launch::StopReport;
 use crate::reconcile::rules::{self, Limits, Ruling, Signs};
-use crate::reconcile::{self, DaskHad, Effect, Had};
+use crate::reconcile::{self, DaskHad, Effect, Had, starting};
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
 use crate::vitals::{Sample, Sampler, Wish};
@@ -233,7 +233,8 @@ impl Owner {
         let limits = self.memory.assignment().map(Limits::from);
         let signs =
             Signs { lived, silent, scheduler_gone: self.seen.scheduler_gone, verdict: self.seen.verdict.clone() };
-        rules::judge(limits.as_ref(), &signs, now)
+        let joined = self.memory.state().phases.iter().any(|record| record.phase == Phase::Joined);
+        rules::judge(limits.as_ref(), &signs, now).and(starting::judge(self.memory.assignment(), joined, silent))
     }
 
     fn next_timeout(&self, now: BootTime) -> BootTime {
