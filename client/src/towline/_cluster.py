@@ -15,6 +15,7 @@ from distributed.client import Client
 from distributed.core import Status
 
 from towline import _logs
+from towline._environ import parse_environ
 from towline._errors import ClusterError
 from towline._guard import refuse_second_import
 from towline._lifecycle import Lifecycle
@@ -48,6 +49,9 @@ class Cluster(Lifecycle):
         Keep Dask's nanny, which restarts a worker that died. Without it `Client.restart` does not work.
     worker_resources : dict, optional
         Dask's abstract resources of each worker, for example ``{"GPU": 1}``.
+    environ : dict of str to str, optional
+        Environment variables of the workers, set before they run a task. They go from here to the scheduler over TLS
+        and to every worker, later ones included; the control plane never has them.
     idle_timeout : number, str, timedelta or None, default "20 minutes"
         End the cluster after this long without work; None: never. A task that runs, waits or is being submitted is
         work, and so are worker processes and clients that use CPU.
@@ -102,6 +106,7 @@ class Cluster(Lifecycle):
         worker_memory: int | str | None = None,
         worker_nanny: bool = True,
         worker_resources: dict[str, int] | None = None,
+        environ: dict[str, str] | None = None,
         idle_timeout: Duration | None = "20 minutes",
         no_client_timeout: Duration | None = "auto",
         max_lifetime: Duration = "24 hours",
@@ -137,6 +142,7 @@ class Cluster(Lifecycle):
             lambda attempt: attempt.create(options),
             name=name,
             joined=False,
+            environ=parse_environ(environ),
             workers=wanted_workers(wait_for_workers, n_workers),
             timeout=timeout,
             shutdown_on_close=shutdown_on_close,
@@ -180,6 +186,7 @@ class Cluster(Lifecycle):
             lambda attempt: attempt.join(name),
             name=name,
             joined=True,
+            environ={},
             workers=wait_for_workers,
             timeout=timeout,
             shutdown_on_close=shutdown_on_close,
