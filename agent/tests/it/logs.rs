@@ -40,21 +40,26 @@ fn read(folder: &Path) -> Found {
     let mut files: Vec<_> = fs::read_dir(folder).expect("a sink").flatten().map(|entry| entry.path()).collect();
     // `test.000001.jsonl` comes before `test.jsonl`.
     files.sort();
-    let (mut found, mut next, mut run) = (Found::default(), 0, 0);
+    let (mut found, mut next, mut before, mut run) = (Found::default(), 0, 0, 0);
     for file in files {
         let text = fs::read_to_string(&file).expect("readable");
         assert!(text.ends_with('\n'), "whole lines");
         for line in text.lines() {
             let record: LogRecord<'_> = serde_json::from_str(line).expect("a record");
             found.gaps += usize::from(record.gap.is_some());
+            if record.id < before {
+                // An agent that went on from its cursor; the life before may have been cut short as well.
+                found.crashes_seen += 1;
+                run = 0;
+            }
+            before = record.id;
             if record.id < next {
-                found.crashes_seen += usize::from(run == 0);
                 run += 1;
                 found.repeated += 1;
                 found.most_repeated_at_once = found.most_repeated_at_once.max(run);
                 continue;
             }
-            (next, run) = (record.id + 1, 0);
+            next = record.id + 1;
             found.lines.push((record.id, record.time, record.line.expect("a line").into_owned()));
         }
     }
