@@ -11,6 +11,7 @@ With `--json-lines` it prints one JSON object per line on the standard output: e
 - ``hosts``: `partitions`, each with `partition`, `rows`, `host`, `worker`: where each part of the flights was read,
 - ``result``: `columns`, `rows`, `seconds`: the table,
 - ``logs``: `kind`, `directory`, `streams`, each with `stream`, `lines`: where the log lines are,
+- the phase `idle`: nobody needs the cluster any more, and it ends by itself,
 - ``error``: `code`, `message`, `remedy`: why there is no table; the exit status is 1.
 """
 
@@ -35,6 +36,11 @@ import towline
 COLUMNS = ["airline", "hour", "weather", "flights", "late_percent", "mean_delay"]
 #: Rows shown, and the fewest flights that a group needs to be among them.
 ROWS, FEWEST = 10, 200
+
+#: The cluster ends after so many seconds without work; a person would give it minutes.
+IDLE_SECONDS = 5
+#: Past this the demo ends the cluster itself.
+IDLE_LIMIT = 60
 
 Emit = Callable[[dict[str, Any]], None]
 
@@ -100,6 +106,23 @@ def logs(cluster: towline.Cluster, emit: Emit) -> None:
     emit({"event": "logs", "kind": sink.get("kind"), "directory": sink.get("directory"), "streams": streams})
 
 
+def fall_asleep(cluster: towline.Cluster, emit: Emit) -> None:
+    """Need nothing, and watch the cluster end by itself."""
+    begun = time.monotonic()
+
+    def phase(state: str, message: str, **more: Any) -> None:
+        emit({"event": "phase", "phase": "idle", "state": state, "message": message, **more})
+
+    phase("started", f"nobody needs the cluster: after {IDLE_SECONDS} s without work it ends by itself")
+    while cluster.details["state"] == "running":
+        if time.monotonic() > begun + IDLE_LIMIT:
+            phase("failed", f"the cluster did not end by itself in {IDLE_LIMIT} s")
+            return
+        time.sleep(0.1)
+    code = (cluster.details["reason"] or {}).get("code")
+    phase("done", f"the cluster ended by itself: {code}", seconds=round(time.monotonic() - begun, 3))
+
+
 def run(arguments: argparse.Namespace, emit: Emit) -> None:
     """Start, compute, show, end."""
     progress = emit if arguments.json_lines else "auto"
@@ -107,8 +130,9 @@ def run(arguments: argparse.Namespace, emit: Emit) -> None:
         towline.Cluster(
             n_workers=arguments.workers,
             wait_for_workers=True,
-            # Kept for a person who looks around, and not for ever: `max_lifetime` ends it.
+            # Kept for a person who looks around, and not for ever.
             shutdown_on_close=not arguments.keep,
+            idle_timeout="20 minutes" if arguments.keep else IDLE_SECONDS,
             progress=progress,
         ) as cluster,
         cluster.get_client() as client,
@@ -130,6 +154,8 @@ def run(arguments: argparse.Namespace, emit: Emit) -> None:
         )
         emit({"event": "result", "columns": COLUMNS, "rows": rows, "seconds": seconds})
         logs(cluster, emit)
+        if not arguments.keep:
+            fall_asleep(cluster, emit)
 
 
 def main() -> int:

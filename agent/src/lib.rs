@@ -16,6 +16,7 @@ pub mod observe;
 pub mod reconcile;
 pub mod runner;
 pub mod runtime;
+mod socket;
 pub mod status;
 pub mod vitals;
 

@@ -49,7 +49,6 @@ fn main() -> ExitCode {
 }
 
 fn agent(host_dir: PathBuf) -> anyhow::Result<ExitCode> {
-    let exe = std::env::current_exe()?;
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let exit = tokio.block_on(async {
         let shutdown = CancellationToken::new();
@@ -57,7 +56,8 @@ fn agent(host_dir: PathBuf) -> anyhow::Result<ExitCode> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let options = AgentOptions {
             host_dir,
-            runner: RunnerProgram { exe, args: vec!["runner".to_owned()] },
+            // This very program, also after an upgrade has replaced its file.
+            runner: RunnerProgram { exe: "/proc/self/exe".into(), args: vec!["runner".to_owned()] },
             shutdown: shutdown.clone(),
         };
         let agent = towline_agent::run(options);

@@ -8,6 +8,7 @@ mod api;
 mod problem;
 mod store;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,8 +25,8 @@ pub struct Settings {
     pub directory: PathBuf,
     /// Where it listens; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Its certificate and key.
-    pub tls: TlsIdentity,
+    /// Its certificate and key; each new connection gets the newest, so that a store may run longer than a certificate.
+    pub tls: watch::Receiver<TlsIdentity>,
     /// The public key that grants are signed for.
     pub verifying_key: VerifyingKey,
     /// No blob may be larger, whatever its grant says.
@@ -71,7 +72,9 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), BlobStoreError> {
     let store = Arc::new(store::Store::open(&settings.directory)?);
-    let tls = server::server_config(&settings.tls, ClientCertificates::Ignored).map_err(BlobStoreError::Tls)?;
+    let mut identity = settings.tls;
+    let tls = server::server_config(&identity.borrow_and_update(), ClientCertificates::Ignored)
+        .map_err(BlobStoreError::Tls)?;
     let listen = settings.listen;
     let listener = TcpListener::bind(listen).await.map_err(|source| BlobStoreError::Listen { listen, source })?;
     let address = listener.local_addr().map_err(|source| BlobStoreError::Listen { listen, source })?;
@@ -79,6 +82,26 @@ pub async fn run(
     // Nobody may be waiting for the address any more; the store serves all the same.
     let _ = ready.send(address);
     let router = api::router(store, settings.verifying_key, settings.max_blob_bytes);
-    let (_keep, tls) = watch::channel(tls);
-    server::serve(listener, tls, router, Limits::default(), shutdown).await.map_err(BlobStoreError::Serve)
+    let (newest, tls) = watch::channel(tls);
+    // A certificate that is of no use changes nothing.
+    let taking_up = async move {
+        while identity.changed().await.is_ok() {
+            match server::server_config(&identity.borrow_and_update(), ClientCertificates::Ignored) {
+                Ok(tls) => {
+                    newest.send_replace(tls);
+                    tracing::info!(component = "blob-store", "a renewed certificate is in use");
+                }
+                Err(error) => {
+                    tracing::error!(component = "blob-store", %error, "a renewed certificate cannot be used; the last one stays");
+                }
+            }
+        }
+        // Nobody renews any more.
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        // Serving ends in its own time; taking up a certificate only waits, and loses nothing when it is dropped.
+        served = server::serve(listener, tls, router, Limits::default(), shutdown) => served.map_err(BlobStoreError::Serve),
+        never = taking_up => match never {},
+    }
 }

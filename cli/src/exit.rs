@@ -36,6 +36,17 @@ impl Exit {
     }
 }
 
+impl TryFrom<u64> for Exit {
+    type Error = u64;
+
+    /// The meaning of a number that another process of ours ended with.
+    fn try_from(number: u64) -> Result<Self, u64> {
+        let all =
+            [Self::Ok, Self::Failed, Self::Usage, Self::Unreachable, Self::Refused, Self::Config, Self::Interrupted];
+        all.into_iter().find(|exit| u64::from(exit.code()) == number).ok_or(number)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
@@ -51,5 +62,7 @@ mod tests {
         let all =
             [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::Refused, Exit::Config, Exit::Interrupted];
         assert_eq!(all.map(Exit::code), [0, 1, 64, 69, 77, 78, 130]);
+        assert_eq!(all.map(|exit| Exit::try_from(u64::from(exit.code()))), all.map(Ok));
+        assert_eq!(Exit::try_from(2), Err(2));
     }
 }

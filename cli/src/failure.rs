@@ -80,6 +80,14 @@ impl Failure {
         })
     }
 
+    /// What another process of ours said by [`Failure::json`], if it did.
+    #[cfg(feature = "host")]
+    pub fn from_json(said: &serde_json::Value) -> Option<Self> {
+        let word = |name: &str| said.get(name).and_then(serde_json::Value::as_str);
+        let exit = said.get("exit").and_then(serde_json::Value::as_u64).and_then(|code| Exit::try_from(code).ok());
+        Some(Self::new(exit.unwrap_or(Exit::Failed), word("code")?, word("message")?, word("remedy")?))
+    }
+
     /// A person stopped the command.
     pub fn interrupted() -> Self {
         Self::new(Exit::Interrupted, "interrupted", "Interrupted", "run the command again when you are ready")
@@ -141,5 +149,13 @@ mod tests {
         assert_eq!((&value["event"], &value["code"]), (&json!("error"), &json!("cluster_name_taken")));
         assert_eq!(value["exit"], 77);
         assert_eq!(value["remedy"], "choose another name");
+    }
+
+    #[cfg(feature = "host")]
+    #[test]
+    fn what_a_process_of_ours_said_is_read_back() {
+        let failure = Failure::new(Exit::Config, "settings_wrong", "The settings cannot be used", "correct them");
+        assert_eq!(Failure::from_json(&failure.json()), Some(failure));
+        assert_eq!(Failure::from_json(&json!({"listening": "127.0.0.1:1"})), None);
     }
 }

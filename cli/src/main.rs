@@ -59,8 +59,17 @@ fn main() -> ExitCode {
     // A blocked reader of standard input must not keep the process alive.
     runtime.shutdown_background();
     match result {
-        Ok(exit) => exit.into(),
+        Ok(exit) => said(exit).into(),
         Err(failure) => output.failure(&failure).into(),
+    }
+}
+
+/// An answer that nobody could read is none: what went well has failed if its words were lost.
+fn said(exit: Exit) -> Exit {
+    match output::lost() {
+        // Standard output is what failed: the words go to standard error only.
+        Some(failure) if exit == Exit::Ok => Output::new(false).failure(&failure),
+        _ => exit,
     }
 }
 
@@ -91,9 +100,8 @@ async fn run(arguments: Arguments, output: Output) -> Outcome<Exit> {
 fn usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // A closed pipe (`towline --help | head -1`) is not an error.
-        let _ = error.print();
-        return Exit::Ok.into();
+        output::written(error.print());
+        return said(Exit::Ok).into();
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();

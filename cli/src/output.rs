@@ -1,13 +1,44 @@
 //! What people and programs see: tables on a terminal, plain columns in a pipe, one JSON value with `--json`.
 //!
-//! The only place that prints. A reader that went away (`towline cluster list | head -1`) is not an error.
+//! The only place that prints. A reader that went away (`towline cluster list | head -1`) is not an error; an answer that
+//! was lost for any other reason is one, and `main` asks for it by [`lost`].
 
 use crate::exit::Exit;
 use crate::failure::{Failure, one_line};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::json;
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
+
+/// Why the first lost word on standard output was lost. One for the process, as its standard output is.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// The failure of a command that did its work but could not say so.
+pub fn lost() -> Option<Failure> {
+    LOST.get().map(|why| {
+        Failure::new(
+            Exit::Failed,
+            "output_lost",
+            "Cannot write to standard output",
+            "make room where it goes, or send it elsewhere, and ask again",
+        )
+        .because(why)
+    })
+}
+
+/// Note what became of words on standard output.
+pub fn written(result: io::Result<()>) {
+    if let Some(why) = loss(result) {
+        // Only the first reason is told; the others follow from it.
+        let _ = LOST.set(why);
+    }
+}
+
+/// Why words are lost to somebody who still wants them. Pure.
+fn loss(result: io::Result<()>) -> Option<String> {
+    result.err().filter(|error| error.kind() != ErrorKind::BrokenPipe).map(|error| error.to_string())
+}
 
 /// Where a command's words go.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +71,7 @@ impl Output {
     /// One line for people; silent with `--json`.
     pub fn line(self, text: &str) {
         if !self.json {
-            write_line(&mut std::io::stdout(), text);
+            say(text);
         }
     }
 
@@ -48,8 +79,8 @@ impl Output {
     pub fn value(self, value: &impl Serialize) {
         if self.json {
             match serde_json::to_string(value) {
-                Ok(text) => write_line(&mut std::io::stdout(), &text),
-                Err(error) => write_line(&mut std::io::stderr(), &format!("towline: {error}")),
+                Ok(text) => say(&text),
+                Err(error) => complain(&format!("towline: {error}")),
             }
         }
     }
@@ -57,7 +88,7 @@ impl Output {
     /// A table for people; silent with `--json`.
     pub fn table(self, header: &[&str], rows: Vec<Vec<String>>) {
         if !self.json {
-            write_line(&mut std::io::stdout(), &render(header, rows, self.terminal));
+            say(&render(header, rows, self.terminal));
         }
     }
 
@@ -65,9 +96,9 @@ impl Output {
     pub fn failure(self, failure: &Failure) -> Exit {
         self.value(&failure.json());
         if failure.exit == Exit::Interrupted {
-            write_line(&mut std::io::stderr(), "towline: interrupted");
+            complain("towline: interrupted");
         } else {
-            write_line(&mut std::io::stderr(), &format!("towline: {}", failure.line()));
+            complain(&format!("towline: {}", failure.line()));
         }
         failure.exit
     }
@@ -105,7 +136,7 @@ impl Lines {
 
 /// A warning for people on standard error.
 pub fn warn(text: &str) {
-    write_line(&mut std::io::stderr(), &format!("towline: {}", one_line(text)));
+    complain(&format!("towline: {}", one_line(text)));
 }
 
 /// Rows under a header: boxed lines on a terminal, bare columns elsewhere.
@@ -143,9 +174,18 @@ pub fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-fn write_line(to: &mut impl Write, text: &str) {
-    let _ = writeln!(to, "{text}");
-    let _ = to.flush();
+fn say(text: &str) {
+    written(write_line(&mut io::stdout(), text));
+}
+
+fn complain(text: &str) {
+    // There is nowhere left to say that this could not be said.
+    let _ = write_line(&mut io::stderr(), text);
+}
+
+fn write_line(to: &mut impl Write, text: &str) -> io::Result<()> {
+    writeln!(to, "{text}")?;
+    to.flush()
 }
 
 #[cfg(test)]
@@ -157,6 +197,13 @@ mod tests {
         let text = render(&["name"], vec![vec!["a\u{1b}[2Jb\nc".into()]], false);
         assert!(!text.contains('\u{1b}'));
         assert_eq!(text.lines().count(), 2, "{text}");
+    }
+
+    #[test]
+    fn a_full_disk_loses_words_and_a_reader_that_left_does_not() {
+        assert_eq!(loss(Ok(())), None);
+        assert_eq!(loss(Err(ErrorKind::BrokenPipe.into())), None);
+        assert!(loss(Err(ErrorKind::StorageFull.into())).is_some());
     }
 
     #[test]

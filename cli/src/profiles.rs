@@ -59,6 +59,15 @@ impl Profiles {
             }
             Err(error) => return Err(unreadable(path).because(error)),
         };
+        if !metadata.is_file() {
+            // Before its mode: `chmod` on a directory or a device would break somebody else's things.
+            return Err(Failure::new(
+                Exit::Config,
+                "profile_no_file",
+                format!("{} is not a file", path.display()),
+                "set TOWLINE_CONFIG to a profile file, or unset it",
+            ));
+        }
         check_mode(path, &metadata)?;
         if metadata.len() > MAX_BYTES {
             return Err(unreadable(path).because("it is larger than 1 MiB"));
@@ -242,6 +251,17 @@ mod tests {
         assert!(failure.line().contains("chmod 600"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
         assert!(Profiles::load(&path).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_to_be_changed() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        for path in [directory.path(), Path::new("/dev/null")] {
+            let failure = Profiles::load(path).expect_err("no file");
+            assert_eq!((failure.exit, failure.code.as_str()), (Exit::Config, "profile_no_file"));
+            assert!(failure.line().contains("TOWLINE_CONFIG") && !failure.line().contains("chmod"), "{failure}");
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! (at each start) and by the renewal task (while it runs).
 
 use crate::files::{DataDirectory, Listener};
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use towline_protocol::WIRE_VERSION;
@@ -46,6 +48,14 @@ pub enum IdentityError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// A key file that others may read or change.
+    #[error("{path} holds a key and is open to others (mode {mode:04o}); run `chmod 600 {path}`", path = path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
     },
     /// A key file holds no key of its kind.
     #[error("the key in {path} cannot be used; restore it from a backup", path = path.display())]
@@ -89,6 +99,19 @@ pub(crate) fn read(path: &Path) -> Result<String, IdentityError> {
     std::fs::read_to_string(path).map_err(|source| IdentityError::Read { path: path.to_owned(), source })
 }
 
+/// The text of a private key. One that others can read may be known to them already: that is for a person to judge.
+pub(crate) fn read_secret(path: &Path) -> Result<zeroize::Zeroizing<String>, IdentityError> {
+    let failed = |source| IdentityError::Read { path: path.to_owned(), source };
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(IdentityError::Open { path: path.to_owned(), mode });
+    }
+    let mut text = zeroize::Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
 pub(crate) fn write(path: &Path, contents: &str) -> Result<(), IdentityError> {
     write_secret(path, contents.as_bytes()).map_err(|source| IdentityError::Write { path: path.to_owned(), source })
 }
@@ -103,7 +126,7 @@ pub(crate) fn make_signing_key(path: &Path) -> Result<VerifyingKey, IdentityErro
 
 /// The Ed25519 key in `path`.
 pub(crate) fn read_signing_key(path: &Path) -> Result<aws_lc_rs::signature::Ed25519KeyPair, IdentityError> {
-    let pem = zeroize::Zeroizing::new(read(path)?);
+    let pem = read_secret(path)?;
     keys::ed25519_from_pem(&pem).map_err(|source| IdentityError::Key { path: path.to_owned(), source })
 }
 
@@ -124,7 +147,7 @@ pub(crate) fn make_authority(files: &DataDirectory, now: UnixSeconds) -> Result<
 
 /// The control plane CA.
 pub(crate) fn read_authority(files: &DataDirectory) -> Result<Authority, IdentityError> {
-    let key = zeroize::Zeroizing::new(read(&files.ca_key())?);
+    let key = read_secret(&files.ca_key())?;
     Ok(Authority::from_pem(&read(&files.ca_certificate())?, &key)?)
 }
 
@@ -138,14 +161,14 @@ pub(crate) fn issue_listener(
 ) -> Result<TlsIdentity, IdentityError> {
     let (key_path, certificate_path) = files.listener(listener);
     let key_error = |source| IdentityError::Key { path: key_path.clone(), source };
-    let key = match std::fs::read_to_string(&key_path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+    let key = match read_secret(&key_path) {
+        Err(IdentityError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             let key = KeyPair::generate().map_err(key_error)?;
             write(&key_path, &key.to_pem())?;
             key
         }
-        Err(source) => return Err(IdentityError::Read { path: key_path.clone(), source }),
-        Ok(pem) => KeyPair::from_pem(&zeroize::Zeroizing::new(pem)).map_err(key_error)?,
+        Err(error) => return Err(error),
+        Ok(pem) => KeyPair::from_pem(&pem).map_err(key_error)?,
     };
     let (ip_addresses, dns_names) = subject_names(names);
     let leaf = authority.issue(&CertificateRequest {
@@ -300,6 +323,30 @@ mod tests {
         assert!(matches!(error, IdentityError::DelegationBroken { .. }));
         std::fs::write(files.delegation(), "{}").expect("written");
         assert!(matches!(delegation_for_run(&files, workspaces(), NOW), Err(IdentityError::DelegationBroken { .. })));
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused_with_the_cure() {
+        let (_directory, files, _) = ground();
+        let authority = make_authority(&files, NOW).expect("an authority");
+        issue_listener(&files, &authority, Listener::People, &[], NOW).expect("issued");
+        let people = files.listener(Listener::People).0;
+        for path in [files.root_key(), files.signing_key(), files.ca_key(), people] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+            let refused = [
+                delegation_for_run(&files, workspaces(), NOW).err(),
+                read_authority(&files).err(),
+                issue_listener(&files, &authority, Listener::People, &[], NOW).err(),
+            ];
+            let refused: Vec<_> = refused.into_iter().flatten().collect();
+            assert!(
+                matches!(&refused[..], [IdentityError::Open { mode: 0o644, .. }]),
+                "{}: {refused:?}",
+                path.display()
+            );
+            assert!(refused[0].to_string().contains(&format!("chmod 600 {}", path.display())));
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        }
     }
 
     #[test]

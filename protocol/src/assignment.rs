@@ -195,8 +195,10 @@ pub struct Deadlines {
     pub control_plane_lost: u64,
     /// A worker whose scheduler does not answer ends after this long.
     pub scheduler_lost: u64,
-    /// The cluster ends this long after its last client left.
-    pub no_client: u64,
+    /// The cluster ends this long after its last client left; null switches the rule off.
+    pub no_client: Option<u64>,
+    /// A cluster that no client ever came to ends after this long, where the rule is on.
+    pub first_client: u64,
     /// Limit of each start phase.
     pub phases: PhaseDeadlines,
 }

@@ -27,5 +27,8 @@ pub const WIRE_VERSION: u32 = 0;
 /// Largest document or frame that is read, in bytes (1 MiB).
 pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
 
+/// Longest life of a cluster. The owner's admissions and the cluster's own authority are made to last longer than that.
+pub const LONGEST_LIFETIME: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
+
 /// Deepest nesting of a JSON document that is read.
 pub const MAX_JSON_DEPTH: usize = 16;

@@ -27,6 +27,9 @@ pub struct Report {
     pub issued: Vec<IssuedCertificate>,
     /// The cluster CA's certificate as PEM (scheduler hosts).
     pub cluster_ca: Option<String>,
+    /// Why the host is on its way out, once that is durable. A scheduler's host that ends by its own rule says so
+    /// first, so that the workers can go before it.
+    pub ending: Option<EndReason>,
     /// The last word before the host ends.
     pub sign_off: Option<SignOff>,
 }
@@ -157,6 +160,8 @@ pub struct Verdict {
     pub reasons: Vec<VerdictReason>,
     /// Seconds of unbroken idleness.
     pub idle_for: u64,
+    /// Seconds without a client (scheduler hosts); null while one is there, while tasks run, and when it cannot be told.
+    pub no_client_for: Option<u64>,
 }
 
 /// The three values of a verdict.
@@ -175,16 +180,26 @@ pub enum VerdictState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerdictReason {
-    /// A start phase is under way.
-    Starting,
+    /// A client's process works: it may be building a graph.
+    ClientBusy,
     /// The workload uses CPU.
     CpuBusy,
     /// The workload's CPU use could not be read.
     CpuUnknown,
-    /// The scheduler has tasks.
-    SchedulerBusy,
     /// Nothing measured speaks for being busy.
     Quiet,
+    /// The scheduler has tasks, or had some since the last look.
+    SchedulerBusy,
+    /// The scheduler does not say what it does.
+    SchedulerSilent,
+    /// A start phase is under way.
+    Starting,
+    /// Tasks wait for a worker that could run them.
+    Unrunnable,
+    /// The workers' processes use CPU, whatever the scheduler knows of it.
+    WorkersBusy,
+    /// Worker hosts that were asked for have not arrived yet.
+    WorkersStarting,
 }
 
 /// A certificate that a cluster CA made for a roster member.

@@ -37,7 +37,7 @@ impl fmt::Display for UnixSeconds {
 
 /// Time on a clock that never steps back and counts suspended time (`CLOCK_BOOTTIME` on Linux).
 /// Only differences mean anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootTime(pub Duration);
 
 impl BootTime {

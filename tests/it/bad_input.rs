@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
 use std::time::Duration;
 use towline_tests::World;
 use towline_tests::world::run;
@@ -75,8 +76,9 @@ async fn broken_files_are_named_with_what_is_wrong() -> Result<()> {
     let mut command = world.towline(&["server", "run", "--data-dir"]);
     command.arg(&world.data);
     let done = run(command, LIMIT).await?;
-    ensure!(done.code.is_some_and(|code| code != 0), "{done:?}");
+    ensure!(done.code == Some(78), "a service manager must not start it again: {done:?}");
     ensure!(done.stderr.contains("60-wrong.toml") && done.stderr.contains("agent_losst"), "{}", done.stderr);
+    ensure!(!done.stderr.contains("--people"), "the remedy of another failure: {}", done.stderr);
 
     let profile = world.scratch("profile")?.join("profiles.toml");
     towline_transport::keys::write_secret(&profile, b"default = \"x\"\n[profile.x]\nurll = \"https://127.0.0.1:1\"\n")?;
@@ -84,6 +86,22 @@ async fn broken_files_are_named_with_what_is_wrong() -> Result<()> {
     command.env("TOWLINE_CONFIG", &profile);
     let done = run(command, LIMIT).await?;
     ensure!(done.code.is_some_and(|code| code != 0) && done.stderr.contains("urll"), "{done:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_written_is_a_failure() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    for arguments in [&["version"][..], &["--help"], &["cluster", "list", "--json"]] {
+        // A disk that is always full.
+        let mut command = world.command(Path::new("/bin/sh"), &["-c", "exec \"$0\" \"$@\" > /dev/full"]);
+        command.arg(&world.binaries.towline).args(arguments);
+        let done = run(command, LIMIT).await?;
+        ensure!(done.code == Some(1) && done.stderr.contains("standard output"), "{arguments:?}: {done:?}");
+    }
     Ok(())
 }
 
@@ -99,6 +117,13 @@ async fn wrong_arguments_end_with_usage_and_name_the_nearest() -> Result<()> {
         let done = run(world.towline(arguments), LIMIT).await?;
         ensure!(done.code == Some(64), "{arguments:?}: {done:?}");
         ensure!(!done.stderr.contains("panicked") && !done.stderr.is_empty(), "{arguments:?}: {}", done.stderr);
+    }
+    // Nothing that is typed as a name becomes another address.
+    for name in ["..", ".", "", "a\nb", "../whoami"] {
+        for arguments in [["cluster", "show", name], ["cluster", "stop", name], ["host", "show", name]] {
+            let done = run(world.towline(&arguments), LIMIT).await?;
+            ensure!(done.code == Some(64) && done.stderr.trim().lines().count() == 1, "{arguments:?}: {done:?}");
+        }
     }
     // Bytes that are no text are a usage error like any other, not a panic.
     let mut odd = world.towline(&["cluster", "show"]);

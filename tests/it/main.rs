@@ -2,12 +2,15 @@
 
 mod bad_input;
 mod canary;
+mod commands;
 mod demo;
 mod enrolment;
 mod index;
+mod interrupt;
 mod life;
 mod listeners;
 mod logs;
 mod packages;
 mod people;
 mod refusals;
+mod upgrade;

@@ -284,6 +284,9 @@ def test_control_c_while_starting_ends_what_was_begun(bench, moment):
     child.send_signal(signal.SIGINT)
     rest = child.communicate(timeout=60)[1]
     assert "KeyboardInterrupt" in rest
+    failed = [line for line in rest.splitlines() if '"state":"failed"' in line]
+    assert failed
+    assert all('"message":"stopped before it was done"' in line for line in failed), failed
     assert child.returncode != 0
     wait_until(lambda: bench.plane.only["state"] == "stopped")
     assert bench.key_folders() == []

@@ -89,11 +89,16 @@ def test_an_unknown_argument_names_the_nearest(given, sentence):
         {"idle_timeout": "soon"},
         {"idle_timeout": 0},
         {"idle_timeout": True},
-        {"no_client_timeout": None},
+        {"idle_timeout": "8 days"},
+        {"no_client_timeout": 0},
+        {"no_client_timeout": "soon"},
         {"max_lifetime": "8 days"},
         {"max_lifetime": float("nan")},
         {"tags": {"a": 1}},
         {"tags": "a"},
+        {"max_lifetime": "1e400s"},
+        {"worker_memory": "1e400 GiB"},
+        {"worker_memory": "1e40 GiB"},
     ],
 )
 def test_a_wrong_value_names_its_argument(wrong):
@@ -105,6 +110,16 @@ def test_a_wrong_value_names_its_argument(wrong):
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a\nb", "a/b", "../x", "A", None, 3])
+def test_no_name_becomes_another_address(name):
+    with pytest.raises(ClusterError) as caught:
+        towline.Cluster.from_name(name)
+    assert caught.value.code == "argument_invalid"
+    assert "name or the id" in caught.value.message
+    assert _options.name_or_id("steps-1") == "steps-1"
+    assert _options.name_or_id("cl-aaaaaaaaaaaaaaaa") == "cl-aaaaaaaaaaaaaaaa"
+
+
 def test_defaults_are_those_of_the_design():
     options = _options.Options.parse(n_workers=2, cores=8)
     assert (options.threads, options.processes, options.memory_limit, options.nanny) == (4, 1, None, True)
@@ -113,22 +128,17 @@ def test_defaults_are_those_of_the_design():
     assert _options.Options.parse(n_workers=100, cores=2).threads == 1
 
 
-def test_what_does_not_end_a_cluster_yet_is_refused():
-    for not_yet in (
-        {"idle_timeout": None},
-        {"idle_timeout": "5 minutes"},
-        {"no_client_timeout": "1 hour"},
-        {"no_client_timeout": 1201},
-    ):
-        (name,) = not_yet
-        with pytest.raises(
-            ClusterError, match=f"`{name}` is not supported yet: .*does not end.*max_lifetime="
-        ) as caught:
-            _options.Options.parse(n_workers=1, **not_yet)
-        assert caught.value.code == "argument_invalid"
-    assert _options.Options.parse(n_workers=1, idle_timeout=1200, no_client_timeout="120s") == _options.Options.parse(
-        n_workers=1
-    )
+def test_timeouts_that_end_a_cluster_can_be_set_and_switched_off():
+    def times(**given):
+        options = _options.Options.parse(n_workers=1, **given)
+        return options.idle_after, options.no_client_after
+
+    assert times() == (1200, 120)
+    assert times(idle_timeout="5 minutes", no_client_timeout="1 hour") == (300, 3600)
+    assert times(idle_timeout=None, no_client_timeout=None) == (None, None)
+    # A cluster that outlives its object would otherwise die two minutes after the program that made it.
+    assert times(shutdown_on_close=False) == (1200, None)
+    assert times(shutdown_on_close=False, no_client_timeout=30) == (1200, 30)
 
 
 def test_durations_in_every_form_are_whole_seconds():
@@ -193,6 +203,16 @@ def test_a_profile_that_others_may_read_is_refused(bench):
         load()
     assert caught.value.code == "profile_open"
     assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "folder"])
+def test_what_is_no_file_is_not_to_be_changed(tmp_path, place):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ClusterError) as caught:
+        load(environ={"TOWLINE_CONFIG": str(tmp_path / place)})
+    assert caught.value.code == "profile_invalid"
+    assert "not a file" in caught.value.message
+    assert "chmod" not in str(caught.value)
 
 
 # -- the control plane -------------------------------------------------------------------------------------------------

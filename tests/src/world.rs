@@ -64,6 +64,13 @@ impl WorldBuilder {
         self
     }
 
+    /// Run everything from a copy of the binary at `path`.
+    pub fn installed_at(mut self, path: &Path) -> Result<Self> {
+        fs::copy(&self.binaries.towline, path)?;
+        self.binaries.towline = path.to_owned();
+        Ok(self)
+    }
+
     /// Append to the control plane's settings (TOML).
     pub fn settings(mut self, toml: &str) -> Self {
         self.settings.push_str(toml);
@@ -178,6 +185,12 @@ impl World {
         self.directory.path().join("tap")
     }
 
+    /// From now on start what is new from the binary that was built, not from [`WorldBuilder::installed_at`].
+    pub fn use_built_binary(&mut self) -> Result<()> {
+        self.binaries = Binaries::find().context("it was found before")?;
+        Ok(())
+    }
+
     /// A folder of this world for a test's own files.
     pub fn scratch(&self, name: &str) -> Result<PathBuf> {
         let folder = self.directory.path().join("scratch").join(name);
@@ -195,7 +208,8 @@ impl World {
         self.command(&self.binaries.python, arguments)
     }
 
-    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+    /// Any program, in this world's home.
+    pub fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let home = self.directory.path().join("home");
         // Created here so that every program of this world finds its home; the parent exists already.
         let _ = fs::create_dir_all(&home);

@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use towline_protocol::LONGEST_LIFETIME;
 use towline_protocol::ids::{ClusterId, KeyId, WorkspaceId};
 use towline_protocol::report::IssuedCertificate;
 use towline_protocol::roster::{Member, MemberRole, Roster};
@@ -12,8 +13,8 @@ use towline_transport::authority::{Authority, AuthorityError, CertificateRequest
 use towline_transport::keys;
 use towline_transport::name::member_uri;
 
-/// Longer than any cluster may live (7 days), so that the authority never ends before its cluster.
-const AUTHORITY_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Longer than any cluster may live, so that the authority never ends before its cluster, however wrong a clock is.
+const AUTHORITY_LIFE: Duration = LONGEST_LIFETIME.saturating_mul(4);
 /// Longest member id that a roster may name.
 const MAX_MEMBER: usize = 64;
 
@@ -90,10 +91,12 @@ impl ClusterAuthority {
         self.authority.certificate_pem()
     }
 
-    /// Issue a certificate to each member of a verified roster whose key has none yet. All or none: a roster with one
-    /// impossible entry is refused as a whole.
+    /// Issue a certificate to each member of a verified roster whose key has none yet and whose time is not over: a
+    /// roster forgets nobody, so the client of last week is still in it. Else all or none: a roster with one impossible
+    /// entry is refused as a whole.
     pub fn issue(&self, roster: &Roster, already: &[KeyId]) -> Result<Vec<IssuedCertificate>, ClusterAuthorityError> {
-        let new = roster.entries.iter().filter(|member| !already.contains(&member.spki.key_id()));
+        let due = |member: &&Member| member.not_after > roster.issued_at && !already.contains(&member.spki.key_id());
+        let new = roster.entries.iter().filter(due);
         new.map(|member| self.issue_to(member, roster.issued_at)).collect()
     }
 
@@ -211,5 +214,23 @@ mod tests {
             let refused = authority.issue(&roster(vec![member(id, MemberRole::Client)]), &[]);
             assert!(matches!(refused, Err(ClusterAuthorityError::MemberId(_))), "{id:?}");
         }
+    }
+
+    #[test]
+    fn a_member_whose_time_is_over_keeps_nobody_waiting() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let authority = open(directory.path());
+        let ended = |id: &str, ago: u64| Member {
+            not_after: NOW.minus(Duration::from_secs(ago)),
+            ..member(id, MemberRole::Client)
+        };
+        let entries = vec![
+            member("ho-a", MemberRole::Scheduler),
+            ended("client-b", 86_400),
+            ended("client-c", 0),
+            member("client-d", MemberRole::Client),
+        ];
+        let issued = authority.issue(&roster(entries), &[]).expect("issues");
+        assert_eq!(issued.iter().map(|issued| issued.member.as_str()).collect::<Vec<_>>(), ["ho-a", "client-d"]);
     }
 }

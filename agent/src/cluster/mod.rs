@@ -2,9 +2,14 @@
 //! load from us. The authority's key is made here, never leaves this host and dies with the cluster's directory.
 //! Driven by the agent's runtime on rosters; knows no session and no Dask process.
 
+pub mod activity;
 mod authority;
 
+pub use activity::{CloseAnswer, SchedulerActivity, SchedulerLink};
 pub use authority::{ClusterAuthority, ClusterAuthorityError};
 
 /// The Python file that scheduler, nannies and workers load: role gate, sign of having joined, end with the runner.
 pub const PRELOAD: &str = include_str!("towline_preload.py");
+
+/// What that file loads in the scheduler: activity, clients, the close in two phases.
+pub const SCHEDULER: &str = include_str!("towline_scheduler.py");

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import importlib.util
 import json
 import logging
 import multiprocessing
@@ -150,6 +151,17 @@ async def wait_for_scheduler(server: Any) -> None:
     await comm.close()
 
 
+def scheduler_part() -> Any:
+    """The file beside this one, by its path: the launch wrote both."""
+    path = os.path.join(os.path.dirname(os.environ["TOWLINE_PRELOAD"]), "towline_scheduler.py")
+    spec = importlib.util.spec_from_file_location("towline_scheduler", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 TASKS: set[asyncio.Task[None]] = set()
 
 
@@ -160,6 +172,7 @@ async def dask_setup(server: Any) -> None:
         if isinstance(server, Scheduler):
             gate(server, "register-worker")
             gate(server, "register_nanny")
+            scheduler_part().start(server, role_of, SETTINGS["agent"])
         elif isinstance(server, Nanny) or (isinstance(server, Worker) and server.nanny is None):
             await wait_for_scheduler(server)
         if not isinstance(server, Nanny):

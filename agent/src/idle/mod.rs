@@ -1,7 +1,11 @@
 //! How busy this host is: signals in, a three-valued verdict out.
 //!
-//! `policy` is the pure engine; the signals come from `vitals` and the runner's status.
+//! `policy` is the pure engine, `memory` keeps its state over restarts of the agent; the signals come from `vitals`, the
+//! runner's status and the scheduler's plugin.
 
+pub mod memory;
 mod policy;
+#[cfg(test)]
+mod tests;
 
-pub use policy::{Engine, SchedulerActivity, Signals};
+pub use policy::{Engine, Judgement, Signals};

@@ -1,8 +1,11 @@
 //! The idle engine: signals, now → verdict with reasons. Pure.
 //!
 //! Three values, and unknown counts as busy everywhere. Owns the hysteresis and the length of unbroken idleness; must
-//! not end anything: `reconcile::rules` does, and only on scheduler hosts. Driven by `runtime` once per sample.
+//! not end anything: `reconcile::rules` does, and only on scheduler hosts. Driven by `runtime` once per sample. The cases
+//! that shaped it are the table in `tests.rs`.
 
+use crate::cluster::SchedulerActivity;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 use towline_protocol::report::{Verdict, VerdictReason, VerdictState};
@@ -14,6 +17,9 @@ const CPU_BUSY_MILLI: u64 = 100;
 /// CPU below which the workload is quiet: half of what makes it busy, so that the verdict does not flicker.
 const CPU_QUIET_MILLI: u64 = 50;
 
+/// CPU of a client's process that counts as work for the cluster: half a core is a graph being built, not a heartbeat.
+const CLIENT_BUSY_MILLI: u64 = 500;
+
 /// Samples that are looked at.
 const WINDOW: usize = 6;
 
@@ -23,18 +29,16 @@ const BUSY_IN_WINDOW: usize = 2;
 /// A longer gap between two samples (suspend, a stopped agent) breaks any idleness: nobody watched.
 const LARGEST_GAP: Duration = Duration::from_secs(30);
 
-/// What the scheduler says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchedulerActivity {
-    /// Tasks that are not done.
-    pub tasks: u64,
-}
+/// Tasks that no worker can run keep a cluster this long after anything moved: by then nobody brings that worker.
+const UNRUNNABLE_PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// One sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signals {
     /// A start phase is under way.
     pub starting: bool,
+    /// Worker hosts that were asked for have not arrived, and may still.
+    pub arriving: bool,
     /// CPU of the runner's children since the last sample, in thousandths of one core; none: could not be read.
     pub cpu_milli: Option<u64>,
     /// What the scheduler says; none: it did not say.
@@ -43,140 +47,121 @@ pub struct Signals {
     pub decides: bool,
 }
 
+/// What the engine makes of a sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The answer.
+    pub verdict: Verdict,
+    /// Seconds for which the answer has been unknown only because the scheduler is silent, and nothing used CPU.
+    pub silent_for: u64,
+}
+
 /// The engine's memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Engine {
     window: VecDeque<u64>,
     last: Option<BootTime>,
     idle_since: Option<BootTime>,
+    silent_since: Option<BootTime>,
+    moves: Option<u64>,
+    moved_at: Option<BootTime>,
 }
 
 impl Engine {
     /// Take in a sample and judge.
-    pub fn judge(&mut self, signals: Signals, now: BootTime) -> Verdict {
+    pub fn judge(&mut self, signals: Signals, now: BootTime) -> Judgement {
         if self.last.is_some_and(|last| now.since(last) > LARGEST_GAP) {
-            self.idle_since = None;
+            self.interrupt();
             self.window.clear();
         }
         self.last = Some(now);
-        if let Some(milli) = signals.cpu_milli {
+        // A scheduler of a thousand workers is never quiet; its word on its tasks and workers is better than its CPU.
+        let cpu = match signals.scheduler {
+            Some(activity) if signals.decides => Some(activity.workers_cpu_milli),
+            _ => signals.cpu_milli,
+        };
+        if let Some(milli) = cpu {
             self.window.push_back(milli);
             if self.window.len() > WINDOW {
                 self.window.pop_front();
             }
         }
-        let (state, reasons) = self.state(signals);
-        if state == VerdictState::Idle {
-            self.idle_since.get_or_insert(now);
-        } else {
-            self.idle_since = None;
+        let (state, reasons) = self.state(signals, now);
+        keep(&mut self.idle_since, state == VerdictState::Idle, now);
+        let quiet = signals.cpu_milli.is_some_and(|milli| milli < CPU_QUIET_MILLI);
+        keep(&mut self.silent_since, quiet && reasons == [VerdictReason::SchedulerSilent], now);
+        let seconds = |since: Option<BootTime>| since.map_or(0, |since| now.since(since).as_secs());
+        let no_client_for = signals.scheduler.filter(|activity| activity.tasks == 0).and_then(|a| a.no_client_for);
+        Judgement {
+            verdict: Verdict { state, reasons, idle_for: seconds(self.idle_since), no_client_for },
+            silent_for: seconds(self.silent_since),
         }
-        let idle_for = self.idle_since.map_or(0, |since| now.since(since).as_secs());
-        Verdict { state, reasons, idle_for }
     }
 
-    fn state(&self, signals: Signals) -> (VerdictState, Vec<VerdictReason>) {
+    /// Something spoke against the end: idleness begins anew.
+    pub fn interrupt(&mut self) {
+        (self.idle_since, self.silent_since) = (None, None);
+    }
+
+    fn state(&mut self, signals: Signals, now: BootTime) -> (VerdictState, Vec<VerdictReason>) {
         let mut busy = Vec::new();
         if signals.starting {
             busy.push(VerdictReason::Starting);
         }
-        if self.window.iter().filter(|milli| **milli >= CPU_BUSY_MILLI).count() >= BUSY_IN_WINDOW {
-            busy.push(VerdictReason::CpuBusy);
+        if signals.arriving {
+            busy.push(VerdictReason::WorkersStarting);
         }
-        if signals.scheduler.is_some_and(|scheduler| scheduler.tasks > 0) {
-            busy.push(VerdictReason::SchedulerBusy);
+        let heard = signals.scheduler.filter(|_| signals.decides);
+        if self.window.iter().filter(|milli| **milli >= CPU_BUSY_MILLI).count() >= BUSY_IN_WINDOW {
+            busy.push(if heard.is_some() { VerdictReason::WorkersBusy } else { VerdictReason::CpuBusy });
+        }
+        if let Some(activity) = heard {
+            busy.extend(self.of_scheduler(activity, now));
         }
         if !busy.is_empty() {
             return (VerdictState::Busy, busy);
         }
-        let Some(milli) = signals.cpu_milli else {
-            return (VerdictState::Unknown, vec![VerdictReason::CpuUnknown]);
-        };
-        // A scheduler's own CPU says nothing of its workers: without its word, quiet is not idle.
-        let unheard = signals.decides && signals.scheduler.is_none();
-        let state = if unheard || milli >= CPU_QUIET_MILLI { VerdictState::Unknown } else { VerdictState::Idle };
-        (state, vec![VerdictReason::Quiet])
+        if heard.is_some() {
+            return (VerdictState::Idle, vec![VerdictReason::Quiet]);
+        }
+        if signals.decides {
+            return (VerdictState::Unknown, vec![VerdictReason::SchedulerSilent]);
+        }
+        match signals.cpu_milli {
+            None => (VerdictState::Unknown, vec![VerdictReason::CpuUnknown]),
+            Some(milli) if milli >= CPU_QUIET_MILLI => (VerdictState::Unknown, vec![VerdictReason::Quiet]),
+            Some(_) => (VerdictState::Idle, vec![VerdictReason::Quiet]),
+        }
+    }
+
+    fn of_scheduler(&mut self, activity: SchedulerActivity, now: BootTime) -> Vec<VerdictReason> {
+        let mut busy = Vec::new();
+        // Tasks that came and went between two looks show only here.
+        let moved = self.moves != Some(activity.moves);
+        self.moves = Some(activity.moves);
+        if moved {
+            self.moved_at = Some(now);
+        }
+        if moved || activity.tasks > 0 {
+            busy.push(VerdictReason::SchedulerBusy);
+        }
+        let patient = self.moved_at.is_none_or(|at| now.since(at) < UNRUNNABLE_PATIENCE);
+        if activity.unrunnable > 0 && patient {
+            busy.push(VerdictReason::Unrunnable);
+        }
+        if activity.client_cpu_milli.is_some_and(|milli| milli >= CLIENT_BUSY_MILLI) {
+            busy.push(VerdictReason::ClientBusy);
+        }
+        busy
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn at(seconds: u64) -> BootTime {
-        BootTime(Duration::from_secs(seconds))
-    }
-
-    fn quiet() -> Signals {
-        Signals { starting: false, cpu_milli: Some(0), scheduler: None, decides: false }
-    }
-
-    #[test]
-    fn a_start_is_busy() {
-        let verdict = Engine::default().judge(Signals { starting: true, ..quiet() }, at(0));
-        assert_eq!((verdict.state, verdict.reasons), (VerdictState::Busy, vec![VerdictReason::Starting]));
-    }
-
-    #[test]
-    fn two_busy_samples_of_six_are_busy_and_one_is_not() {
-        let mut engine = Engine::default();
-        engine.judge(Signals { cpu_milli: Some(900), ..quiet() }, at(0));
-        assert_eq!(engine.judge(quiet(), at(10)).state, VerdictState::Idle);
-        engine.judge(Signals { cpu_milli: Some(900), ..quiet() }, at(20));
-        for tick in 3..6 {
-            assert_eq!(engine.judge(quiet(), at(tick * 10)).reasons, [VerdictReason::CpuBusy]);
-        }
-        assert_eq!(engine.judge(quiet(), at(60)).state, VerdictState::Idle);
-    }
-
-    #[test]
-    fn cpu_that_cannot_be_read_is_unknown() {
-        let verdict = Engine::default().judge(Signals { cpu_milli: None, ..quiet() }, at(0));
-        assert_eq!((verdict.state, verdict.reasons), (VerdictState::Unknown, vec![VerdictReason::CpuUnknown]));
-    }
-
-    #[test]
-    fn a_silent_scheduler_is_never_idle() {
-        let mut engine = Engine::default();
-        for tick in 0..100 {
-            assert_eq!(engine.judge(Signals { decides: true, ..quiet() }, at(tick * 10)).state, VerdictState::Unknown);
-        }
-    }
-
-    #[test]
-    fn a_scheduler_with_tasks_is_busy_and_without_is_idle() {
-        let mut engine = Engine::default();
-        let with = |tasks| Signals { decides: true, scheduler: Some(SchedulerActivity { tasks }), ..quiet() };
-        assert_eq!(engine.judge(with(1), at(0)).reasons, [VerdictReason::SchedulerBusy]);
-        assert_eq!(engine.judge(with(0), at(10)).state, VerdictState::Idle);
-        assert_eq!(engine.judge(with(0), at(30)).idle_for, 20);
-    }
-
-    #[test]
-    fn a_gap_breaks_idleness() {
-        let mut engine = Engine::default();
-        engine.judge(quiet(), at(0));
-        assert_eq!(engine.judge(quiet(), at(30)).idle_for, 30);
-        assert_eq!(engine.judge(quiet(), at(61)).idle_for, 0);
-    }
-
-    proptest! {
-        #[test]
-        fn idle_for_never_exceeds_the_time_since_anything_spoke_against_it(
-            samples in proptest::collection::vec((0u64..40, proptest::option::of(0u64..300), any::<bool>()), 1..80)
-        ) {
-            let mut engine = Engine::default();
-            let (mut now, mut last_against) = (0, 0);
-            for (step, cpu_milli, starting) in samples {
-                now += step;
-                if starting || cpu_milli.is_none_or(|milli| milli >= CPU_QUIET_MILLI) || step > 30 {
-                    last_against = now;
-                }
-                let verdict = engine.judge(Signals { starting, cpu_milli, scheduler: None, decides: false }, at(now));
-                prop_assert!(verdict.idle_for <= now - last_against);
-                prop_assert_eq!(verdict.idle_for > 0 && verdict.state != VerdictState::Idle, false);
-            }
-        }
+/// Since when something holds without a break.
+fn keep(since: &mut Option<BootTime>, holds: bool, now: BootTime) {
+    if holds {
+        since.get_or_insert(now);
+    } else {
+        *since = None;
     }
 }

@@ -5,8 +5,9 @@
 use crate::launch::{RunnerError, RunnerHandle, RunnerSpec};
 use crate::runner::exits::{self, ExitLine, RunnerEnd};
 use crate::runner::facts::{self, RunnerRecord};
+use crate::runner::leftovers;
 use crate::runner::wire::StopReport;
-use crate::runner::{leftovers, socket};
+use crate::socket;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 

@@ -1,7 +1,7 @@
 //! A plan as command lines, environment and files. PURE: no clock, no file, no process; the runner executes what
 //! comes out of here, and the tests of this file are where one reads what Dask is started with.
 
-use crate::cluster::PRELOAD;
+use crate::cluster::{PRELOAD, SCHEDULER};
 use crate::launch::LaunchPlan;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ const DROPPED: [&str; 6] =
 pub struct Surroundings<'a> {
     /// Where the files of this launch go (`run/dask`).
     pub directory: &'a Path,
+    /// The agent's socket.
+    pub agent: &'a Path,
     /// The runner's pid, which the processes check that they are children of.
     pub runner: u32,
     /// The cluster whose certificates count.
@@ -110,6 +112,9 @@ pub enum PlanError {
     /// A resource name that Dask's command line would misread.
     #[error("the resource name {0:?} must be made of letters, digits, '-', '_', '.' and ':'")]
     ResourceName(String),
+    /// Dask would silently take the last of two amounts.
+    #[error("the resource {0:?} is named twice")]
+    ResourceTwice(String),
 }
 
 /// Turn a plan into what the runner does.
@@ -131,6 +136,7 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
     };
     let files = vec![
         LaunchFile { path: preload, contents: PRELOAD.to_owned() },
+        LaunchFile { path: around.directory.join("towline_scheduler.py"), contents: SCHEDULER.to_owned() },
         LaunchFile { path: config.clone(), contents: dask_config(plan) },
         LaunchFile { path: settings.clone(), contents: preload_settings(plan, addresses, &around) },
     ];
@@ -285,20 +291,24 @@ fn memory_limit(role: &Role) -> String {
 
 fn resources(role: &Role) -> Result<String, PlanError> {
     let fits = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
-    match role.resources.iter().find(|resource| !fits(&resource.name)) {
-        Some(resource) => Err(PlanError::ResourceName(resource.name.chars().take(80).collect())),
-        None => {
-            let pairs: Vec<_> = role.resources.iter().map(|r| format!("{}={}", r.name, r.amount)).collect();
-            Ok(pairs.join(" "))
+    let mut pairs = BTreeMap::new();
+    for resource in &role.resources {
+        if !fits(&resource.name) {
+            return Err(PlanError::ResourceName(resource.name.chars().take(80).collect()));
+        }
+        if pairs.insert(&resource.name, format!("{}={}", resource.name, resource.amount)).is_some() {
+            return Err(PlanError::ResourceTwice(resource.name.clone()));
         }
     }
+    Ok(pairs.into_values().collect::<Vec<_>>().join(" "))
 }
 
 /// Dask's configuration. JSON is YAML, so paths need no quoting rules of their own. The `client` pair lets tasks use
 /// `worker_client`; every value that a person's own configuration could weaken is stated.
 fn dask_config(plan: &LaunchPlan) -> String {
     let pair = json!({ "cert": plan.keys.certificate, "key": plan.keys.key });
-    let config = json!({ "distributed": {
+    // The scheduler has no option for it, and would leave a folder in the machine's own.
+    let config = json!({ "temporary-directory": plan.local_directory, "distributed": {
         "comm": {
             "require-encryption": true,
             "tcp": { "backend": "tornado" },
@@ -320,6 +330,7 @@ fn dask_config(plan: &LaunchPlan) -> String {
 
 fn preload_settings(plan: &LaunchPlan, addresses: &[String], around: &Surroundings<'_>) -> String {
     let settings = json!({
+        "agent": around.agent,
         "cluster_suffix": format!("/cluster/{}", around.cluster),
         "joined": around.joined(),
         "runner": around.runner,
@@ -362,7 +373,15 @@ mod tests {
 
     fn made(plan: &LaunchPlan) -> Result<Launch, PlanError> {
         let cluster = ClusterId::from_random([1; 10]);
-        launch(plan, Surroundings { directory: Path::new("/h/run/dask"), runner: 77, cluster: &cluster })
+        launch(
+            plan,
+            Surroundings {
+                directory: Path::new("/h/run/dask"),
+                agent: Path::new("/h/agent.sock"),
+                runner: 77,
+                cluster: &cluster,
+            },
+        )
     }
 
     fn words(command: &ProcessCommand) -> String {
@@ -428,6 +447,8 @@ mod tests {
             let refused = made(&plan).err();
             assert_eq!(refused, (bad != "-").then_some(PlanError::ResourceName(bad)));
         }
+        plan.role.resources[0].name = "disk".into();
+        assert_eq!(made(&plan), Err(PlanError::ResourceTwice("disk".into())));
     }
 
     #[test]
@@ -483,10 +504,11 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_demands_tls_1_3_and_names_the_key_files() {
+    fn the_configuration_demands_tls_1_3_and_names_key_files_and_scratch_folder() {
         let launch = made(&plan(RoleKind::Worker)).expect("a good plan");
-        let config: serde_json::Value = serde_json::from_str(&launch.files[1].contents).expect("JSON");
+        let config: serde_json::Value = serde_json::from_str(&launch.files[2].contents).expect("JSON");
         let comm = &config["distributed"]["comm"];
+        assert_eq!(config["temporary-directory"], "/h/work");
         assert_eq!(comm["require-encryption"], true);
         assert_eq!(comm["tls"]["min-version"], 1.3);
         for role in ["client", "scheduler", "worker"] {

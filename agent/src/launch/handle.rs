@@ -3,8 +3,8 @@
 
 use crate::launch::{LaunchError, LaunchPlan, RunnerSpec};
 use crate::runner::facts::RunnerRecord;
-use crate::runner::socket;
 use crate::runner::wire::{self, Reply, Request, RunnerStatus, StopReport};
+use crate::socket;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -107,7 +107,7 @@ impl RunnerHandle {
     /// Who answers in this host's directory.
     pub(super) async fn hello(host_dir: &Path) -> Result<(RunnerRecord, ClusterId, HostId), RunnerError> {
         let ask = async {
-            let (stream, listener) = socket::connect(&socket::run_dir(host_dir)).await?;
+            let (stream, listener) = socket::connect(&socket::run_dir(host_dir), socket::RUNNER).await?;
             match converse(stream, &Request::Hello).await? {
                 Reply::Hello { record, cluster, host } if listener == Some(record.pid) => Ok((record, cluster, host)),
                 _ => Err(RunnerError::WrongReply),
@@ -139,7 +139,7 @@ async fn speak(host_dir: PathBuf, period: Duration, stop: CancellationToken) {
 
 async fn ask(host_dir: &Path, request: &Request, deadline: Duration) -> Result<Reply, RunnerError> {
     let ask = async {
-        let (stream, _) = socket::connect(&socket::run_dir(host_dir)).await?;
+        let (stream, _) = socket::connect(&socket::run_dir(host_dir), socket::RUNNER).await?;
         converse(stream, request).await
     };
     timeout(deadline, ask).await.map_err(|_| RunnerError::Silent { after: deadline })?

@@ -2,7 +2,7 @@
 //! in `runner`. Other ways (a unit of the service manager, a container) become files beside this one.
 
 use crate::launch::{LaunchError, RunnerError, RunnerHandle, RunnerSpec};
-use crate::runner::socket;
+use crate::socket;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -63,6 +63,8 @@ async fn spawn(spec: &RunnerSpec, program: &RunnerProgram, log: &Path) -> io::Re
     let log = OpenOptions::new().append(true).create(true).mode(0o600).open(log)?;
     // No process group and no session here: the runner makes its own session, which a group leader could not.
     let mut child = Command::new(&program.exe)
+        // What is executed may be a link of the kernel's, which tells nobody anything.
+        .arg0("towline")
         .args(&program.args)
         .arg("--host-dir")
         .arg(&spec.host_dir)

@@ -35,6 +35,10 @@ pub struct Had {
     pub looking: bool,
     /// When to ask it next.
     pub next_look: BootTime,
+    /// Whether the scheduler still takes tasks.
+    pub close: CloseHad,
+    /// Until when a scheduler that is on its way out lets its workers go first.
+    pub workers_until: Option<BootTime>,
     /// Stopping of Dask.
     pub stop: StopHad,
     /// The last word.
@@ -135,6 +139,17 @@ pub enum DaskHad {
     Unknown,
 }
 
+/// Whether the scheduler still takes tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseHad {
+    /// It was asked and has not answered.
+    Asking,
+    /// It takes none any more, and its clients know.
+    Closed,
+    /// It does.
+    Open,
+}
+
 /// Stopping of Dask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopHad {
@@ -182,6 +197,10 @@ pub enum Seen {
 pub enum Outcome {
     /// [`Effect::AdoptRunner`].
     Adopted(Adoption),
+    /// [`Effect::AskClose`]: whether it closed.
+    Asked(bool),
+    /// [`Effect::JournalEnding`]: workers may go first until then.
+    Ending(BootTime),
     /// The control plane answered the report that held the last word.
     FarewellHeard,
     /// [`Effect::Issue`], or when to try again.
@@ -216,6 +235,8 @@ impl Had {
             tried: None,
             looking: false,
             next_look: BootTime::ZERO,
+            close: CloseHad::Open,
+            workers_until: None,
             stop: StopHad::No,
             farewell: if wanted.signed_off { Farewell::Waiting { until: say_again } } else { Farewell::NotYet },
         }
@@ -225,6 +246,7 @@ impl Had {
     pub fn began(&mut self, effect: &Effect) {
         match effect {
             Effect::AdoptRunner => self.runner = RunnerHad::Adopting,
+            Effect::AskClose(_) => self.close = CloseHad::Asking,
             Effect::Exit => self.farewell = Farewell::Left,
             Effect::Issue(place) => self.authority = AuthorityHad::Issuing(*place),
             Effect::JournalForgetRunner => self.runner = RunnerHad::Absent,
@@ -242,6 +264,8 @@ impl Had {
     /// An effect ended.
     pub fn ended(&mut self, outcome: &Outcome) {
         match outcome {
+            Outcome::Asked(closed) => self.close = if *closed { CloseHad::Closed } else { CloseHad::Open },
+            Outcome::Ending(until) => self.workers_until = Some(*until),
             Outcome::Adopted(Adoption::Held) => {
                 (self.runner, self.dask) = (RunnerHad::Held, DaskHad::Unknown);
                 self.next_look = BootTime::ZERO;

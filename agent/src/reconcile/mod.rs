@@ -10,7 +10,8 @@ pub mod rules;
 mod tests;
 
 pub use had::{
-    Adoption, AuthorityHad, DaskHad, EnvironmentHad, Farewell, Had, Outcome, RosterPlace, RunnerHad, Seen, StopHad,
+    Adoption, AuthorityHad, CloseHad, DaskHad, EnvironmentHad, Farewell, Had, Outcome, RosterPlace, RunnerHad, Seen,
+    StopHad,
 };
 
 use towline_protocol::assignment::{Assignment, Lifecycle, RoleKind};
@@ -35,6 +36,10 @@ pub struct Wanted {
     pub signed_off: bool,
     /// A local rule asks for the end (`rules`); not durable until it becomes `ending`.
     pub local_end: Option<EndReason>,
+    /// The scheduler's plugin is there to be asked whether it can close (scheduler hosts).
+    pub can_close: bool,
+    /// The control plane hears us.
+    pub heard: bool,
 }
 
 /// The part of an assignment that decides what to do.
@@ -66,6 +71,8 @@ impl From<&Assignment> for Order {
 pub enum Effect {
     /// Find the recorded runner again.
     AdoptRunner,
+    /// Ask the scheduler to take no more tasks, unless it has some.
+    AskClose(EndReason),
     /// Leave: the platform's own end follows.
     Exit,
     /// Make certificates for the members of this roster.
@@ -100,7 +107,7 @@ pub fn reconcile(wanted: &Wanted, had: &Had, now: BootTime) -> Vec<Effect> {
         return end(wanted, had, reason, now);
     }
     if let Some(reason) = reason_to_end(wanted) {
-        return vec![Effect::JournalEnding(reason)];
+        return close_step(wanted, had, reason).unwrap_or_else(|| vec![Effect::JournalEnding(reason)]);
     }
     let Some(order) = &wanted.order else { return Vec::new() };
     let mut effects = Vec::new();
@@ -115,6 +122,9 @@ pub fn reconcile(wanted: &Wanted, had: &Had, now: BootTime) -> Vec<Effect> {
 /// When [`reconcile`] may give something new although nothing happened.
 pub fn next_timeout(wanted: &Wanted, had: &Had) -> Option<BootTime> {
     let mut times = Vec::new();
+    if wanted.ending.is_some() && had.stop == StopHad::No {
+        times.extend(had.workers_until);
+    }
     if let Farewell::Waiting { until } = had.farewell {
         times.push(until);
     }
@@ -138,6 +148,24 @@ pub fn next_timeout(wanted: &Wanted, had: &Had) -> Option<BootTime> {
 fn reason_to_end(wanted: &Wanted) -> Option<EndReason> {
     let told = wanted.order.as_ref().is_some_and(|order| order.lifecycle == Lifecycle::End);
     if told { Some(EndReason::Assigned) } else { wanted.local_end }
+}
+
+/// A cluster that nobody needs is asked first: a task may be on its way that no counter shows yet. None: nothing is left
+/// to ask.
+fn close_step(wanted: &Wanted, had: &Had, reason: EndReason) -> Option<Vec<Effect>> {
+    if !is_gentle(reason) || !wanted.can_close {
+        return None;
+    }
+    match had.close {
+        CloseHad::Open => Some(vec![Effect::AskClose(reason)]),
+        CloseHad::Asking => Some(Vec::new()),
+        CloseHad::Closed => None,
+    }
+}
+
+/// Endings for want of need, which a single task can call off.
+fn is_gentle(reason: EndReason) -> bool {
+    matches!(reason, EndReason::Idle | EndReason::NoClient)
 }
 
 fn environment_step(order: &Order, had: &Had, now: BootTime) -> Option<Effect> {
@@ -217,6 +245,13 @@ fn wants_dask(order: &Order) -> bool {
     order.lifecycle == Lifecycle::Run && order.role.is_some() && order.environment.is_some()
 }
 
+/// A scheduler that ends for want of need lets its workers go first: the control plane, told by the report, ends them and
+/// then tells us. For a while, and only while it hears us.
+fn waits_for_workers(wanted: &Wanted, had: &Had, reason: EndReason, now: BootTime) -> bool {
+    let told = wanted.order.as_ref().is_some_and(|order| order.lifecycle == Lifecycle::End);
+    is_gentle(reason) && !told && wanted.heard && had.workers_until.is_some_and(|until| now < until)
+}
+
 /// Stop → sign off → wait a little for the answer → exit. What is still starting is waited for: each start has a
 /// deadline, and stopping a runner that nobody holds is not possible.
 fn end(wanted: &Wanted, had: &Had, reason: EndReason, now: BootTime) -> Vec<Effect> {
@@ -228,7 +263,7 @@ fn end(wanted: &Wanted, had: &Had, reason: EndReason, now: BootTime) -> Vec<Effe
         };
         return if leave { vec![Effect::Exit] } else { Vec::new() };
     }
-    if had.farewell != Farewell::NotYet {
+    if had.farewell != Farewell::NotYet || waits_for_workers(wanted, had, reason, now) {
         return Vec::new();
     }
     match (&had.runner, had.stop) {

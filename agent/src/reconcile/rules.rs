@@ -3,13 +3,17 @@
 //! Owns the order in which the rules are asked and the moment at which the next one could fire. Must not act; the
 //! reconciler turns an answer into an ending. All times are boot time: wall time alone never ends a host.
 
+use crate::idle::Judgement;
 use std::time::Duration;
 use towline_protocol::assignment::{Assignment, RoleKind};
-use towline_protocol::report::{EndReason, Verdict, VerdictState};
+use towline_protocol::report::{EndReason, VerdictState};
 use towline_protocol::time::BootTime;
 
 /// A host that never got an assignment and hears nothing ends after this long: nobody else knows that it exists.
 pub const NO_ASSIGNMENT: Duration = Duration::from_secs(10 * 60);
+
+/// A scheduler that is silent while nothing uses CPU counts as idle after this many idle times.
+const SILENT_FACTOR: u32 = 4;
 
 /// What the rules look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +25,9 @@ pub struct Signs {
     /// Since when a worker has not been part of its cluster after it once was, or its processes are gone.
     pub scheduler_gone: Option<BootTime>,
     /// The idle engine's answer.
-    pub verdict: Option<Verdict>,
+    pub judgement: Option<Judgement>,
+    /// The cluster ever had a client (scheduler hosts).
+    pub had_client: bool,
 }
 
 /// The limits of an assignment.
@@ -35,6 +41,10 @@ pub struct Limits {
     pub max_lifetime: Duration,
     /// See `IdlePolicy::after`.
     pub idle_after: Option<Duration>,
+    /// See `Deadlines::no_client`.
+    pub no_client: Option<Duration>,
+    /// See `Deadlines::first_client`.
+    pub first_client: Duration,
     /// Scheduler hosts decide for their cluster; workers never decide alone.
     pub scheduler: bool,
 }
@@ -46,6 +56,8 @@ impl From<&Assignment> for Limits {
             scheduler_lost: Duration::from_secs(assignment.deadlines.scheduler_lost),
             max_lifetime: Duration::from_secs(assignment.caps.max_lifetime),
             idle_after: assignment.idle.after.map(Duration::from_secs),
+            no_client: assignment.deadlines.no_client.map(Duration::from_secs),
+            first_client: Duration::from_secs(assignment.deadlines.first_client),
             scheduler: assignment.role.as_ref().is_some_and(|role| role.kind == RoleKind::Scheduler),
         }
     }
@@ -72,13 +84,29 @@ pub fn judge(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Ruling {
     if let Some(since) = signs.scheduler_gone {
         rules.push((now.since(since), limits.scheduler_lost, EndReason::SchedulerLost));
     }
-    if let (true, Some(after), Some(verdict)) = (limits.scheduler, limits.idle_after, &signs.verdict) {
+    if let (true, Some(judgement)) = (limits.scheduler, &signs.judgement) {
+        rules.extend(for_nobody(limits, judgement, signs.had_client));
+    }
+    first(rules)
+}
+
+/// The rules for a cluster that nobody needs.
+fn for_nobody(limits: &Limits, judgement: &Judgement, had_client: bool) -> Vec<(Duration, Duration, EndReason)> {
+    let mut rules = Vec::new();
+    let verdict = &judgement.verdict;
+    if let Some(after) = limits.idle_after {
         // Only a plain "idle" counts: unknown is busy.
         if verdict.state == VerdictState::Idle {
             rules.push((Duration::from_secs(verdict.idle_for), after, EndReason::Idle));
         }
+        // With one exception: a scheduler that said nothing for so long while nothing ran will not speak again.
+        rules.push((Duration::from_secs(judgement.silent_for), after * SILENT_FACTOR, EndReason::Idle));
     }
-    first(rules)
+    if let (Some(after), Some(nobody_for)) = (limits.no_client, verdict.no_client_for) {
+        let after = if had_client { after } else { after.max(limits.first_client) };
+        rules.push((Duration::from_secs(nobody_for), after, EndReason::NoClient));
+    }
+    rules
 }
 
 fn first(rules: impl IntoIterator<Item = (Duration, Duration, EndReason)>) -> Ruling {
@@ -95,7 +123,7 @@ fn first(rules: impl IntoIterator<Item = (Duration, Duration, EndReason)>) -> Ru
 #[cfg(test)]
 mod tests {
     use super::*;
-    use towline_protocol::report::VerdictReason;
+    use towline_protocol::report::{Verdict, VerdictReason};
 
     const NOW: BootTime = BootTime(Duration::from_secs(10_000));
 
@@ -105,16 +133,39 @@ mod tests {
             scheduler_lost: Duration::from_secs(50),
             max_lifetime: Duration::from_secs(1_000),
             idle_after: Some(Duration::from_secs(20)),
+            no_client: Some(Duration::from_secs(10)),
+            first_client: Duration::from_secs(60),
             scheduler,
         }
     }
 
     fn signs() -> Signs {
-        Signs { lived: Duration::from_secs(30), silent: Duration::ZERO, scheduler_gone: None, verdict: None }
+        Signs {
+            lived: Duration::from_secs(30),
+            silent: Duration::ZERO,
+            scheduler_gone: None,
+            judgement: None,
+            had_client: true,
+        }
     }
 
-    fn verdict(state: VerdictState, idle_for: u64) -> Option<Verdict> {
-        Some(Verdict { state, reasons: vec![VerdictReason::Quiet], idle_for })
+    fn judged(state: VerdictState, idle_for: u64) -> Judgement {
+        let verdict = Verdict { state, reasons: vec![VerdictReason::Quiet], idle_for, no_client_for: None };
+        Judgement { verdict, silent_for: 0 }
+    }
+
+    fn verdict(state: VerdictState, idle_for: u64) -> Option<Judgement> {
+        Some(judged(state, idle_for))
+    }
+
+    fn nobody_for(seconds: u64) -> Option<Judgement> {
+        let mut judged = judged(VerdictState::Busy, 0);
+        judged.verdict.no_client_for = Some(seconds);
+        Some(judged)
+    }
+
+    fn silent_for(seconds: u64) -> Option<Judgement> {
+        Some(Judgement { silent_for: seconds, ..judged(VerdictState::Unknown, 0) })
     }
 
     #[test]
@@ -132,8 +183,14 @@ mod tests {
             (Signs { silent: just(100), ..signs() }, Ruling::End(EndReason::ControlPlaneLost)),
             (Signs { scheduler_gone: Some(BootTime(just(9_951))), ..signs() }, Ruling::Wait(just(1))),
             (Signs { scheduler_gone: Some(BootTime(just(9_950))), ..signs() }, Ruling::End(EndReason::SchedulerLost)),
-            (Signs { verdict: verdict(VerdictState::Idle, 19), ..signs() }, Ruling::Wait(just(1))),
-            (Signs { verdict: verdict(VerdictState::Idle, 20), ..signs() }, Ruling::End(EndReason::Idle)),
+            (Signs { judgement: verdict(VerdictState::Idle, 19), ..signs() }, Ruling::Wait(just(1))),
+            (Signs { judgement: verdict(VerdictState::Idle, 20), ..signs() }, Ruling::End(EndReason::Idle)),
+            (Signs { judgement: silent_for(79), ..signs() }, Ruling::Wait(just(1))),
+            (Signs { judgement: silent_for(80), ..signs() }, Ruling::End(EndReason::Idle)),
+            (Signs { judgement: nobody_for(9), ..signs() }, Ruling::Wait(just(1))),
+            (Signs { judgement: nobody_for(10), ..signs() }, Ruling::End(EndReason::NoClient)),
+            (Signs { judgement: nobody_for(59), had_client: false, ..signs() }, Ruling::Wait(just(1))),
+            (Signs { judgement: nobody_for(60), had_client: false, ..signs() }, Ruling::End(EndReason::NoClient)),
         ];
         for (signs, ruling) in cases {
             assert_eq!(judge(Some(&limits(true)), &signs, NOW), ruling, "{signs:?}");
@@ -142,14 +199,25 @@ mod tests {
 
     #[test]
     fn unknown_counts_as_busy() {
-        let signs = Signs { verdict: verdict(VerdictState::Unknown, 900), ..signs() };
+        let signs = Signs { judgement: verdict(VerdictState::Unknown, 900), ..signs() };
         assert!(matches!(judge(Some(&limits(true)), &signs, NOW), Ruling::Wait(_)));
     }
 
     #[test]
     fn a_worker_never_ends_for_idleness_by_itself() {
-        let signs = Signs { verdict: verdict(VerdictState::Idle, 900), ..signs() };
-        assert!(matches!(judge(Some(&limits(false)), &signs, NOW), Ruling::Wait(_)));
+        for judgement in [verdict(VerdictState::Idle, 900), nobody_for(900), silent_for(900)] {
+            let signs = Signs { judgement, ..signs() };
+            assert!(matches!(judge(Some(&limits(false)), &signs, NOW), Ruling::Wait(_)));
+        }
+    }
+
+    #[test]
+    fn rules_that_were_switched_off_end_nothing() {
+        let off = Limits { idle_after: None, no_client: None, ..limits(true) };
+        for judgement in [verdict(VerdictState::Idle, 9_000), nobody_for(9_000), silent_for(9_000)] {
+            let signs = Signs { judgement, ..signs() };
+            assert!(matches!(judge(Some(&off), &signs, NOW), Ruling::Wait(_)));
+        }
     }
 
     #[test]

@@ -193,6 +193,48 @@ fn an_agent_that_died_while_ending_adopts_and_goes_on_ending() {
     assert_eq!(reconcile(&wanted, &had, at(0)), [Effect::SignOff(EndReason::Assigned)]);
 }
 
+#[test]
+fn a_cluster_that_nobody_needs_is_asked_and_may_refuse() {
+    for reason in [EndReason::Idle, EndReason::NoClient] {
+        let (mut wanted, mut had) = ready();
+        (wanted.local_end, wanted.can_close) = (Some(reason), true);
+        assert_eq!(reconcile(&wanted, &had, at(0)), [Effect::AskClose(reason)]);
+        had.began(&Effect::AskClose(reason));
+        assert_eq!(reconcile(&wanted, &had, at(0)), []);
+        let mut kept = had.clone();
+        kept.ended(&Outcome::Asked(false));
+        let busy = Wanted { local_end: None, ..wanted.clone() };
+        assert_eq!(reconcile(&busy, &kept, at(0)), [Effect::JournalLaunch(place(1))], "it goes on as before");
+        had.ended(&Outcome::Asked(true));
+        assert_eq!(reconcile(&wanted, &had, at(0)), [Effect::JournalEnding(reason)]);
+    }
+}
+
+#[test]
+fn a_scheduler_that_nobody_can_ask_and_other_endings_are_not_waited_for() {
+    let (wanted, had) = ready();
+    let silent = Wanted { local_end: Some(EndReason::Idle), ..wanted.clone() };
+    assert_eq!(reconcile(&silent, &had, at(0)), [Effect::JournalEnding(EndReason::Idle)]);
+    let old = Wanted { local_end: Some(EndReason::MaxLifetime), can_close: true, ..wanted };
+    assert_eq!(reconcile(&old, &had, at(0)), [Effect::JournalEnding(EndReason::MaxLifetime)]);
+}
+
+#[test]
+fn an_idle_scheduler_lets_its_workers_go_first_while_the_control_plane_hears_it() {
+    let (wanted, mut had) = ready();
+    let idle = Wanted { ending: Some(EndReason::Idle), heard: true, ..wanted };
+    had.ended(&Outcome::Ending(at(30)));
+    assert_eq!(reconcile(&idle, &had, at(29)), []);
+    assert_eq!(next_timeout(&idle, &had), Some(at(30)));
+    assert_eq!(reconcile(&idle, &had, at(30)), [Effect::Stop], "not for ever");
+    let alone = Wanted { heard: false, ..idle.clone() };
+    assert_eq!(reconcile(&alone, &had, at(0)), [Effect::Stop]);
+    let told = Order { lifecycle: Lifecycle::End, ..order(RoleKind::Scheduler) };
+    assert_eq!(reconcile(&Wanted { order: Some(told), ..idle.clone() }, &had, at(0)), [Effect::Stop]);
+    let lost = Wanted { ending: Some(EndReason::ControlPlaneLost), ..idle };
+    assert_eq!(reconcile(&lost, &had, at(0)), [Effect::Stop]);
+}
+
 /// The outside world and the disk, as far as the promises need them.
 #[derive(Clone, Debug, Default)]
 struct World {
@@ -211,7 +253,7 @@ enum Happening {
     Certificate,
     Crash { effects_took_hold: bool },
     Finish { index: usize, well: bool },
-    LocalEnd,
+    LocalEnd(EndReason),
     Roster,
     RunnerDies,
     TimePasses(u64),
@@ -255,6 +297,10 @@ impl Life {
                 assert_eq!(wanted.order.as_ref().map(|order| order.position), Some(*position));
                 assert!(wanted.runner_recorded, "launched by a runner that nobody would find again");
                 assert!(wanted.ending.is_none(), "launched on the way out");
+            }
+            Effect::JournalEnding(reason @ (EndReason::Idle | EndReason::NoClient)) => {
+                let asked = !wanted.can_close || self.had.close == CloseHad::Closed;
+                assert!(asked, "{reason:?} was journaled before the scheduler had agreed");
             }
             Effect::StartRunner => assert!(!wanted.runner_recorded && wanted.launch_begun.is_none()),
             Effect::Stop => assert!(wanted.ending.is_some(), "stopped before the ending was journaled"),
@@ -313,6 +359,13 @@ impl Life {
                 (false, true) => Adoption::Gone,
                 (_, false) => Adoption::Silent(retry),
             }),
+            Effect::AskClose(_) => {
+                if !well {
+                    // Something moved: idleness begins anew.
+                    self.world.wanted.local_end = None;
+                }
+                Outcome::Asked(well)
+            }
             Effect::Issue(place) => Outcome::Issued(*place, well.then_some(()).ok_or(retry)),
             Effect::Launch(_) => Outcome::Launched,
             Effect::Look if !alive => Outcome::RunnerSilent(retry),
@@ -371,7 +424,10 @@ impl Life {
                     self.finish(&effect, *well);
                 }
             }
-            Happening::LocalEnd => self.world.wanted.local_end = Some(EndReason::MaxLifetime),
+            Happening::LocalEnd(reason) => {
+                self.world.wanted.local_end = Some(*reason);
+                self.world.wanted.can_close = true;
+            }
             Happening::Roster => {
                 let version = self.world.wanted.roster.map_or(1, |roster| roster.version + 1);
                 self.world.wanted.roster = Some(RosterPlace { epoch: Epoch(1), version });
@@ -391,7 +447,8 @@ fn happenings() -> impl Strategy<Value = Happening> {
         2 => Just(Happening::Certificate),
         2 => any::<bool>().prop_map(|effects_took_hold| Happening::Crash { effects_took_hold }),
         12 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(index, well)| Happening::Finish { index, well }),
-        1 => Just(Happening::LocalEnd),
+        1 => prop_oneof![Just(EndReason::MaxLifetime), Just(EndReason::Idle), Just(EndReason::NoClient)]
+            .prop_map(Happening::LocalEnd),
         1 => Just(Happening::Roster),
         1 => Just(Happening::RunnerDies),
         3 => (1u64..10).prop_map(Happening::TimePasses),

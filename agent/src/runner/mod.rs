@@ -10,13 +10,13 @@ pub mod facts;
 mod index;
 pub mod leftovers;
 mod serve;
-pub mod socket;
 mod start;
 mod watch;
 pub mod wire;
 
 use crate::runner::facts::RunnerRecord;
 use crate::runner::wire::RunnerSpec;
+use crate::socket;
 use rustix::fs::FlockOperation;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

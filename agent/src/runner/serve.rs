@@ -9,8 +9,9 @@ use crate::runner::facts::{RunnerRecord, boot_time, unix_ms, unix_time};
 use crate::runner::index::SpoolIndex;
 use crate::runner::start::{self, is_taken, joined_count};
 use crate::runner::watch::AgentWatch;
+use crate::runner::wire;
 use crate::runner::wire::{Refusal, Reply, Request, RunnerSpec, RunnerStatus, StopReport};
-use crate::runner::{socket, wire};
+use crate::socket;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -72,7 +73,7 @@ pub async fn serve(spec: RunnerSpec, run_dir: PathBuf, record: RunnerRecord) -> 
     let mut child_ended = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener = socket::listen(&run_dir)?;
+    let listener = socket::listen(&run_dir, socket::RUNNER)?;
     let (asked, mut questions) = mpsc::channel::<Asked>(MAX_CONNECTIONS);
     let stop = CancellationToken::new();
     let accepting = tokio::spawn(accept(listener, asked, stop.clone()));
@@ -128,7 +129,9 @@ impl Runner {
             return Err(Refusal::Busy);
         }
         let directory = self.run_dir.join("dask");
-        let around = Surroundings { directory: &directory, runner: self.record.pid, cluster: &self.spec.cluster };
+        let agent = self.spec.host_dir.join(socket::AGENT);
+        let around =
+            Surroundings { directory: &directory, agent: &agent, runner: self.record.pid, cluster: &self.spec.cluster };
         let prepared = start::prepare(plan, around)?;
         self.children.forget_ended();
         self.failure = None;
@@ -247,7 +250,7 @@ impl Runner {
             return Ok(());
         };
         self.children.log().ended(ending.reason, ending.report, unix_time())?;
-        socket::remove(&self.run_dir)?;
+        socket::remove(&self.run_dir, socket::RUNNER)?;
         for reply in ending.waiting {
             let _ = reply.send(Reply::Stopped { report: ending.report });
         }

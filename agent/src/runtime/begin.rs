@@ -7,6 +7,7 @@ use super::certificates::NodeCertificate;
 use super::owner::{Owner, Step};
 use super::parties::{AdoptFailure, StepError};
 use super::work::Done;
+use crate::cluster::CloseAnswer;
 use crate::ending::Evidence;
 use crate::launch::{RunnerSpec, RunnerStatus};
 use crate::reconcile::{Adoption, Effect, Outcome, RosterPlace, Seen as Look};
@@ -15,7 +16,6 @@ use std::time::Duration;
 use towline_protocol::assignment::{Assignment, RoleKind};
 use towline_protocol::report::{EndReason, Event, EventCode, Failure, FailureKind, IssuedCertificate, Phase, SignOff};
 use towline_protocol::time::BootTime;
-use towline_transport::keys::random_fraction;
 
 /// Between two questions while the start is watched.
 const LOOK_STARTING: Duration = Duration::from_millis(100);
@@ -28,6 +28,9 @@ const LOOK_EMPTY: Duration = Duration::from_secs(5);
 
 /// Unanswered questions after which a runner counts as gone.
 const SILENT_LOOKS: u32 = 5;
+
+/// How long a scheduler that ends for want of need lets its workers go first. The control plane gives them ten seconds.
+const WORKERS_FIRST: Duration = Duration::from_secs(30);
 
 /// How long a host waits for the answer to its last word.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -53,6 +56,10 @@ impl Owner {
                 if let Some(spec) = self.runner_spec() {
                     self.work.start_runner(self.parties.runners.clone(), spec);
                 }
+            }
+            Effect::AskClose(reason) => {
+                let (link, moves) = self.idleness.to_close();
+                self.work.ask_close(link, moves, *reason);
             }
             Effect::Launch(_) => self.begin_launch(),
             Effect::Look => self.work.look(),
@@ -93,6 +100,7 @@ impl Owner {
         if let Err(error) = self.memory.change_at_the_end(|state| state.ending = Some(reason)).await {
             self.journal_failed(&error);
         }
+        self.had.ended(&Outcome::Ending(boot_time().plus(WORKERS_FIRST)));
     }
 
     fn begin_sync(&mut self) {
@@ -132,7 +140,7 @@ impl Owner {
             silent: silent.as_secs(),
             phases: state.phases.clone(),
             processes: self.seen.processes.clone(),
-            verdict: self.seen.verdict.clone(),
+            verdict: self.idleness.verdict(),
             stopped: self.seen.stopped,
         }
     }
@@ -142,6 +150,8 @@ impl Owner {
         let now = boot_time();
         let outcome = match done {
             Done::Adopted(result) => self.adopted(result, now),
+            Done::Asked(answer) => self.asked(answer),
+            Done::IdleKept(result) => return self.idle_kept(result),
             Done::Issued(place, result) => self.issued(place, result, now).await,
             Done::Launched(result) => {
                 self.settle(Step::Dask, result);
@@ -175,7 +185,7 @@ impl Owner {
                 match self.settle(Step::Environment, result) {
                     Some(python) => {
                         self.work.python = Some(python);
-                        self.retries.reset();
+                        self.work.went_well();
                         Outcome::Synced(digest, Ok(()))
                     }
                     None => Outcome::Synced(digest, Err(retryable.then(|| self.retry_at(now)))),
@@ -342,8 +352,22 @@ impl Owner {
     }
 
     fn retry_at(&mut self, now: BootTime) -> BootTime {
-        // At least half a second: a step that fails at once must not spin.
-        now.plus(Duration::from_millis(500) + self.retries.next(random_fraction()))
+        self.work.retry_at(now)
+    }
+
+    fn asked(&mut self, answer: CloseAnswer) -> Outcome {
+        tracing::info!(component = "ending", ?answer, "the scheduler was asked to close");
+        if answer != CloseAnswer::Closed {
+            self.idleness.interrupt();
+        }
+        Outcome::Asked(answer == CloseAnswer::Closed)
+    }
+
+    fn idle_kept(&mut self, result: std::io::Result<()>) {
+        self.work.idle_kept();
+        if let Err(error) = result {
+            tracing::warn!(component = "idle", %error, "the idle engine's memory could not be written");
+        }
     }
 }
 

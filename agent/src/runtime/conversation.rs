@@ -203,6 +203,7 @@ fn without_numbers(report: &Report) -> Report {
     report.vitals = None;
     if let Some(verdict) = &mut report.verdict {
         verdict.idle_for = 0;
+        verdict.no_client_for = verdict.no_client_for.map(|_| 0);
     }
     report
 }

@@ -101,6 +101,8 @@ impl Memory {
             ending: state.ending,
             signed_off: state.sign_off.is_some(),
             local_end,
+            can_close: false,
+            heard: false,
         }
     }
 

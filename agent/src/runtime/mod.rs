@@ -9,6 +9,7 @@ mod certificates;
 mod conversation;
 mod documents;
 mod host;
+mod idleness;
 mod link;
 mod memory;
 mod owner;
@@ -24,6 +25,7 @@ pub use host::{Host, HostError};
 pub use memory::MemoryError;
 pub use parties::{AdoptFailure, Environments, Parties, ProcessRunners, Runner, Runners, StepError, story};
 
+use crate::cluster::activity;
 use crate::ending;
 use crate::status::{self, Snapshot};
 use owner::Owner;
@@ -63,6 +65,9 @@ pub enum RuntimeError {
     /// The environment store.
     #[error("the environment store cannot be opened")]
     Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The local socket for Dask's processes.
+    #[error("the agent's local socket cannot be made in the host's directory")]
+    Socket(#[source] std::io::Error),
     /// The control plane's CA, or our own certificate.
     #[error("the TLS settings towards the control plane cannot be made")]
     Tls(#[from] TlsError),
@@ -78,7 +83,8 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     let http = towline_transport::client::http_client(&host.user_data.control_plane_ca, None)?;
     let (blobs, requests) = SessionBlobs::new(http);
     let (snapshots, published) = watch::channel(Snapshot::default());
-    let owner = Owner::open(host.clone(), parties.clone(), blobs, identity, snapshots).await?;
+    let (scheduler, socket) = activity::listen(&host.directory).map_err(RuntimeError::Socket)?;
+    let owner = Owner::open(host.clone(), parties.clone(), blobs, scheduler, identity, snapshots).await?;
 
     let stop = CancellationToken::new();
     let (events, inbox) = mpsc::channel(LINK_QUEUE);
@@ -89,13 +95,14 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
         longest_pause: host.settings.reconnect_within,
     };
     let link = tokio::spawn(link::run(endpoint, events, stop.clone()));
+    let scheduler = tokio::spawn(activity::serve(socket, stop.clone()));
     let publisher = tokio::spawn(status::publish(published, host.directory.clone(), stop.clone()));
     // Without systemd there is no socket and nothing is sent.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let departure = owner.run(inbox, requests, shutdown).await;
     stop.cancel();
-    for (name, task) in [("link", link), ("status", publisher)] {
+    for (name, task) in [("link", link), ("scheduler", scheduler), ("status", publisher)] {
         if tokio::time::timeout(JOIN_DEADLINE, task).await.is_err() {
             tracing::warn!(component = "runtime", task = name, "a task did not end in time");
         }

@@ -6,6 +6,7 @@
 use super::blobs::{GrantRequest, SessionBlobs};
 use super::conversation::Conversation;
 use super::host::Host;
+use super::idleness::{Around, Idleness};
 use super::link::LinkEvent;
 use super::memory::Memory;
 use super::parties::Parties;
@@ -14,10 +15,10 @@ use super::telling::{hello, reached};
 use super::withheld::Withheld;
 use super::work::Work;
 use super::{Departure, RuntimeError, certificates};
-use crate::idle::{Engine, Signals};
+use crate::cluster::SchedulerLink;
 use crate::launch::StopReport;
 use crate::reconcile::rules::{self, Limits, Ruling, Signs};
-use crate::reconcile::{self, DaskHad, Effect, Had};
+use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, Wanted};
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
 use crate::vitals::{Sample, Sampler, Wish};
@@ -26,12 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use towline_protocol::assignment::RoleKind;
-use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord, Verdict};
+use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord};
 use towline_protocol::time::BootTime;
 use towline_protocol::trust::Trust;
 use towline_transport::TlsIdentity;
-use towline_transport::backoff::Backoff;
 
 /// A timer may be this late after a suspend: tokio's clock does not count suspended time, boot time does.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
@@ -66,7 +65,6 @@ pub(super) struct Seen {
     pub(super) scheduler_gone: Option<BootTime>,
     pub(super) silent_looks: u32,
     pub(super) adopted: bool,
-    pub(super) verdict: Option<Verdict>,
     pub(super) sample: Option<Sample>,
     pub(super) stopped: StopReport,
     pub(super) forced_end: Option<EndReason>,
@@ -83,7 +81,7 @@ pub(super) struct Owner {
     pub(super) blobs: SessionBlobs,
     pub(super) renewal: Renewal,
     pub(super) withheld: Withheld,
-    pub(super) retries: Backoff,
+    pub(super) idleness: Idleness,
     clocks: Clocks,
     pub(super) out: Outlets,
 }
@@ -97,7 +95,6 @@ struct Clocks {
 
 /// Where the loop's findings go.
 pub(super) struct Outlets {
-    engine: Engine,
     sampler: Sampler,
     wish: Wish,
     pub(super) snapshots: watch::Sender<Snapshot>,
@@ -108,6 +105,7 @@ impl Owner {
         host: Arc<Host>,
         parties: Parties,
         blobs: SessionBlobs,
+        scheduler: SchedulerLink,
         identity: watch::Sender<Arc<TlsIdentity>>,
         snapshots: watch::Sender<Snapshot>,
     ) -> Result<Self, RuntimeError> {
@@ -142,6 +140,7 @@ impl Owner {
         Ok(Self {
             renewal: Renewal::new(&host, identity, now)?,
             withheld: Withheld::new(host.settings.withheld_after),
+            idleness: Idleness::open(&host.directory, &host.boot, scheduler, now),
             host,
             parties,
             memory,
@@ -150,9 +149,8 @@ impl Owner {
             work,
             seen: Seen::default(),
             blobs,
-            retries: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             clocks: Clocks { last_phase: now, next_checkpoint: now.plus(CHECKPOINT), paused_until: now },
-            out: Outlets { engine: Engine::default(), sampler, wish, snapshots },
+            out: Outlets { sampler, wish, snapshots },
         })
     }
 
@@ -198,7 +196,7 @@ impl Owner {
             if now < self.clocks.paused_until {
                 break;
             }
-            let wanted = self.memory.wanted(self.local_end(now));
+            let wanted = self.wanted(now);
             let effects = reconcile::reconcile(&wanted, &self.had, now);
             if effects.is_empty() {
                 break;
@@ -224,6 +222,15 @@ impl Owner {
         false
     }
 
+    /// What is wanted, with what local rules say as of now.
+    fn wanted(&self, now: BootTime) -> Wanted {
+        Wanted {
+            can_close: self.idleness.can_close(now),
+            heard: self.talk.connected(),
+            ..self.memory.wanted(self.local_end(now))
+        }
+    }
+
     /// What local rules say, as of now.
     fn local_end(&self, now: BootTime) -> Option<EndReason> {
         match self.ruling(now) {
@@ -235,8 +242,13 @@ impl Owner {
     fn ruling(&self, now: BootTime) -> Ruling {
         let (lived, silent) = self.memory.ages(now);
         let limits = self.memory.assignment().map(Limits::from);
-        let signs =
-            Signs { lived, silent, scheduler_gone: self.seen.scheduler_gone, verdict: self.seen.verdict.clone() };
+        let signs = Signs {
+            lived,
+            silent,
+            scheduler_gone: self.seen.scheduler_gone,
+            judgement: self.idleness.judgement(),
+            had_client: self.idleness.had_client(),
+        };
         rules::judge(limits.as_ref(), &signs, now)
     }
 
@@ -250,8 +262,8 @@ impl Owner {
             reconcile::next_timeout(&wanted, &self.had),
             self.talk.poll_timeout(),
             self.withheld.poll_timeout(),
-            // Once the end is journaled no rule is asked again.
-            wanted.ending.is_none().then_some(ruling),
+            // Once the end is journaled no rule is asked again, nor while the scheduler thinks about it.
+            (wanted.ending.is_none() && self.had.close != CloseHad::Asking).then_some(ruling),
             Some(self.renewal.poll_timeout()),
             Some(self.clocks.next_checkpoint),
         ]
@@ -272,14 +284,13 @@ impl Owner {
 
     fn measure(&mut self, sample: Option<Sample>) {
         let Some(sample) = sample else { return };
-        let role = self.memory.assignment().and_then(|assignment| assignment.role.as_ref());
-        let signals = Signals {
-            starting: role.is_some() && !matches!(self.had.dask, DaskHad::Joined | DaskHad::Exited),
-            cpu_milli: sample.workload_cpu_milli,
-            scheduler: None,
-            decides: role.is_some_and(|role| role.kind == RoleKind::Scheduler),
+        let around = Around {
+            assignment: self.memory.assignment(),
+            roster: self.memory.roster(),
+            started: matches!(self.had.dask, DaskHad::Joined | DaskHad::Exited),
         };
-        self.seen.verdict = Some(self.out.engine.judge(signals, boot_time()));
+        self.idleness.measure(sample, around, boot_time());
+        self.work.keep_idle(self.host.clone(), self.idleness.engine());
         self.seen.sample = Some(sample);
     }
 

@@ -9,7 +9,8 @@ use crate::launch::{
     self, AdoptError, LaunchError, LaunchPlan, RunnerEnd, RunnerError, RunnerHandle, RunnerProgram, RunnerRecord,
     RunnerSpec, RunnerStatus, StopReport,
 };
-use crate::runner::{facts, leftovers, socket};
+use crate::runner::{facts, leftovers};
+use crate::socket;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;

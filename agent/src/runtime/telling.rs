@@ -25,9 +25,10 @@ impl Owner {
             failure: self.seen.failures.values().next().cloned(),
             processes: self.seen.processes.clone(),
             vitals: self.seen.sample.and_then(|sample| sample.vitals),
-            verdict: self.seen.verdict.clone(),
+            verdict: self.idleness.verdict(),
             issued: Vec::new(),
             cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
+            ending: state.ending,
             sign_off: state.sign_off.clone(),
         };
         let runner = state.runner.clone();

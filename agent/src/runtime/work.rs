@@ -6,8 +6,9 @@
 use super::blobs::SessionBlobs;
 use super::host::Host;
 use super::parties::{AdoptFailure, Environments, Runner, Runners, StepError, story};
-use crate::cluster::ClusterAuthority;
+use crate::cluster::{CloseAnswer, ClusterAuthority, SchedulerLink};
 use crate::ending::{self, Evidence};
+use crate::idle::{self, Engine};
 use crate::launch::{LaunchPlan, RunnerRecord, RunnerSpec, RunnerStatus, StopReport};
 use crate::logs;
 use crate::reconcile::RosterPlace;
@@ -21,14 +22,20 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use towline_protocol::assignment::{Assignment, EnvironmentSpec, LogPlan};
 use towline_protocol::ids::{Digest, KeyId};
-use towline_protocol::report::{FailureKind, IssuedCertificate, SignOff};
+use towline_protocol::report::{EndReason, FailureKind, IssuedCertificate, SignOff};
 use towline_protocol::roster::Roster;
+use towline_protocol::time::BootTime;
+use towline_transport::backoff::Backoff;
+use towline_transport::keys::random_fraction;
 
 /// Starting or finding a runner may take this long; both poll a socket on this machine.
 const RUNNER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// One question to the runner.
 const LOOK_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The scheduler's own limit for its clients is two seconds.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Making keys, signing and writing small files.
 pub(super) const FILES_DEADLINE: Duration = Duration::from_secs(30);
@@ -48,6 +55,10 @@ pub enum Done {
     Issued(RosterPlace, Result<Vec<IssuedCertificate>, StepError>),
     /// The launch was answered.
     Launched(Result<(), StepError>),
+    /// What the scheduler answered to being asked to close.
+    Asked(CloseAnswer),
+    /// The idle engine's memory was written, or not.
+    IdleKept(io::Result<()>),
     /// What the runner said.
     Looked(Result<RunnerStatus, StepError>),
     /// The cluster CA.
@@ -66,6 +77,8 @@ pub enum Done {
 pub struct Work {
     tasks: JoinSet<Done>,
     syncs: CancellationToken,
+    keeping_idle: bool,
+    retries: Backoff,
     /// The runner we speak with.
     pub runner: Option<Arc<dyn Runner>>,
     /// The cluster CA (scheduler hosts).
@@ -82,6 +95,8 @@ impl Work {
         Self {
             tasks: JoinSet::new(),
             syncs: CancellationToken::new(),
+            keeping_idle: false,
+            retries: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             runner: None,
             authority: None,
             python: None,
@@ -100,6 +115,41 @@ impl Work {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// When to try a step again that failed now.
+    pub fn retry_at(&mut self, now: BootTime) -> BootTime {
+        // At least half a second: a step that fails at once must not spin.
+        now.plus(Duration::from_millis(500) + self.retries.next(random_fraction()))
+    }
+
+    /// A step went well: the next failure is tried again soon.
+    pub fn went_well(&mut self) {
+        self.retries.reset();
+    }
+
+    /// Ask the scheduler to close, unless something has moved since `moves`.
+    pub fn ask_close(&mut self, link: SchedulerLink, moves: u64, reason: EndReason) {
+        self.tasks.spawn(async move {
+            let answer = tokio::time::timeout(CLOSE_DEADLINE, link.close(moves, reason)).await;
+            Done::Asked(answer.unwrap_or(CloseAnswer::Silent))
+        });
+    }
+
+    /// Keep the idle engine's memory. One write at a time: a slow disk must not gather them.
+    pub fn keep_idle(&mut self, host: Arc<Host>, engine: Engine) {
+        if std::mem::replace(&mut self.keeping_idle, true) {
+            return;
+        }
+        self.tasks.spawn(async move {
+            let kept = on_disk(move || idle::memory::keep(&host.directory, &host.boot, &engine)).await;
+            Done::IdleKept(kept.and_then(|kept| kept))
+        });
+    }
+
+    /// The write of [`Self::keep_idle`] ended.
+    pub fn idle_kept(&mut self) {
+        self.keeping_idle = false;
     }
 
     /// Give up what only a starting host needs.

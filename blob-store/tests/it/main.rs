@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use towline_blob_store::{BlobStoreError, Settings, run};
@@ -23,12 +23,32 @@ fn now() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs())
 }
 
+/// A fresh certificate with a key of its own.
+fn identity(ca: &Authority) -> TlsIdentity {
+    let key = KeyPair::generate().expect("key");
+    let request = CertificateRequest {
+        spki: key.spki(),
+        common_name: "blobs".to_owned(),
+        uris: vec![],
+        dns_names: vec![],
+        ip_addresses: vec!["127.0.0.1".parse().expect("address")],
+        server: true,
+        client: false,
+        not_before: now().minus(MINUTE),
+        not_after: now().plus(60 * MINUTE),
+    };
+    let chain_pem = ca.issue(&request).expect("leaf") + ca.certificate_pem();
+    TlsIdentity { chain_pem, key_pem: key.to_pem().to_string() }
+}
+
 struct Scene {
     directory: TempDir,
     settings: Settings,
     address: SocketAddr,
     url: String,
+    ca: Authority,
     ca_pem: String,
+    renewed: watch::Sender<TlsIdentity>,
     key_pem: String,
     http: reqwest::Client,
     shutdown: CancellationToken,
@@ -39,24 +59,12 @@ impl Scene {
     async fn new() -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let ca = Authority::create("test", now().minus(MINUTE), now().plus(60 * MINUTE)).expect("authority");
-        let key = KeyPair::generate().expect("key");
-        let request = CertificateRequest {
-            spki: key.spki(),
-            common_name: "blobs".to_owned(),
-            uris: vec![],
-            dns_names: vec![],
-            ip_addresses: vec!["127.0.0.1".parse().expect("address")],
-            server: true,
-            client: false,
-            not_before: now().minus(MINUTE),
-            not_after: now().plus(60 * MINUTE),
-        };
-        let chain_pem = ca.issue(&request).expect("leaf") + ca.certificate_pem();
+        let (renewed, tls) = watch::channel(identity(&ca));
         let (key_pem, verifying_key) = keys::ed25519_generate_pem().expect("key");
         let settings = Settings {
             directory: directory.path().join("blobs"),
             listen: "127.0.0.1:0".parse().expect("address"),
-            tls: TlsIdentity { chain_pem, key_pem: key.to_pem().to_string() },
+            tls,
             verifying_key,
             max_blob_bytes: LIMIT,
         };
@@ -66,7 +74,8 @@ impl Scene {
         let address = listening.await.expect("listens");
         let http = client::http_client(ca.certificate_pem(), None).expect("client");
         let ca_pem = ca.certificate_pem().to_owned();
-        Self { directory, settings, address, url: format!("https://{address}"), ca_pem, key_pem, http, shutdown, task }
+        let url = format!("https://{address}");
+        Self { directory, settings, address, url, ca, ca_pem, renewed, key_pem, http, shutdown, task }
     }
 
     fn sign(&self, claims: &BlobClaims) -> String {
@@ -84,6 +93,19 @@ impl Scene {
 
     async fn get(&self, url: &str) -> (u16, String) {
         answer(self.http.get(url).send().await.expect("answered")).await
+    }
+
+    async fn connect(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.address).await.expect("connected");
+        let tls = client::client_config(&self.ca_pem, None).expect("config");
+        let name = "127.0.0.1".try_into().expect("name");
+        tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.expect("handshake")
+    }
+
+    /// The certificate that a new connection is shown.
+    async fn shown(&self) -> Vec<u8> {
+        let stream = self.connect().await;
+        stream.get_ref().1.peer_certificates().expect("certificates")[0].to_vec()
     }
 
     fn blob(&self, digest: &Digest) -> std::path::PathBuf {
@@ -171,10 +193,7 @@ async fn a_truncated_upload_leaves_nothing() {
     let digest = Digest::of(&bytes);
     let url = scene.grant(BlobMethod::Put, &digest);
     let path = url.strip_prefix(&scene.url).expect("path");
-    let tcp = TcpStream::connect(scene.address).await.expect("connected");
-    let tls = client::client_config(&scene.ca_pem, None).expect("config");
-    let name = "127.0.0.1".try_into().expect("name");
-    let mut stream = tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.expect("handshake");
+    let mut stream = scene.connect().await;
     let head = format!("PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", bytes.len());
     stream.write_all(head.as_bytes()).await.expect("sent");
     stream.write_all(&bytes[..60_000]).await.expect("sent");
@@ -336,11 +355,29 @@ async fn says_why_it_cannot_start() {
     let (ready, _) = oneshot::channel();
     let no_directory = run(Settings { directory: file, ..elsewhere.clone() }, ready, CancellationToken::new()).await;
     assert!(matches!(no_directory, Err(BlobStoreError::Directory { .. })), "{no_directory:?}");
-    let tls = TlsIdentity { chain_pem: String::new(), key_pem: String::new() };
+    let (_, tls) = watch::channel(TlsIdentity { chain_pem: String::new(), key_pem: String::new() });
     let (ready, _) = oneshot::channel();
     let no_tls = run(Settings { tls, ..elsewhere }, ready, CancellationToken::new()).await;
     assert!(matches!(no_tls, Err(BlobStoreError::Tls(server::TlsError::Certificate { .. }))), "{no_tls:?}");
     scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_in_use_without_a_restart() {
+    let scene = Scene::new().await;
+    let first = scene.shown().await;
+    assert_eq!(scene.shown().await, first);
+    scene.renewed.send_replace(TlsIdentity { chain_pem: String::new(), key_pem: String::new() });
+    assert_eq!(scene.shown().await, first, "one of no use changes nothing");
+    scene.renewed.send_replace(identity(&scene.ca));
+    for _ in 0..500 {
+        if scene.shown().await != first {
+            scene.stop().await;
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the first certificate is shown for as long as the process lives");
 }
 
 #[tokio::test]

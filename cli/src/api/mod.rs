@@ -161,9 +161,11 @@ impl Api {
     }
 
     fn request(&self, method: Method, path: &[&str]) -> Outcome<reqwest::RequestBuilder> {
+        for part in path {
+            check_part(part)?;
+        }
         let mut url = self.base.clone();
         match url.path_segments_mut() {
-            // `extend` escapes each part: a cluster called `../x` stays one segment.
             Ok(mut segments) => {
                 segments.pop_if_empty().extend(["api", "v1"]).extend(path);
             }
@@ -191,5 +193,45 @@ impl Api {
 
     fn place(&self) -> String {
         format!("the control plane at {}", self.base.origin().ascii_serialization())
+    }
+}
+
+/// Longest name, id or digest that a server may have.
+const MAX_PART: usize = 128;
+
+/// What people type becomes a part of an address: nothing that an address reads differently (`..`, an empty part, a line
+/// end) may turn it into another one. Pure.
+fn check_part(part: &str) -> Outcome<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let fits =
+        (1..=MAX_PART).contains(&part.len()) && part.bytes().all(plain) && !part.bytes().all(|byte| byte == b'.');
+    if fits {
+        return Ok(());
+    }
+    let shown: String = part.chars().take(MAX_PART).collect();
+    Err(Failure::new(
+        Exit::Usage,
+        "name_malformed",
+        format!("{shown:?} is no name and no id"),
+        "names hold a-z, 0-9 and -; `towline cluster list --all`, `towline host list` and `towline env list` show them",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_typed_becomes_another_address() {
+        for part in
+            ["", ".", "..", "...", "a\nb", "a\t", "a/b", "../x", "a b", "a?b", "a#b", "%2e", "ä", &"a".repeat(129)]
+        {
+            let failure = check_part(part).expect_err(part);
+            assert_eq!((failure.exit, failure.code.as_str()), (Exit::Usage, "name_malformed"), "{part:?}");
+        }
+        let digest = "0".repeat(64);
+        for part in ["steps", "ada-01", "cl-aaaaaaaaaaaaaaaa", "ho-aaaaaaaaaaaaaaaa", digest.as_str()] {
+            assert_eq!(check_part(part), Ok(()), "{part:?}");
+        }
     }
 }

@@ -147,7 +147,9 @@ async fn show(api: &Api, digest: &str, output: Output) -> Outcome<Exit> {
 
 async fn complete_digest(api: &Api, beginning: &str) -> Outcome<String> {
     let known = api.environments().await?.view;
-    let mut fits = known.into_iter().map(|one| one.digest).filter(|digest| digest.starts_with(beginning));
+    // Nothing begins every digest: it names none.
+    let begins = |digest: &String| !beginning.is_empty() && digest.starts_with(beginning);
+    let mut fits = known.into_iter().map(|one| one.digest).filter(begins);
     match (fits.next(), fits.next()) {
         (Some(digest), None) => Ok(digest),
         (first, _) => Err(Failure::new(

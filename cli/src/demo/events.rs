@@ -202,8 +202,7 @@ impl Story {
         match serde_json::from_str::<Event>(line) {
             Ok(event) => self.event(event, now),
             Err(_) => {
-                let is_event = serde_json::from_str::<Value>(line).is_ok_and(|value| value.get("event").is_some());
-                if !is_event && !line.trim().is_empty() {
+                if !is_event(line) && !line.trim().is_empty() {
                     self.words.push(line.trim_end().to_owned());
                     let surplus = self.words.len().saturating_sub(WORDS_KEPT);
                     self.words.drain(..surplus);
@@ -294,6 +293,11 @@ impl Story {
     fn open(&self, name: &str) -> Option<usize> {
         self.phases.iter().rposition(|phase| phase.name == name && phase.seconds.is_none())
     }
+}
+
+/// Whether a line of the program is an event, known to this version or not.
+pub fn is_event(line: &str) -> bool {
+    serde_json::from_str::<Value>(line).is_ok_and(|value| value.get("event").is_some())
 }
 
 #[cfg(test)]

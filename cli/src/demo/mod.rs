@@ -12,6 +12,7 @@ mod program;
 mod python;
 mod report;
 mod server;
+mod shell;
 
 use crate::api::views::Cluster;
 use crate::exit::Exit;
@@ -19,14 +20,14 @@ use crate::failure::{Failure, Outcome};
 use crate::host::arguments::DemoArguments;
 use crate::host::ending::Leftover;
 use crate::host::lock::Lock;
-use crate::host::{server as host_server, stop};
+use crate::host::{own, server as host_server, stop};
 use crate::output::Output;
 use crate::paths;
 use display::Display;
 use group::Group;
 use report::{Report, quoted};
 use server::Server;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -105,7 +106,7 @@ fn finish(report: &Report<'_>, failure: Option<Failure>, output: Output) -> Outc
     report.print(output);
     match failure {
         None => {
-            report.next_steps(output, &binary());
+            report.next_steps(output, &own::path());
             Ok(Exit::Ok)
         }
         Some(failure) if output.json() => {
@@ -164,17 +165,13 @@ fn kept(running: &Running, cluster: Option<&Cluster>, data_dir: &Path, output: O
     output.line(&format!("Server (process {}) and cluster {name} are still running. To use them:", server.pid()));
     output.line(&format!(
         "  TOWLINE_CONFIG={profiles} TOWLINE_BINARY={} XDG_STATE_HOME={} {python} -c \\",
-        quoted(&binary()),
+        quoted(&own::path()),
         quoted(&data_dir.join("state")),
     ));
     output.line(&format!("    'import towline; print(towline.Cluster.from_name(\"{name}\").get_client())'"));
     output.line("To stop them:");
-    output.line(&format!("  TOWLINE_CONFIG={profiles} {} cluster stop {name}", quoted(&binary())));
+    output.line(&format!("  TOWLINE_CONFIG={profiles} {} cluster stop {name}", quoted(&own::path())));
     output.line(&format!("  kill {}", server.pid()));
-}
-
-fn binary() -> PathBuf {
-    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("towline"))
 }
 
 fn lock(data_dir: &Path) -> Outcome<Lock> {

@@ -3,8 +3,10 @@
 use super::display::Display;
 use super::group::Group;
 use super::python::Python;
+use super::{events, shell};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome, one_line};
+use crate::host::own;
 use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
@@ -36,25 +38,16 @@ pub fn start(start: &Start<'_>) -> Outcome<Group> {
     let log = start.data_dir.join("logs/program.log");
     let failed = |why: std::io::Error| not_run(start.data_dir).because(why);
     let stderr = File::create(&log).map_err(failed)?;
-    let binary = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(&start.python.python);
     command.arg(start.python.sources.join("demo/program.py"));
     command.args(["--workers", &start.workers.to_string(), "--json-lines"]);
     if start.keep {
         command.arg("--keep");
     }
-    // Whatever the person's shell says about Python and Dask must not change the demo.
-    for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX", "TOWLINE_PROFILE"] {
-        command.env_remove(name);
-    }
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("DASK_") {
-            command.env_remove(name);
-        }
-    }
+    shell::forget(&mut command);
     command
         .env("TOWLINE_CONFIG", start.profiles)
-        .env("TOWLINE_BINARY", binary)
+        .env("TOWLINE_BINARY", own::path())
         // Keys and Dask's own settings stay in the data directory: the demo leaves nothing elsewhere.
         .env("XDG_STATE_HOME", start.data_dir.join("state"))
         .env("DASK_CONFIG", start.data_dir.join("dask"))
@@ -73,6 +66,9 @@ pub async fn follow(group: &mut Group, data_dir: &Path, display: &mut Display) -
         return Err(not_run(data_dir));
     };
     let mut reader = BufReader::new(stdout);
+    // Until its first event the program only loads what it needs: shown, so that the phases add up to the whole.
+    let mut loading = true;
+    display.begin("import", "Python loads towline, Dask and pandas");
     let status = tokio::time::timeout(LIMIT, async {
         loop {
             let mut line = Vec::new();
@@ -80,7 +76,12 @@ pub async fn follow(group: &mut Group, data_dir: &Path, display: &mut Display) -
             if read == 0 {
                 return group.wait().await;
             }
-            display.line(&String::from_utf8_lossy(&line));
+            let line = String::from_utf8_lossy(&line);
+            if loading && events::is_event(&line) {
+                loading = false;
+                display.end("import", "Python has loaded towline, Dask and pandas");
+            }
+            display.line(&line);
         }
     });
     let status = match status.await {

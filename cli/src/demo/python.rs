@@ -5,6 +5,7 @@
 use super::display::Display;
 use super::embedded;
 use super::group::Group;
+use super::shell;
 use crate::doctor::judge::OLDEST_PYTHON;
 use crate::doctor::measure::{Found, ask};
 use crate::environment;
@@ -154,8 +155,7 @@ async fn run(mut command: Command, what: &str) -> Outcome<()> {
             "run `towline doctor`: it checks the package index, its certificate and the disk",
         )
     };
-    // A virtual environment of the person's shell must not become ours.
-    command.env_remove("VIRTUAL_ENV").env_remove("CONDA_PREFIX").env_remove("PYTHONHOME").env_remove("PYTHONPATH");
+    shell::forget(&mut command);
     // pip's settings in uv's words, so that a mirror named in pip.conf works.
     command.envs(Indexes::of_this_person().environment);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());

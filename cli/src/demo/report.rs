@@ -84,7 +84,10 @@ impl Report<'_> {
             "phases": self.story.phases,
             "result": self.story.result,
             "partitions": self.story.partitions,
-            "cluster": self.cluster.map(|cluster| json!({ "id": cluster.id, "name": cluster.name, "state": cluster.state })),
+            "cluster": self.cluster.map(|cluster| json!({
+                "id": cluster.id, "name": cluster.name, "state": cluster.state,
+                "reason": cluster.reason.as_ref().map(|reason| &reason.code),
+            })),
             "hosts": hosts.iter().map(|host| json!({
                 "id": host.id, "role": host.role, "state": host.state, "reports": host.reports,
                 "phases": host.phases.iter().map(|phase| json!({

@@ -4,6 +4,7 @@ use super::group::Group;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::host::lock::Lock;
+use crate::host::own;
 use crate::profiles::Profiles;
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{ChildStdin, Command};
+use tokio::process::ChildStdin;
 
 /// How long the server may take until it listens.
 const READY_LIMIT: Duration = Duration::from_secs(40);
@@ -72,8 +73,7 @@ impl Server {
             File::create(&log)
         };
         let log_file = open().map_err(|error| failed(data_dir).because(error))?;
-        let program = std::env::current_exe().map_err(|error| failed(data_dir).because(error))?;
-        let mut command = Command::new(program);
+        let mut command = own::command();
         command.args(["--json", "server", "run", "--data-dir"]).arg(data_dir);
         for option in ["--people", "--agents", "--blobs"] {
             command.args([option, "127.0.0.1:0"]);
@@ -102,7 +102,8 @@ impl Server {
                 self.run = Some(run);
                 Ok(())
             }
-            Err(_) => Err(refused(&said).unwrap_or_else(|| failed(data_dir))),
+            // The server's own reason, when it gave one.
+            Err(_) => Err(Failure::from_json(&said).unwrap_or_else(|| failed(data_dir))),
         }
     }
 
@@ -145,12 +146,6 @@ fn path_with(uv: &Path) -> std::ffi::OsString {
     let old = std::env::var_os("PATH").unwrap_or_default();
     let first = uv.parent().map(Path::to_path_buf);
     std::env::join_paths(first.into_iter().chain(std::env::split_paths(&old))).unwrap_or(old)
-}
-
-/// The server's own reason, when it gave one.
-fn refused(said: &Value) -> Option<Failure> {
-    let word = |name: &str| said.get(name).and_then(Value::as_str);
-    Some(Failure::new(Exit::Failed, word("code")?, word("message")?, word("remedy").unwrap_or("see the server's log")))
 }
 
 fn failed(data_dir: &Path) -> Failure {

@@ -1,7 +1,7 @@
 //! `towline agent`: the seam to the agent and to bootstrap. The same code as `towline-agent`, in the one binary.
 
 use super::arguments::{AgentArguments, AgentCommand};
-use super::stop;
+use super::{own, stop};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use std::path::Path;
@@ -26,8 +26,7 @@ pub async fn run(arguments: AgentArguments) -> Outcome<Exit> {
     let host_dir = super::server::directory(Some(host_dir))?;
     towline_bootstrap::run(&host_dir).await.map_err(|error| failed("enrol", &host_dir).caused_by(&error))?;
     let shutdown = CancellationToken::new();
-    let exe = std::env::current_exe().map_err(|error| failed("run", &host_dir).because(error))?;
-    let runner = RunnerProgram { exe, args: vec!["agent".to_owned(), "runner".to_owned()] };
+    let runner = RunnerProgram { exe: own::PROGRAM.into(), args: vec!["agent".to_owned(), "runner".to_owned()] };
     let options = AgentOptions { host_dir: host_dir.clone(), runner, shutdown: shutdown.clone() };
     let mut running = tokio::spawn(towline_agent::run(options));
     let ended = tokio::select! {

@@ -5,19 +5,20 @@
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::host::stop;
+use crate::host::{own, stop};
 use crate::output::Output;
 use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::oneshot;
+use tokio::process::{Child, ChildStdin};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use towline_blob_store::Settings;
+use towline_blob_store::{BlobStoreError, Settings};
 use towline_protocol::ids::VerifyingKey;
 use towline_transport::TlsIdentity;
 
@@ -32,6 +33,9 @@ const RESTARTS: u32 = 5;
 /// One that has run for this long died of something new: the row begins anew.
 const STEADY: Duration = Duration::from_secs(10 * 60);
 
+/// Between two looks at the certificate's file.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// The one line on its standard output.
 #[derive(Debug, Serialize, Deserialize)]
 struct ReadyLine {
@@ -42,13 +46,11 @@ struct ReadyLine {
 pub async fn serve(data_dir: &Path, listen: SocketAddr) -> Outcome<Exit> {
     super::logging::start();
     let server = data_dir.join("server");
+    let (renewed, tls) = watch::channel(identity(&server)?);
     let settings = Settings {
         directory: data_dir.join("blobs"),
         listen,
-        tls: TlsIdentity {
-            chain_pem: read(&server.join("blobs-tls.pem"))?,
-            key_pem: read(&server.join("blobs-tls.key"))?,
-        },
+        tls,
         verifying_key: verifying_key(&server.join("blobs.pub"))?,
         max_blob_bytes: MAX_BLOB_BYTES,
     };
@@ -57,14 +59,49 @@ pub async fn serve(data_dir: &Path, listen: SocketAddr) -> Outcome<Exit> {
     let running = tokio::spawn(towline_blob_store::run(settings, ready, shutdown.clone()));
     if let Ok(listening) = listening.await {
         Output::new(true).value(&ReadyLine { listening });
-        // The first reason to stop is enough; a failure to listen for signals is one.
-        let _ = stop::requested(true).await;
+        tokio::select! {
+            // The first reason to stop is enough; a failure to listen for signals is one.
+            _ = stop::requested(true) => {}
+            // Only waits and reads: dropping it loses nothing.
+            never = follow(&server, &renewed) => match never {},
+        }
         shutdown.cancel();
     }
     match running.await {
         Ok(Ok(())) => Ok(Exit::Ok),
+        Ok(Err(error @ BlobStoreError::Listen { .. })) => {
+            let remedy = "choose another address with --blobs";
+            Err(Failure { remedy: remedy.to_owned(), ..failed(listen) }.caused_by(&error))
+        }
         Ok(Err(error)) => Err(failed(listen).caused_by(&error)),
         Err(error) => Err(failed(listen).caused_by(&error)),
+    }
+}
+
+fn identity(server: &Path) -> Outcome<TlsIdentity> {
+    Ok(TlsIdentity { chain_pem: read(&server.join("blobs-tls.pem"))?, key_pem: read(&server.join("blobs-tls.key"))? })
+}
+
+/// Pass on what the control plane writes when it renews the certificate, weeks before the old one ends.
+async fn follow(server: &Path, renewed: &watch::Sender<TlsIdentity>) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        look_again(server, renewed);
+    }
+}
+
+fn look_again(server: &Path, renewed: &watch::Sender<TlsIdentity>) {
+    match identity(server) {
+        Ok(found) => {
+            renewed.send_if_modified(|known| {
+                let changed = (&known.chain_pem, &known.key_pem) != (&found.chain_pem, &found.key_pem);
+                if changed {
+                    *known = found;
+                }
+                changed
+            });
+        }
+        Err(failure) => tracing::error!(error = %failure, "the blob store's certificate cannot be read again"),
     }
 }
 
@@ -97,7 +134,7 @@ fn failed(listen: SocketAddr) -> Failure {
         Exit::Failed,
         "blob_store_failed",
         format!("The blob store on {listen} does not run"),
-        "choose another address with --blobs, and check the disk",
+        "see the lines above; `towline doctor` checks disk and descriptors",
     )
 }
 
@@ -174,8 +211,7 @@ impl BlobProcess {
 }
 
 async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAddr)> {
-    let program = std::env::current_exe().map_err(|error| failed(listen).because(error))?;
-    let mut child = Command::new(program)
+    let mut child = own::command()
         .args(["server", "blobs", "--data-dir"])
         .arg(data_dir)
         .args(["--listen", &listen.to_string(), "--json"])
@@ -196,14 +232,9 @@ async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAdd
         Some(ready) => Ok((child, ready.listening)),
         None => {
             let _ = child.kill().await;
-            // It has said why on standard error, and with a JSON error line on standard output.
-            let said: Option<serde_json::Value> = serde_json::from_str(&line).ok();
-            let why = said
-                .as_ref()
-                .and_then(|value| value.get("message")?.as_str())
-                .unwrap_or("it did not get ready")
-                .to_owned();
-            Err(failed(listen).because(why))
+            // It has said why and what to do, in a JSON error line.
+            let said = serde_json::from_str(&line).ok().and_then(|value| Failure::from_json(&value));
+            Err(said.unwrap_or_else(|| failed(listen).because("it did not get ready")))
         }
     }
 }
@@ -211,6 +242,23 @@ async fn spawn(data_dir: &Path, listen: SocketAddr) -> Outcome<(Child, SocketAdd
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_renewed_certificate_is_passed_on_and_one_that_cannot_be_read_is_not() {
+        let server = tempfile::tempdir().expect("directory");
+        let write = |name: &str, text: &str| std::fs::write(server.path().join(name), text).expect("written");
+        write("blobs-tls.key", "key");
+        write("blobs-tls.pem", "first");
+        let (renewed, mut tls) = watch::channel(identity(server.path()).expect("read"));
+        look_again(server.path(), &renewed);
+        assert!(!tls.has_changed().expect("open"), "nothing is new");
+        write("blobs-tls.pem", "second");
+        look_again(server.path(), &renewed);
+        assert_eq!(tls.borrow_and_update().chain_pem, "second");
+        std::fs::remove_file(server.path().join("blobs-tls.pem")).expect("removed");
+        look_again(server.path(), &renewed);
+        assert!(!tls.has_changed().expect("open"));
+    }
 
     #[test]
     fn only_deaths_in_quick_succession_are_too_many() {

@@ -6,6 +6,7 @@
 use crate::api::Api;
 use crate::api::views::Cluster;
 use crate::failure::Outcome;
+use crate::host::own::{self, without_deleted};
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,7 +67,7 @@ fn belongs(seen: &Seen<'_>, data_dir: &Path, own_exe: &Path) -> bool {
     if seen.arguments.first().is_some_and(|first| inside(first)) {
         return true;
     }
-    let (exe, own_exe) = (seen.exe.map(without_deleted), without_deleted(own_exe));
+    let exe = seen.exe.map(without_deleted);
     if exe.is_some_and(|exe| exe.file_name() == own_exe.file_name())
         && host_dir(seen.arguments).is_some_and(|path| path.starts_with(data_dir))
     {
@@ -96,14 +97,9 @@ fn host_dir(arguments: &[String]) -> Option<&Path> {
     arguments.get(at + 1).map(Path::new)
 }
 
-/// The kernel says so after the path of a program that was removed or replaced since it started.
-fn without_deleted(exe: &Path) -> &Path {
-    exe.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map_or(exe, Path::new)
-}
-
 /// Every process of this user that runs from the data directory, but not this one.
 pub fn leftovers(data_dir: &Path) -> Vec<Leftover> {
-    let own_exe = std::env::current_exe().unwrap_or_default();
+    let own_exe = own::path();
     let own = std::process::id();
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -197,7 +193,6 @@ mod tests {
             assert!(belongs(&seen(&agent, exe, "/"), data, own), "{exe}");
             assert!(belongs(&seen(&runner, exe, "/"), data, own), "{exe}");
         }
-        assert!(belongs(&seen(&agent, "/opt/2/towline", "/"), data, Path::new("/opt/2/towline (deleted)")));
         let server = strings(&["towline", "server", "blobs", "--data-dir", "/d/demo"]);
         assert!(belongs(&seen(&server, "/opt/2/towline (deleted)", "/"), data, own));
         let other = strings(&["towline", "agent", "--host-dir", "/d/demo2/hosts/ho-a"]);

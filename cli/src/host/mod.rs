@@ -9,5 +9,6 @@ pub mod blobs;
 pub mod ending;
 pub mod lock;
 pub mod logging;
+pub mod own;
 pub mod server;
 pub mod stop;

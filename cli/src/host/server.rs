@@ -6,7 +6,7 @@
 use super::arguments::{ServerCommand, ServerRunArguments};
 use super::blobs::{self, BlobProcess};
 use super::stop::{self, StopReason};
-use super::{ending, logging};
+use super::{ending, logging, own};
 use crate::api::Api;
 use crate::environment;
 use crate::exit::Exit;
@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use towline_control_plane::{InitOptions, Ready, RunOptions};
+use towline_control_plane::{InitOptions, Ready, RunError, RunOptions};
 
 /// How long `--until-stdin-closes` gives the hosts to end by themselves.
 const HOSTS_LIMIT: Duration = Duration::from_secs(6);
@@ -165,7 +165,7 @@ fn run_options(arguments: &ServerRunArguments, data_dir: &Path, blobs: SocketAdd
         people: arguments.people,
         agents: arguments.agents,
         blobs_url: format!("https://{blobs}"),
-        agent_program: arguments.agent_program().map_or_else(std::env::current_exe, Ok).map_err(unusable)?,
+        agent_program: arguments.agent_program().unwrap_or_else(|| own::PROGRAM.into()),
         tap: tap.map_err(unusable)?,
     })
 }
@@ -240,12 +240,31 @@ fn announce(data_dir: &Path, ready: &Ready, output: Output) -> Outcome<Profile> 
     Ok(profile)
 }
 
-fn judge<E: std::error::Error + 'static>(ended: Result<Result<(), E>, tokio::task::JoinError>) -> Outcome<Exit> {
+fn judge(ended: Result<Result<(), RunError>, tokio::task::JoinError>) -> Outcome<Exit> {
     match ended {
         Ok(Ok(())) => Ok(Exit::Ok),
-        Ok(Err(error)) => Err(failed().caused_by(&error)),
+        Ok(Err(error)) => Err(run_failure(&error)),
         Err(error) => Err(failed().caused_by(&error)),
     }
+}
+
+/// What to do about a server that does not run, by why it does not. Pure.
+fn run_failure(error: &RunError) -> Failure {
+    let (exit, code, remedy) = match error {
+        RunError::Settings(_) => {
+            (Exit::Config, "settings_wrong", "correct that file: `towline server run` reads it again at each start")
+        }
+        RunError::NotInitialised { .. } | RunError::Identity(_) | RunError::EpochBeyondDelegation { .. } => {
+            (Exit::Config, "server_files", "do what it says; a backup of the folder `server` holds every key")
+        }
+        RunError::Bind { .. } => (Exit::Failed, "address_in_use", "choose other addresses with --people and --agents"),
+        RunError::Locked { .. } => (Exit::Failed, "data_dir_in_use", "stop it, or give another --data-dir"),
+        RunError::Store(_) => {
+            (Exit::Failed, "database_failed", "check the disk with `towline doctor`, or restore server/towline.db")
+        }
+        _ => return failed().caused_by(error),
+    };
+    Failure::new(exit, code, "The control plane does not run", remedy).caused_by(error)
 }
 
 fn failed() -> Failure {
@@ -253,7 +272,7 @@ fn failed() -> Failure {
         Exit::Failed,
         "server_failed",
         "The control plane does not run",
-        "if an address is in use, choose others with --people and --agents; `towline doctor` checks the rest",
+        "see the lines above; `towline doctor` checks disk, clock and network",
     )
 }
 
@@ -339,6 +358,27 @@ mod tests {
         assert!(failure.line().contains("--data-dir"));
         drop(first);
         assert!(lock(directory.path()).is_ok());
+    }
+
+    #[test]
+    fn each_failure_of_a_server_has_the_remedy_that_helps() {
+        let io = || std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        let address = "127.0.0.1:4410".parse().expect("address");
+        let bind = run_failure(&RunError::Bind { who: "people", address, source: io() });
+        assert_eq!((bind.exit, bind.code.as_str()), (Exit::Failed, "address_in_use"));
+        assert!(bind.line().contains("127.0.0.1:4410") && bind.remedy.contains("--people"), "{bind}");
+        let settings =
+            towline_control_plane::settings::SettingsError::Value { key: "rules.x", message: "no".to_owned() };
+        for (error, exit) in [
+            (RunError::Settings(settings), Exit::Config),
+            (RunError::NotInitialised { path: "/d".into() }, Exit::Config),
+            (RunError::Locked { path: "/d".into() }, Exit::Failed),
+            (RunError::PartEnded("fleet"), Exit::Failed),
+        ] {
+            let failure = run_failure(&error);
+            assert_eq!(failure.exit, exit, "{failure}");
+            assert!(!failure.remedy.contains("--people"), "{failure}");
+        }
     }
 
     #[test]

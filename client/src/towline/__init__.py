@@ -9,7 +9,7 @@ Owns the public names and nothing else.
 """
 
 from towline._cluster import Cluster
-from towline._errors import ClusterError
+from towline._errors import ClusterEnded, ClusterError
 from towline._version import __version__
 
-__all__ = ["Cluster", "ClusterError", "__version__"]
+__all__ = ["Cluster", "ClusterEnded", "ClusterError", "__version__"]

@@ -18,7 +18,7 @@ from towline import _logs
 from towline._errors import ClusterError
 from towline._guard import refuse_second_import
 from towline._lifecycle import Lifecycle
-from towline._options import Duration, Options, refuse_unknown, wanted_workers
+from towline._options import Duration, Options, name_or_id, refuse_unknown, wanted_workers
 from towline._progress import choose
 
 __all__ = ["Cluster"]
@@ -27,8 +27,8 @@ __all__ = ["Cluster"]
 class Cluster(Lifecycle):
     """A Dask cluster with the packages that this interpreter has.
 
-    It ends when this object is closed, at the latest when the interpreter ends, and after `max_lifetime`. Nothing else
-    ends it yet: one whose Python process was killed goes on until `max_lifetime` or ``towline cluster stop``.
+    It ends when this object is closed, at the latest when the interpreter ends; when nobody used it for `idle_timeout`;
+    when nobody was connected for `no_client_timeout`, as after this process was killed; and after `max_lifetime`.
 
     Parameters
     ----------
@@ -49,9 +49,11 @@ class Cluster(Lifecycle):
     worker_resources : dict, optional
         Dask's abstract resources of each worker, for example ``{"GPU": 1}``.
     idle_timeout : number, str, timedelta or None, default "20 minutes"
-        Not yet: idleness does not end a cluster. Any other value is refused; use `max_lifetime`.
-    no_client_timeout : number, str or timedelta, default "2 minutes"
-        Not yet: a missing client does not end a cluster. Any other value is refused; use `max_lifetime`.
+        End the cluster after this long without work; None: never. A task that runs, waits or is being submitted is
+        work, and so are worker processes and clients that use CPU.
+    no_client_timeout : number, str, timedelta or None, default "auto"
+        End the cluster this long after its last client and cluster object have gone, once no task runs; None: never.
+        "auto" is 2 minutes, and never with ``shutdown_on_close=False``. Before the first client it is 10 minutes.
     max_lifetime : number, str or timedelta, default "24 hours"
         End the cluster after this long, whatever it does; at most 7 days.
     tags : dict of str to str, optional
@@ -101,7 +103,7 @@ class Cluster(Lifecycle):
         worker_nanny: bool = True,
         worker_resources: dict[str, int] | None = None,
         idle_timeout: Duration | None = "20 minutes",
-        no_client_timeout: Duration = "2 minutes",
+        no_client_timeout: Duration | None = "auto",
         max_lifetime: Duration = "24 hours",
         tags: dict[str, str] | None = None,
         wait_for_workers: bool | int | float = 0.3,
@@ -127,6 +129,7 @@ class Cluster(Lifecycle):
             worker_resources=worker_resources,
             idle_timeout=idle_timeout,
             no_client_timeout=no_client_timeout,
+            shutdown_on_close=shutdown_on_close,
             max_lifetime=max_lifetime,
             tags=tags,
         )
@@ -171,6 +174,7 @@ class Cluster(Lifecycle):
         """
         _refuse_unknown(cls.from_name, unknown)
         refuse_second_import()
+        name = name_or_id(name)
         cluster = cls.__new__(cls)
         cluster._set_up(
             lambda attempt: attempt.join(name),

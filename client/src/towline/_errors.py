@@ -1,7 +1,7 @@
-"""The one error that people see from this package.
+"""The errors that people see from this package.
 
-Owns `ClusterError` and the small helpers that make one. Must not decide anything: whoever notices a problem says what
-it is and what to do about it.
+Owns `ClusterError`, `ClusterEnded` and the small helpers that make one. Must not decide anything: whoever
+notices a problem says what it is and what to do about it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-__all__ = ["ClusterError", "within"]
+__all__ = ["ClusterEnded", "ClusterError", "within"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,14 @@ class ClusterError(RuntimeError):
         if sentence and sentence[-1] not in ".!?":
             sentence += "."
         return f"{sentence} {self.remedy.strip()} [{self.code}]".replace("  ", " ")
+
+
+class ClusterEnded(ClusterError):  # noqa: N818 - it says what has happened, and reads so in `except`
+    """The cluster is no more, and with it the work that was not finished.
+
+    Raised by futures of a client of a `towline.Cluster` when the cluster ends by a rule of its own (`code` says which:
+    ``idle``, ``no_client``, ``max_lifetime``), is stopped by somebody else (``closed``), or fails.
+    """
 
 
 async def within(awaitable: Awaitable[T], *, seconds: float, error: ClusterError) -> T:

@@ -12,20 +12,23 @@ import contextlib
 import datetime
 import logging
 import time
+import uuid
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
+from distributed.client import Client
 from distributed.comm.core import connect
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.objects import SchedulerInfo
 from distributed.utils import NoOpAwaitable
 
-from towline import _farewell
+from towline import _ending, _farewell
 from towline._api import ControlPlane
 from towline._binary import Binary, locate
-from towline._errors import ClusterError
+from towline._errors import ClusterEnded, ClusterError
 from towline._options import Duration, seconds
 from towline._profile import load
 from towline._progress import Reporter
@@ -40,8 +43,15 @@ Self = TypeVar("Self", bound="Lifecycle")
 
 #: How long closing waits for the hosts' end. Past it the control plane goes on alone.
 _END_SECONDS = 15.0
+#: How often the scheduler hears that this object is there; more often where idleness ends the cluster within seconds.
+_TELL_PERIOD = 5.0
 #: Of which a control plane that does not answer may take this much.
 _TELL_SECONDS = 8.0
+
+
+def _loss_of(view: ClusterView) -> ClusterEnded:
+    failure = view.failure()
+    return ClusterEnded(failure.code, failure.message, failure.remedy)
 
 
 class Lifecycle(DaskCluster):
@@ -76,6 +86,8 @@ class Lifecycle(DaskCluster):
         self._closing: asyncio.Task[None] | None = None
         self._guarding: asyncio.Task[None] | None = None
         self._observing: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._endings: weakref.WeakSet[_ending.Ending] = weakref.WeakSet()
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
         _farewell.expect(self)
         if asynchronous:
@@ -93,9 +105,16 @@ class Lifecycle(DaskCluster):
     def __await__(self: Self) -> Generator[Any, Any, Self]:
         async def started() -> Self:
             await self._ensure_started()
+            self._prepare_clients()
             return self
 
         return started().__await__()
+
+    def _prepare_clients(self) -> None:
+        """Make clients of this cluster ready for its end: each awaits its cluster while it starts."""
+        for client in list(Client._instances):
+            if client.cluster is self and client.status in ("newly-created", "connecting"):
+                self._endings.add(_ending.attach(client, self._ended_within))
 
     async def __aenter__(self: Self) -> Self:
         await self._ensure_started()
@@ -122,6 +141,7 @@ class Lifecycle(DaskCluster):
             self.name = view.name
             await self._connect(view)
             self._guarding = asyncio.ensure_future(self._guard())
+            self._telling = asyncio.ensure_future(self._tell())
             if self._first_workers:
                 message = f"waiting for {self._first_workers} of {view.n_workers} workers"
                 with self._reporter.step("workers", message) as step:
@@ -184,12 +204,40 @@ class Lifecycle(DaskCluster):
             with contextlib.suppress(OSError):
                 self.scheduler_info = SchedulerInfo(await scheduler.identity())
 
+    async def _tell(self) -> None:
+        """Tell the scheduler that somebody is here, and how much this process works: it may be building a graph."""
+        assert self.scheduler_comm is not None
+        name, before, at = uuid.uuid4().hex, time.process_time(), time.monotonic()
+        while True:
+            used, now = time.process_time(), time.monotonic()
+            milli = int(1000 * (used - before) / (now - at)) if now > at else 0
+            before, at = used, now
+            # A scheduler that is away for a moment is asked again; one that is gone is `_guard`'s matter.
+            with contextlib.suppress(OSError):
+                await self.scheduler_comm.towline_client(client=name, cpu_milli=milli)
+            await asyncio.sleep(min(_TELL_PERIOD, max(0.5, (self._attempt.idle_after or 3600) / 5)))
+
     async def _guard(self) -> None:
         """Notice a cluster that ends without having been asked to by this object, and say why."""
         loss = await self._loss()
         if self.status == Status.running:
             self._log(f"the cluster has ended: {loss}")
             self.status = Status.failed
+            for ending in list(self._endings):
+                if ending.client.loop is not None:
+                    ending.client.loop.add_callback(ending.ended, loss)
+
+    async def _ended_within(self, limit: float) -> ClusterEnded | None:
+        """Why the cluster has ended, if that shows within so many seconds. In any loop."""
+        until = time.monotonic() + limit
+        while self.status not in (Status.closing, Status.closed):
+            view = self._view
+            if view is not None and view.state not in ("starting", "running"):
+                return _loss_of(view)
+            if time.monotonic() >= until:
+                break
+            await asyncio.sleep(0.05)
+        return None
 
     @property
     def _view(self) -> ClusterView | None:
@@ -228,7 +276,7 @@ class Lifecycle(DaskCluster):
                 task.cancel()
             await asyncio.gather(arriving, lost, return_exceptions=True)
 
-    async def _loss(self) -> ClusterError:
+    async def _loss(self) -> ClusterEnded:
         """Why the cluster is no more, as soon as it is no more."""
         watch = self._attempt.watch
         assert watch is not None
@@ -238,7 +286,7 @@ class Lifecycle(DaskCluster):
             # The stream is lost, which says nothing about the cluster.
             await asyncio.get_running_loop().create_future()
             raise
-        return view.failure()
+        return _loss_of(view)
 
     def _log(self, log: str) -> None:
         self._cluster_manager_logs.append((datetime.datetime.now(), log))  # Dask's form
@@ -279,7 +327,7 @@ class Lifecycle(DaskCluster):
             return
         self.status = Status.closing
         until = time.monotonic() + limit
-        for task in (self._starting, self._guarding, self._observing):
+        for task in (self._starting, self._guarding, self._observing, self._telling):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

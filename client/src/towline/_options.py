@@ -18,17 +18,18 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from towline._errors import ClusterError
 
-__all__ = ["Options", "refuse_unknown", "seconds", "wanted_workers"]
+__all__ = ["Options", "name_or_id", "refuse_unknown", "seconds", "wanted_workers"]
 
 Duration = float | int | str | timedelta
 
-#: What the control plane is asked for. It notes these and does not act on them yet, so no other value is taken.
-_IDLE_AFTER = 20 * 60
+#: `no_client_timeout="auto"` for a cluster that ends with its object; one that outlives it waits for idleness alone.
 _NO_CLIENT_AFTER = 2 * 60
 
 #: The control plane's cap; it has the last word.
 _MAX_LIFETIME = 7 * 24 * 3600.0
 _MAX_WORKERS = 10_000
+#: More memory than any machine has, and still a number that every part can hold.
+_MAX_MEMORY = 1 << 60
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 #: Names that other cluster managers use, and what they are here. None: not there yet.
@@ -74,8 +75,8 @@ class Options:
     memory_limit: int | None = None
     nanny: bool = True
     resources: tuple[tuple[str, int], ...] = ()
-    idle_after: int = _IDLE_AFTER
-    no_client_after: int = _NO_CLIENT_AFTER
+    idle_after: int | None = 20 * 60
+    no_client_after: int | None = _NO_CLIENT_AFTER
     max_lifetime: int = 24 * 3600
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,7 +93,8 @@ class Options:
         worker_nanny: object = True,
         worker_resources: object = None,
         idle_timeout: Duration | None = "20 minutes",
-        no_client_timeout: Duration = "2 minutes",
+        no_client_timeout: Duration | None = "auto",
+        shutdown_on_close: bool = True,
         max_lifetime: Duration = "24 hours",
         tags: object = None,
         cores: int | None = None,
@@ -120,10 +122,8 @@ class Options:
             memory_limit=_memory(worker_memory),
             nanny=_flag("worker_nanny", worker_nanny),
             resources=_resources(worker_resources),
-            idle_after=_not_yet("idle_timeout", idle_timeout, _IDLE_AFTER, "idleness does not end a cluster"),
-            no_client_after=_not_yet(
-                "no_client_timeout", no_client_timeout, _NO_CLIENT_AFTER, "a missing client does not end a cluster"
-            ),
+            idle_after=_or_never("idle_timeout", idle_timeout),
+            no_client_after=_no_client(no_client_timeout, shutdown_on_close),
             max_lifetime=seconds("max_lifetime", max_lifetime, most=_MAX_LIFETIME),
             tags=_tags(tags),
         )
@@ -177,12 +177,19 @@ def seconds(argument: str, value: Duration, *, least: float = 1, most: float = m
         if isinstance(value, bool):
             raise TypeError
         parsed = float(parse_timedelta(value, default="s"))
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
         raise _invalid(argument, value, 'takes seconds, text such as "20 minutes", or a timedelta') from None
     if not (math.isfinite(parsed) and least <= parsed <= most):
         limit = f"at least {least:g} s" if most is math.inf else f"between {least:g} s and {most:g} s"
         raise _invalid(argument, value, f"must be {limit}")
     return math.ceil(parsed)
+
+
+def name_or_id(value: object) -> str:
+    """What names a cluster that exists. It becomes part of an address: nothing else may look like one."""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise _invalid("name", value, "takes the name or the id of a cluster")
+    return value
 
 
 def wanted_workers(wait_for_workers: object, n_workers: int) -> int:
@@ -208,14 +215,14 @@ def _invalid(argument: str, value: object, takes: str) -> ClusterError:
     )
 
 
-def _not_yet(argument: str, value: Duration | None, default: int, because: str) -> int:
-    if value is None or seconds(argument, value) != default:
-        raise ClusterError(
-            "argument_invalid",
-            f"`{argument}` is not supported yet: {because}; only max_lifetime and closing do",
-            f"Leave `{argument}` out; use max_lifetime=….",
-        )
-    return default
+def _or_never(argument: str, value: Duration | None) -> int | None:
+    return None if value is None else seconds(argument, value, most=_MAX_LIFETIME)
+
+
+def _no_client(value: Duration | None, shutdown_on_close: bool) -> int | None:
+    if value == "auto":
+        return _NO_CLIENT_AFTER if shutdown_on_close else None
+    return _or_never("no_client_timeout", value)
 
 
 def _count(argument: str, value: object, least: int, most: int) -> int:
@@ -253,10 +260,12 @@ def _memory(value: Any) -> int | None:
         if isinstance(value, bool):
             raise TypeError
         amount = int(parse_bytes(value))
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         raise _invalid("worker_memory", value, 'takes bytes or text such as "4 GiB"') from None
     if amount < 64 * 1024 * 1024:
         raise _invalid("worker_memory", value, "must be at least 64 MiB: a worker needs that to start")
+    if amount > _MAX_MEMORY:
+        raise _invalid("worker_memory", value, "must be at most 1 EiB")
     return amount
 
 

@@ -94,8 +94,13 @@ def load(name: str | None = None, environ: Mapping[str, str] | None = None) -> P
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        data = file.read_bytes()
         mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):
+            # Before its mode: `chmod` on a folder or a device would break somebody else's things.
+            raise ClusterError(
+                "profile_invalid", f"{file} is not a file", "Set TOWLINE_CONFIG to a profile file, or unset it."
+            )
+        data = file.read_bytes()
     except FileNotFoundError:
         raise ClusterError("profile_missing", f"there is no profile: {file} does not exist", _LOGIN) from None
     except OSError as error:

@@ -17,6 +17,7 @@ Every event is a dictionary with `event` and `at` (Unix seconds):
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -148,7 +149,13 @@ class Step:
 
     def fail(self, error: BaseException) -> None:
         """It is over, and badly."""
-        text = error.message if isinstance(error, ClusterError) else (str(error) or type(error).__name__)
+        if isinstance(error, ClusterError):
+            text = error.message
+        elif isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
+            # Ctrl-C, or a limit of somebody further out, who says so: the name of a Python class tells nobody anything.
+            text = "stopped before it was done"
+        else:
+            text = str(error) or type(error).__name__
         self._end("failed", text, getattr(error, "code", None))
 
     def _end(self, state: str, message: str, code: str | None = None) -> None:

@@ -95,12 +95,15 @@ class Attempt:
         There as soon as the cluster has an id.
     key : ClientKey or None
         The client key on this machine, once admitted.
+    idle_after : int or None
+        Seconds of idleness that were asked for, where this way makes the cluster.
     """
 
     def __init__(self, plane: ControlPlane, binary: Binary, reporter: Reporter) -> None:
         self.plane = plane
         self.watch: Watch | None = None
         self.key: ClientKey | None = None
+        self.idle_after: int | None = None
         self._binary = binary
         self._reporter = reporter
         self._making: asyncio.Task[Keys] | None = None
@@ -126,6 +129,7 @@ class Attempt:
                     "Choose one of these with `backend=`.",
                 )
             step.done(f"{identity.person} in workspace {identity.workspace}")
+        self.idle_after = options.idle_after
         keys = await self._new_keys()
         environment = await prepare(self._binary, self._reporter)
         with self._reporter.step("create", "asking for the cluster") as step:

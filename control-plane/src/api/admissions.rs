@@ -1,11 +1,12 @@
 //! Admitting clients: only with the owner's own signature, which this server can check but not make.
 
 use super::ApiState;
-use super::extract::{Body, Caller};
+use super::extract::{Body, Caller, Part};
 use super::problem::{Code, Problem, ProblemBody};
-use crate::model::{ClusterRecord, ClusterView, MemberRecord, Wish};
+use crate::model::{ClusterRecord, ClusterView, HostRecord, MemberRecord, Wish};
+use crate::signer::capacity;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use towline_protocol::envelope::{self, Envelope};
@@ -35,7 +36,7 @@ pub struct Admit {
 pub async fn admit(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(cluster): Path<String>,
+    Part(cluster): Part,
     Body(request): Body<Admit>,
 ) -> Result<(StatusCode, Json<ClusterView>), Problem> {
     // Anybody of the workspace may bring an admission: what counts is who signed it.
@@ -44,25 +45,47 @@ pub async fn admit(
         return Err(Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", cluster.name)));
     }
     let member = check(&cluster, request, state.now())?;
-    let known = state.store().members_of(&cluster.id).await?;
-    match known.iter().find(|known| known.id == member.id) {
-        Some(known) if known.spki != member.spki => {
-            let detail = format!("client {:?} is admitted with another key", member.id);
-            return Err(Problem::new(Code::ClientNameTaken, detail));
-        }
-        // The same key again: keep what was signed and issued, a roster entry never changes.
-        Some(_) => {}
-        None => {
-            let limit = state.settings().limits.clients_per_cluster;
-            if known.len() >= limit as usize {
-                return Err(Problem::field("client", format!("would be more than {limit} clients of this cluster")));
-            }
-            state.store().put_member(member).await?;
-            state.nudge(&cluster.id);
-        }
+    let hosts = state.store().hosts_of(&cluster.id).await?;
+    let limit = state.settings().limits.clients_per_cluster;
+    let new = member.clone();
+    let judge = |known: &[MemberRecord]| -> Result<bool, Problem> {
+        Ok(is_new(&new, known, limit)? && has_room(&cluster, &hosts, known, &new)?)
+    };
+    if state.store().admit_member(member, judge).await?? {
+        state.nudge(&cluster.id);
     }
     let cluster = state.find_cluster(&caller, cluster.id.as_str()).await?;
     Ok((StatusCode::ACCEPTED, Json(state.view(&cluster).await?)))
+}
+
+/// Whether a client is to be written down beside those that are known.
+fn is_new(member: &MemberRecord, known: &[MemberRecord], limit: u32) -> Result<bool, Problem> {
+    match known.iter().find(|known| known.id == member.id) {
+        Some(known) if known.spki != member.spki => {
+            let detail = format!("client {:?} is admitted with another key", member.id);
+            Err(Problem::new(Code::ClientNameTaken, detail))
+        }
+        // The same key again: keep what was signed and issued, a roster entry never changes.
+        Some(_) => Ok(false),
+        None if known.len() >= limit as usize => {
+            Err(Problem::field("client", format!("would be more than {limit} clients of this cluster")))
+        }
+        None => Ok(true),
+    }
+}
+
+fn has_room(
+    cluster: &ClusterRecord,
+    hosts: &[HostRecord],
+    known: &[MemberRecord],
+    new: &MemberRecord,
+) -> Result<bool, Problem> {
+    let all: Vec<MemberRecord> = known.iter().chain([new]).cloned().collect();
+    if capacity::has_room(cluster, hosts, &all, cluster.n_workers) {
+        return Ok(true);
+    }
+    let detail = format!("cluster {:?} has {} clients and no room for {:?}", cluster.name, known.len(), new.id);
+    Err(Problem::new(Code::ClusterFull, detail))
 }
 
 fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<MemberRecord, Problem> {
@@ -89,12 +112,16 @@ fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<Me
     if admission.not_after <= now {
         return Err(invalid("the admission has expired"));
     }
-    Ok(MemberRecord {
+    let member = MemberRecord {
         cluster: cluster.id.clone(),
         id: client,
         spki,
         admission: signed,
         not_after: admission.not_after,
         certificate: None,
-    })
+    };
+    if !capacity::is_plain(&member) {
+        return Err(invalid("the admission is longer than its fields need"));
+    }
+    Ok(member)
 }

@@ -1,11 +1,12 @@
 //! Clusters: list, show, scale, stop. Making one is `create`.
 
-use super::extract::{Body, Caller, Params};
+use super::extract::{Body, Caller, Params, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use super::{ApiState, create};
 use crate::model::{ClusterView, Wish};
+use crate::signer::capacity;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -31,7 +32,8 @@ pub async fn list(
     let clusters = state.store().clusters(Some(&caller.workspace), query.all).await?;
     let mut views = Vec::with_capacity(clusters.len());
     for cluster in &clusters {
-        views.push(state.view(cluster).await?);
+        // What is wrong with one was logged; it must not hide the others.
+        views.extend(state.view(cluster).await.ok());
     }
     Ok(Json(views))
 }
@@ -42,7 +44,7 @@ pub async fn list(
 pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(cluster): Path<String>,
+    Part(cluster): Part,
 ) -> Result<Json<ClusterView>, Problem> {
     let record = state.find_cluster(&caller, &cluster).await?;
     Ok(Json(state.view(&record).await?))
@@ -54,7 +56,7 @@ pub async fn show(
 pub async fn stop(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(cluster): Path<String>,
+    Part(cluster): Part,
 ) -> Result<(StatusCode, Json<ClusterView>), Problem> {
     let record = state.find_own_cluster(&caller, &cluster).await?;
     let record = state.store().update_cluster(&record.id, |cluster| cluster.wish = Wish::End).await?;
@@ -77,11 +79,19 @@ pub struct Scale {
 pub async fn scale(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(cluster): Path<String>,
+    Part(cluster): Part,
     Body(scale): Body<Scale>,
 ) -> Result<Json<ClusterView>, Problem> {
     create::check_workers(scale.n_workers, &state.settings().limits)?;
     let record = state.find_own_cluster(&caller, &cluster).await?;
+    if scale.n_workers > record.n_workers {
+        let hosts = state.store().hosts_of(&record.id).await?;
+        let clients = state.store().members_of(&record.id).await?;
+        if !capacity::has_room(&record, &hosts, &clients, scale.n_workers) {
+            let detail = format!("cluster {:?} has no room for {} workers", record.name, scale.n_workers);
+            return Err(Problem::new(Code::ClusterFull, detail));
+        }
+    }
     let mut ended = false;
     let record = state
         .store()

@@ -39,9 +39,10 @@ pub struct CreateCluster {
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     idle_after: Option<Option<u64>>,
-    /// Seconds without any client after which it ends; absent: the server's default.
-    #[serde(default)]
-    no_client_after: Option<u64>,
+    /// Seconds without any client after which it ends; null: never; absent: the server's default.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    no_client_after: Option<Option<u64>>,
     /// Seconds it may live; absent: the server's default.
     #[serde(default)]
     max_lifetime: Option<u64>,
@@ -221,6 +222,10 @@ fn check_worker(worker: &WorkerShape) -> Result<(), Problem> {
             let field = format!("worker.resources[{index}].name");
             return Err(Problem::field(&field, "must be 1 to 64 of letters, digits, `-`, `_` and `.`"));
         }
+        if worker.resources[..index].iter().any(|earlier| earlier.name == resource.name) {
+            let field = format!("worker.resources[{index}].name");
+            return Err(Problem::field(&field, format!("names {:?} a second time", resource.name)));
+        }
     }
     Ok(())
 }
@@ -234,6 +239,7 @@ fn terms(request: &CreateCluster, rules: &Rules) -> Result<Terms, Problem> {
         Err(Problem::field(field, format!("is {seconds} s, outside 1 to {cap} s")))
     };
     let idle_after = request.idle_after.unwrap_or(Some(rules.idle_after.as_secs()));
+    let no_client_after = request.no_client_after.unwrap_or(Some(rules.no_client_after.as_secs()));
     let tags_fit = request.tags.len() <= 32
         && request.tags.iter().all(|(key, value)| (1..=64).contains(&key.len()) && value.len() <= 256);
     if !tags_fit {
@@ -241,10 +247,7 @@ fn terms(request: &CreateCluster, rules: &Rules) -> Result<Terms, Problem> {
     }
     Ok(Terms {
         idle_after: idle_after.map(|seconds| bounded("idle_after", seconds)).transpose()?,
-        no_client_after: bounded(
-            "no_client_after",
-            request.no_client_after.unwrap_or(rules.no_client_after.as_secs()),
-        )?,
+        no_client_after: no_client_after.map(|seconds| bounded("no_client_after", seconds)).transpose()?,
         max_lifetime: bounded("max_lifetime", request.max_lifetime.unwrap_or(rules.max_lifetime.as_secs()))?,
         tags: request.tags.clone(),
     })

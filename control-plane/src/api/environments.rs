@@ -1,12 +1,12 @@
 //! Environments: announce, upload by capability, complete, list.
 
 use super::ApiState;
-use super::extract::{Body, Caller};
+use super::extract::{Body, Caller, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use crate::environments::{AnnounceError, Announcement, CompleteError, check};
 use crate::model::{BlobSize, EnvironmentRecord, PackageName};
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
 use towline_protocol::ids::Digest;
 use towline_protocol::time::UnixSeconds;
@@ -110,7 +110,7 @@ pub async fn announce(
 pub async fn complete(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(digest): Path<String>,
+    Part(digest): Part,
 ) -> Result<Json<EnvironmentView>, Problem> {
     let record = find(&state, &caller, &digest).await?;
     match state.0.parts.blobs.complete(state.store(), record, state.now()).await {
@@ -143,7 +143,7 @@ pub async fn list(State(state): State<ApiState>, caller: Caller) -> Result<Json<
 pub async fn show(
     State(state): State<ApiState>,
     caller: Caller,
-    Path(digest): Path<String>,
+    Part(digest): Part,
 ) -> Result<Json<EnvironmentView>, Problem> {
     Ok(Json(find(&state, &caller, &digest).await?.into()))
 }

@@ -1,11 +1,11 @@
 //! A cluster's changes as they happen, so that nobody polls: server-sent events, each the whole view.
 
 use super::ApiState;
-use super::extract::Caller;
+use super::extract::{Caller, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use super::view::changes_by_itself_at;
 use crate::model::ClusterView;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
@@ -27,23 +27,19 @@ const COALESCE: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Changes of one cluster: `event: cluster`, the whole view as data, first at once and then at each change; ends after a
-/// terminal state.
+/// terminal state, and when the token no longer holds.
 #[utoipa::path(get, path = "/api/v1/clusters/{cluster}/events",
     params(("cluster" = String, Path, description = "Id or name")),
     responses((status = 200, content_type = "text/event-stream", body = ClusterView),
         (status = "default", body = ProblemBody)))]
-pub async fn events(
-    State(state): State<ApiState>,
-    caller: Caller,
-    Path(cluster): Path<String>,
-) -> Result<Response, Problem> {
+pub async fn events(State(state): State<ApiState>, caller: Caller, Part(cluster): Part) -> Result<Response, Problem> {
     let limit = state.settings().limits.event_streams;
     let permit = state.0.streams.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Problem::new(Code::TooManyStreams, format!("{limit} event streams are open")))?;
     // Listen first, read second: a change between the two is seen twice rather than never.
     let changes = state.store().changes();
     let cluster = state.find_cluster(&caller, &cluster).await?.id;
-    let watch = Watch { state, cluster, changes, sent: None, over: false, _permit: permit };
+    let watch = Watch { state, caller, cluster, changes, sent: None, over: false, _permit: permit };
     let events = stream::unfold(watch, |mut watch| async move {
         let view = watch.next().await?;
         let event = Event::default().event("cluster").json_data(&view).ok()?;
@@ -60,6 +56,7 @@ pub async fn events(
 /// One reader's place.
 struct Watch {
     state: ApiState,
+    caller: Caller,
     cluster: ClusterId,
     changes: Receiver<ClusterId>,
     sent: Option<ClusterView>,
@@ -74,6 +71,10 @@ impl Watch {
             return None;
         }
         loop {
+            // A stream may outlive the token that opened it: the reader comes again and reads what is wrong.
+            if !self.caller.may_go_on(&self.state).await {
+                return None;
+            }
             // A broken database ends the stream: the reader comes again and reads the problem.
             let record = self.state.store().cluster(&self.cluster).await.ok()??;
             let view = self.state.view(&record).await.ok()?;

@@ -1,11 +1,11 @@
-//! How a request becomes values: who calls, the JSON body, the query. Every refusal is a problem with a remedy.
+//! How a request becomes values: who calls, the part of the address, the JSON body, the query. Every refusal is a problem with a remedy.
 
 use super::ApiState;
 use super::problem::{Code, Problem};
 use crate::store::Role;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
@@ -24,12 +24,29 @@ pub struct Caller {
     pub role: Role,
     /// Where.
     pub workspace: WorkspaceId,
+    /// The hash of the token they showed.
+    token: Digest,
 }
 
 impl Caller {
     /// Whether the caller may change what belongs to `owner`.
     pub fn may_change(&self, owner: &str) -> bool {
         self.role == Role::Admin || self.person == owner
+    }
+
+    /// Whether the token still opens what it did: for answers that go on for long.
+    pub async fn may_go_on(&self, state: &ApiState) -> bool {
+        Self::by_token(state, self.token.clone()).await.is_ok_and(|now| now == *self)
+    }
+
+    async fn by_token(state: &ApiState, token: Digest) -> Result<Self, Problem> {
+        // The store knows hashes only: neither a stolen database nor the time of a look-up tells a token.
+        let known = state.store().person_by_token(&token).await?;
+        let known = known.ok_or_else(|| Problem::new(Code::TokenUnknown, "no person of this server has this token"))?;
+        if known.expires_at_ms.is_some_and(|end| state.now_ms() >= end) {
+            return Err(Problem::new(Code::TokenExpired, format!("the token of {:?} has expired", known.person)));
+        }
+        Ok(Self { person: known.person, role: known.role, workspace: known.workspace, token })
     }
 }
 
@@ -45,13 +62,7 @@ impl FromRequestParts<ApiState> for Caller {
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
         let token = bearer(&parts.headers)
             .ok_or_else(|| Problem::new(Code::TokenMissing, "the Authorization header holds no bearer token"))?;
-        // The store knows hashes only: neither a stolen database nor the time of a look-up tells a token.
-        let known = state.store().person_by_token(&Digest::of(token.as_bytes())).await?;
-        let known = known.ok_or_else(|| Problem::new(Code::TokenUnknown, "no person of this server has this token"))?;
-        if known.expires_at_ms.is_some_and(|end| state.now_ms() >= end) {
-            return Err(Problem::new(Code::TokenExpired, format!("the token of {:?} has expired", known.person)));
-        }
-        Ok(Self { person: known.person, role: known.role, workspace: known.workspace })
+        Self::by_token(state, Digest::of(token.as_bytes())).await
     }
 }
 
@@ -79,6 +90,20 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for Body<T> {
         })?;
         let value = strict::from_slice(&bytes).map_err(|error| Problem::new(Code::JsonInvalid, error.to_string()))?;
         Ok(Self(value))
+    }
+}
+
+/// The one part of an address that a person chose: a name, an id or a digest.
+#[derive(Clone, Debug)]
+pub struct Part(pub String);
+
+impl FromRequestParts<ApiState> for Part {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        // `%ff` and the like decode to no text: an address of nothing, as any other that is not there.
+        let read = Path::<String>::from_request_parts(parts, state).await;
+        read.map(|Path(part)| Self(part)).map_err(|_| Problem::new(Code::NotFound, "the address is not UTF-8 text"))
     }
 }
 

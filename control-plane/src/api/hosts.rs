@@ -1,14 +1,14 @@
 //! Hosts as people see them.
 
 use super::ApiState;
-use super::extract::{Caller, Params};
+use super::extract::{Caller, Params, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use super::view::host_view;
 use crate::model::HostView;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Deserialize;
-use towline_protocol::ids::HostId;
+use towline_protocol::ids::{ClusterId, HostId};
 use utoipa::IntoParams;
 
 /// Which hosts.
@@ -28,26 +28,27 @@ pub async fn list(
     caller: Caller,
     Params(query): Params<HostsQuery>,
 ) -> Result<Json<Vec<HostView>>, Problem> {
-    let clusters = match query.cluster {
-        Some(cluster) => vec![state.find_cluster(&caller, &cluster).await?],
-        None => state.store().clusters(Some(&caller.workspace), false).await?,
-    };
+    if let Some(cluster) = query.cluster {
+        let cluster = state.find_cluster(&caller, &cluster).await?;
+        return Ok(Json(hosts_of(&state, &cluster.id).await?));
+    }
     let mut views = Vec::new();
-    for cluster in clusters {
-        let hosts = state.store().hosts_of(&cluster.id).await?;
-        views.extend(hosts.iter().map(|host| host_view(host, &state.settings().phases, state.now_ms())));
+    for cluster in state.store().clusters(Some(&caller.workspace), false).await? {
+        // What is wrong with one was logged; it must not hide the others.
+        views.extend(hosts_of(&state, &cluster.id).await.unwrap_or_default());
     }
     Ok(Json(views))
+}
+
+async fn hosts_of(state: &ApiState, cluster: &ClusterId) -> Result<Vec<HostView>, Problem> {
+    let hosts = state.store().hosts_of(cluster).await?;
+    Ok(hosts.iter().map(|host| host_view(host, &state.settings().phases, state.now_ms())).collect())
 }
 
 /// One host.
 #[utoipa::path(get, path = "/api/v1/hosts/{host}", params(("host" = String, Path, description = "Id")),
     responses((status = 200, body = HostView), (status = "default", body = ProblemBody)))]
-pub async fn show(
-    State(state): State<ApiState>,
-    caller: Caller,
-    Path(host): Path<String>,
-) -> Result<Json<HostView>, Problem> {
+pub async fn show(State(state): State<ApiState>, caller: Caller, Part(host): Part) -> Result<Json<HostView>, Problem> {
     let id: HostId = host.parse().map_err(|error| Problem::new(Code::HostUnknown, format!("{error}")))?;
     let unknown = || Problem::new(Code::HostUnknown, format!("the workspace has no host {id}"));
     let host = state.store().host(&id).await?.ok_or_else(unknown)?;

@@ -63,6 +63,9 @@ codes! {
     /// The cluster is ending or has ended.
     ClusterEnded = "cluster_ended", CONFLICT, "The cluster has ended",
         "make a new cluster";
+    /// The roster has no room for more members.
+    ClusterFull = "cluster_full", CONFLICT, "The cluster has no room for more members",
+        "make a new cluster: every client and host that a cluster ever had keeps its place";
     /// A live cluster has this name.
     ClusterNameTaken = "cluster_name_taken", CONFLICT, "A live cluster has this name",
         "choose another name, or stop the other cluster with `towline cluster stop NAME`";

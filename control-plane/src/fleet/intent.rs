@@ -18,8 +18,6 @@ pub struct Wanted {
     pub port: Option<u16>,
     /// Whether the scheduler's address is chosen.
     pub has_address: bool,
-    /// End after this many seconds of idleness.
-    pub idle_after: Option<u64>,
     /// End at this time at the latest, Unix milliseconds.
     pub ends_at_ms: u64,
 }
@@ -34,7 +32,6 @@ impl Wanted {
             n_workers: cluster.n_workers,
             port: cluster.scheduler.as_ref().and_then(content::port),
             has_address: cluster.scheduler.is_some(),
-            idle_after: cluster.terms.idle_after,
             ends_at_ms: cluster.created_at_ms.saturating_add(cluster.terms.max_lifetime.saturating_mul(1000)),
         }
     }

@@ -43,12 +43,18 @@ pub struct HostLimits {
     pub end_grace: Duration,
     /// Workers are told to end this long before the scheduler, unless they are done sooner.
     pub workers_first: Duration,
+    /// A worker whose process exited is given up this much later: when a scheduler dies, its workers die with it, and
+    /// which host says so first is chance. Longer than a host takes to notice.
+    pub scheduler_word: Duration,
     /// How often a dead agent is started again within `restart_window`.
     pub restarts: u32,
     /// See `restarts`.
     pub restart_window: Duration,
-    /// How many failed workers of a cluster are replaced.
+    /// How many failed workers of a cluster are replaced at once; each makes place for another after `forget_failure`.
     pub replacements: u32,
+    /// A failed worker counts for this long; several are forgotten one after the other. A cluster that loses a worker
+    /// now and then keeps its size, and one whose workers all fail makes three an hour.
+    pub forget_failure: Duration,
     /// How many generations a scheduler may be moved to another port.
     pub port_moves: u64,
 }
@@ -59,9 +65,11 @@ impl Default for HostLimits {
             late_grace: Duration::from_secs(15),
             end_grace: Duration::from_secs(10),
             workers_first: Duration::from_secs(3),
+            scheduler_word: Duration::from_secs(5),
             restarts: 3,
             restart_window: Duration::from_secs(600),
             replacements: 3,
+            forget_failure: Duration::from_secs(20 * 60),
             port_moves: 5,
         }
     }
@@ -74,9 +82,34 @@ pub fn workers_to_request(wanted: u32, live: u32, failed: u32, replacements: u32
     missing.min(allowed)
 }
 
+/// How many failures still count: each adds one, and one is forgotten in each `forget` of time. `failed_at_ms` in any
+/// order.
+pub fn failures_that_count(failed_at_ms: impl IntoIterator<Item = u64>, forget: Duration, now_ms: u64) -> u32 {
+    let each = u64::try_from(forget.as_millis()).unwrap_or(u64::MAX).max(1);
+    let mut times: Vec<u64> = failed_at_ms.into_iter().map(|at| at.min(now_ms)).collect();
+    times.sort_unstable();
+    // Milliseconds until all are forgotten, as of `then`.
+    let (mut owed, mut then) = (0u64, 0u64);
+    for at in times {
+        owed = owed.saturating_sub(at - then).saturating_add(each);
+        then = at;
+    }
+    u32::try_from(owed.saturating_sub(now_ms - then).div_ceil(each)).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_are_forgotten_one_after_the_other() {
+        let count = |times: &[u64], now| failures_that_count(times.to_vec(), Duration::from_millis(10), now);
+        assert_eq!(count(&[], 0), 0);
+        assert_eq!(count(&[5, 5, 5], 5), 3);
+        assert_eq!((count(&[5, 5, 5], 14), count(&[5, 5, 5], 15), count(&[5, 5, 5], 35)), (3, 2, 0));
+        assert_eq!(count(&[0, 100, 200], 205), 1, "long times without a failure give no credit");
+        assert_eq!(count(&[90, 300], 95), 2, "a clock that stepped back forgets nothing");
+    }
 
     #[test]
     fn replaces_failed_workers_three_times_and_no_more() {

@@ -138,9 +138,9 @@ impl Fleet {
     }
 
     async fn everything(&self) -> Result<BTreeSet<ClusterId>, StoreError> {
-        let live = self.parts.store.clusters(None, false).await?.into_iter().map(|cluster| cluster.id);
-        let with_hosts = self.parts.store.all_live_hosts().await?.into_iter().map(|host| host.cluster);
-        Ok(live.chain(with_hosts).collect())
+        let live = self.parts.store.live_clusters().await?;
+        let with_hosts = self.parts.store.live_hosts().await?.into_iter().map(|(_, cluster)| cluster);
+        Ok(live.into_iter().chain(with_hosts).collect())
     }
 
     /// Ask every backend what it holds.
@@ -177,7 +177,7 @@ impl Fleet {
     /// The janitor: what a backend holds and no record wants is destroyed, once it was seen twice.
     async fn find_strangers(&mut self, found: BTreeSet<(&'static str, HostId)>) -> Result<(), StoreError> {
         // Read after the backends were asked: a host is written down before it is made.
-        let live: BTreeSet<HostId> = self.parts.store.all_live_hosts().await?.into_iter().map(|host| host.id).collect();
+        let live: BTreeSet<HostId> = self.parts.store.live_hosts().await?.into_iter().map(|(host, _)| host).collect();
         let before = std::mem::take(&mut self.seen.strangers);
         for (backend, host) in found {
             if live.contains(&host) || self.calls.busy.contains_key(&host) {

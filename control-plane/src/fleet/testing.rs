@@ -54,7 +54,7 @@ pub fn cluster(n: u8) -> ClusterRecord {
         n_workers: 2,
         terms: Terms {
             idle_after: Some(1200),
-            no_client_after: 120,
+            no_client_after: Some(120),
             max_lifetime: 86_400,
             tags: std::collections::BTreeMap::new(),
         },

@@ -6,6 +6,7 @@ use crate::backends::{Backend, BackendError, ObservedHost};
 use crate::fleet::observed::{Presence, reach};
 use crate::model::{BackendHandle, ClusterState, HostRecord, HostState, SignedAssignment, StartPhase, Wish};
 use crate::signer::testing::signer;
+use crate::store::tests::records;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -253,5 +254,35 @@ async fn a_cluster_of_an_unknown_backend_fails_with_a_sentence() {
     world.until_state(&id, ClusterState::Failed).await;
     let reason = world.store.cluster(&id).await.expect("read").expect("there").reason.expect("reason");
     assert_eq!(reason.code, "backend_unknown");
+    fleet.stop().await;
+}
+
+#[tokio::test]
+async fn an_unreadable_host_stops_its_own_cluster_only() {
+    let world = World::new(Duration::ZERO).await;
+    let fleet = world.fleet(1);
+    let id = world.ask_for_cluster().await;
+    let hosts = world.until(&id, "three hosts with assignments", all_made).await;
+    records::corrupt_host(&world.store, &hosts[1].id).await;
+    let mut second = cluster(2);
+    second.created_at_ms = clock::unix_ms();
+    let lost = second.id.clone();
+    world.store.insert_cluster(second, None).await.expect("inserted");
+    world.until(&lost, "hosts of the other cluster", all_made).await;
+    // Without a change to tell of, only the tick that reads everything brings it to its end.
+    records::corrupt_cluster(&world.store, &id).await;
+    let stranger = HostId::from_random([9; 10]);
+    world.backend.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(stranger.clone(), 1);
+    for _ in 0..500 {
+        if !world.backend.hosts().contains_key(&stranger) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let there = world.backend.hosts();
+    assert!(!there.contains_key(&stranger), "the janitor stands still");
+    assert!(hosts.iter().all(|host| there.contains_key(&host.id)), "what cannot be read is not to be destroyed");
+    world.store.update_cluster(&lost, |cluster| cluster.wish = Wish::End).await.expect("closed");
+    world.until_state(&lost, ClusterState::Stopped).await;
     fleet.stop().await;
 }

@@ -9,7 +9,7 @@ use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, Schedule
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki, VerifyingKey, WorkspaceId};
 use towline_protocol::message::Instance;
-use towline_protocol::report::{Failure, ProcessRecord, SignOff, Verdict, Vitals};
+use towline_protocol::report::{EndReason, Failure, ProcessRecord, SignOff, Verdict, Vitals};
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
@@ -85,8 +85,8 @@ pub struct WorkerShape {
 pub struct Terms {
     /// Seconds of idleness after which the cluster ends; null: never.
     pub idle_after: Option<u64>,
-    /// Seconds without any client after which it ends.
-    pub no_client_after: u64,
+    /// Seconds without any client after which it ends; null: never.
+    pub no_client_after: Option<u64>,
     /// Seconds it may live.
     pub max_lifetime: u64,
     /// Labels for usage reports.
@@ -169,6 +169,11 @@ impl HostState {
     /// Whether the backend may still hold something for this host.
     pub fn is_live(self) -> bool {
         !matches!(self, Self::Ended)
+    }
+
+    /// Whether the host counts towards the wanted number.
+    pub fn is_useful(self) -> bool {
+        matches!(self, Self::Starting | Self::Up)
     }
 }
 
@@ -302,6 +307,12 @@ pub struct LastSaid {
     pub processes: Vec<ProcessRecord>,
     /// What failed.
     pub failure: Option<Failure>,
+    /// Why it is on its way out.
+    #[serde(default)]
+    pub ending: Option<EndReason>,
+    /// Since when it says so, Unix milliseconds.
+    #[serde(default)]
+    pub failed_at_ms: Option<u64>,
     /// Its last word.
     pub sign_off: Option<SignOff>,
 }

@@ -37,6 +37,7 @@ pub struct Conversation {
     challenge: Option<String>,
     last_renewal: Option<BootTime>,
     may_only_renew: bool,
+    rang: bool,
     sent: Sent,
 }
 
@@ -54,6 +55,7 @@ impl Conversation {
             challenge: None,
             last_renewal: None,
             may_only_renew,
+            rang: false,
             sent: Sent::default(),
         }
     }
@@ -148,11 +150,29 @@ impl Conversation {
             component = "sessions", host_id = %host.id, cluster_id = %host.cluster, session = self.number.0,
             starts = hello.starts, agent_version = ?host.said.agent_version, "session admitted"
         );
+        self.ring_implausible(&host);
         self.sent.held_roster = hello.roster_version;
         self.publish_for(&host, &hello).await?;
         self.parts.fleet.nudge(&host.cluster);
         self.send_outstanding(session).await;
         Ok(())
+    }
+
+    /// Say once in a session that a host claims to hold what nobody can have signed: it obeys no assignment any more.
+    fn ring_implausible(&mut self, host: &HostRecord) {
+        let stored = host.assignment.as_ref().map(|assignment| assignment.position);
+        let Some(held) = host.said.observed.filter(|held| !self.parts.signer.is_plausible(*held, stored)) else {
+            return;
+        };
+        if !std::mem::replace(&mut self.rang, true) {
+            tracing::error!(
+                component = "sessions", host_id = %host.id, cluster_id = %host.cluster, event = "implausible_position",
+                held = %held, epoch = self.parts.signer.epoch().0,
+                "a host says that it holds an assignment that this server cannot have signed; it will obey none. If the \
+                 server's clock was ahead once, start the server again when its time is past the held epoch; else find \
+                 out what speaks as this host, and stop its cluster"
+            );
+        }
     }
 
     /// What this host holds may be newer than the store (a restored backup) or what it lacks may have run out: sign
@@ -200,6 +220,7 @@ impl Conversation {
     ) -> Result<Option<SessionRefusal>, StoreError> {
         let now_ms = unix_ms();
         let host = self.parts.store.update_host(&self.caller.host, |host| apply_report(host, report, now_ms)).await?;
+        self.ring_implausible(&host);
         if host.role == RoleKind::Scheduler {
             certificates::take(&self.parts, &host, report).await?;
         }

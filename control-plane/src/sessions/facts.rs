@@ -46,10 +46,15 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
     said.vitals = report.vitals;
     said.verdict.clone_from(&report.verdict);
     said.processes.clone_from(&report.processes);
-    said.failure = report.failure.clone().map(|failure| Failure {
+    let failure = report.failure.clone().map(|failure| Failure {
         subject: failure.subject.map(|subject| subject.chars().take(SUBJECT_LIMIT).collect()),
         ..failure
     });
+    said.ending = report.ending;
+    if said.failure != failure {
+        said.failed_at_ms = failure.is_some().then_some(now_ms);
+        said.failure = failure;
+    }
     if said.sign_off.is_none() {
         said.sign_off.clone_from(&report.sign_off);
     }
@@ -131,7 +136,10 @@ mod tests {
         let failure = Failure { kind: FailureKind::IndexUnreachable, subject: None, retryable: true };
         apply_report(&mut record, &Report { failure: Some(failure), ..Report::default() }, 1);
         assert!(record.said.failure.is_some());
-        apply_report(&mut record, &Report::default(), 2);
-        assert_eq!(record.said.failure, None);
+        let failing = Report { failure: record.said.failure.clone(), ..Report::default() };
+        apply_report(&mut record, &failing, 2);
+        assert_eq!(record.said.failed_at_ms, Some(1), "it has failed since its first word of it");
+        apply_report(&mut record, &Report::default(), 3);
+        assert_eq!((record.said.failure, record.said.failed_at_ms), (None, None));
     }
 }

@@ -7,10 +7,12 @@
 mod span;
 
 use crate::model::StartPhase;
+use crate::signer::capacity;
 use serde::Deserialize;
 use span::Span;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use towline_protocol::LONGEST_LIFETIME;
 use towline_protocol::assignment::{Deadlines, PhaseDeadlines};
 
 /// The main file's name within the server directory.
@@ -91,12 +93,13 @@ pub struct Rules {
 
 impl Rules {
     /// The rules as a host gets them, for a cluster with its own no-client time.
-    pub fn deadlines(&self, no_client_after: Duration, phases: &PhaseLimits) -> Deadlines {
+    pub fn deadlines(&self, no_client_after: Option<u64>, phases: &PhaseLimits) -> Deadlines {
         Deadlines {
             agent_lost: self.agent_lost.as_secs(),
             control_plane_lost: self.control_plane_lost.as_secs(),
             scheduler_lost: self.scheduler_lost.as_secs(),
-            no_client: no_client_after.as_secs(),
+            no_client: no_client_after,
+            first_client: self.no_client_first.as_secs(),
             phases: PhaseDeadlines {
                 synced: phases.synced.as_secs(),
                 launched: phases.launched.as_secs(),
@@ -249,10 +252,11 @@ impl Settings {
         let validity = validity(&inputs.validity)?;
         let limits = Limits {
             workers_per_cluster: inputs.limits.workers_per_cluster.unwrap_or(200),
-            clients_per_cluster: inputs.limits.clients_per_cluster.unwrap_or(1000),
+            clients_per_cluster: inputs.limits.clients_per_cluster.unwrap_or(500),
             blob_bytes: inputs.limits.blob_bytes.unwrap_or(4 << 30),
             event_streams: inputs.limits.event_streams.unwrap_or(1024),
         };
+        check_members(&limits)?;
         let trust_domain = inputs.trust_domain.unwrap_or_else(|| "towline.local".to_owned());
         check_trust_domain(&trust_domain)?;
         Ok(Self { trust_domain, names: inputs.names.unwrap_or_default(), phases, rules, validity, limits })
@@ -310,7 +314,9 @@ fn phases(set: &PhasesFragment) -> Result<PhaseLimits, SettingsError> {
 fn rules(set: &RulesFragment) -> Result<Rules, SettingsError> {
     // The agent speaks to its runner every 5 s: less than two beats would end work for one late beat.
     let agent_lost = time("rules.agent_lost", set.agent_lost, 30 * MINUTE, (10, 7 * DAY))?;
-    let cap = time("rules.max_lifetime_cap", set.max_lifetime_cap, 7 * DAY, (1, 365 * DAY))?;
+    // Admissions and certificates end a little after that: a cluster that lived on would take nobody in any more.
+    let longest = LONGEST_LIFETIME.as_secs();
+    let cap = time("rules.max_lifetime_cap", set.max_lifetime_cap, longest, (1, longest))?;
     let default_lifetime = DAY.min(cap.as_secs());
     let max_lifetime = time("rules.max_lifetime", set.max_lifetime, default_lifetime, (1, cap.as_secs()))?;
     Ok(Rules {
@@ -334,6 +340,16 @@ fn validity(set: &ValidityFragment) -> Result<Validity, SettingsError> {
         identity: time("validity.identity", set.identity, 96 * HOUR, (MINUTE, 30 * DAY))?,
         blob_grant: time("validity.blob_grant", set.blob_grant, 10 * MINUTE, (5, 15 * MINUTE))?,
     })
+}
+
+/// Every member of a cluster has its place in one frame.
+fn check_members(limits: &Limits) -> Result<(), SettingsError> {
+    let Limits { workers_per_cluster: workers, clients_per_cluster: clients, .. } = *limits;
+    if capacity::can_hold(workers, clients) {
+        return Ok(());
+    }
+    let message = format!("{clients} clients beside {workers} workers are more than a roster holds; lower one of both");
+    Err(SettingsError::Value { key: "limits.clients_per_cluster", message })
 }
 
 fn check_trust_domain(name: &str) -> Result<(), SettingsError> {
@@ -379,8 +395,11 @@ mod tests {
             ("[phases]\nsynced = 0", "phases.synced"),
             ("[rules]\nagent_lost = \"5s\"", "rules.agent_lost"),
             ("[rules]\nmax_lifetime = \"8d\"", "rules.max_lifetime"),
+            ("[rules]\nmax_lifetime_cap = \"8d\"", "rules.max_lifetime_cap"),
             ("[validity]\nblob_grant = \"16m\"", "validity.blob_grant"),
             ("trust_domain = \"Über\"", "trust_domain"),
+            ("[limits]\nclients_per_cluster = 1000", "limits.clients_per_cluster"),
+            ("[limits]\nworkers_per_cluster = 4294967295", "limits.clients_per_cluster"),
         ] {
             let error = settings(text).expect_err(text);
             assert!(matches!(error, SettingsError::Value { key: found, .. } if found == key), "{error}");

@@ -29,6 +29,9 @@ pub struct AssignmentPolicy {
     pub logs: PathBuf,
 }
 
+/// Samples at least within the shortest time after which a cluster may end for want of need.
+const SAMPLES_PER_RULE: u64 = 5;
+
 /// The stream of a host within the cluster's log folder.
 pub fn log_stream(host: &HostRecord) -> String {
     match host.role {
@@ -59,16 +62,23 @@ pub fn wanted(cluster: &ClusterRecord, host: &HostRecord, policy: &AssignmentPol
         lifecycle,
         environment: Some(cluster.environment.clone()),
         role: Some(role(cluster, host, &scheduler)),
-        deadlines: policy.rules.deadlines(Duration::from_secs(cluster.terms.no_client_after), &policy.phases),
+        deadlines: policy.rules.deadlines(cluster.terms.no_client_after, &policy.phases),
         scheduler: Some(scheduler),
         logs: LogPlan {
             sink: Sink::File { directory: policy.logs.join(cluster.id.as_str()).display().to_string() },
             stream: log_stream(host),
         },
-        vitals: VitalsPlan { period: policy.vitals_period.as_secs().max(1) },
+        vitals: VitalsPlan { period: vitals_period(cluster, policy) },
         idle: IdlePolicy { after: cluster.terms.idle_after },
         caps: Caps { max_lifetime: cluster.terms.max_lifetime, budget_milli: None },
     })
+}
+
+/// Idleness is judged at samples: a cluster that may be idle for seconds only is looked at more often.
+fn vitals_period(cluster: &ClusterRecord, policy: &AssignmentPolicy) -> u64 {
+    let shortest = [cluster.terms.idle_after, cluster.terms.no_client_after].into_iter().flatten().min();
+    let period = policy.vitals_period.as_secs();
+    shortest.map_or(period, |shortest| period.min(shortest / SAMPLES_PER_RULE)).max(1)
 }
 
 fn role(cluster: &ClusterRecord, host: &HostRecord, scheduler: &SchedulerAddress) -> Role {
@@ -105,22 +115,25 @@ pub fn members(cluster: &ClusterRecord, hosts: &[HostRecord], clients: &[MemberR
     let not_after = UnixSeconds(cluster.created_at_ms / 1000)
         .plus(Duration::from_secs(cluster.terms.max_lifetime))
         .plus(MEMBERSHIP_MARGIN);
-    let of_hosts =
-        hosts.iter().filter(|host| matches!(host.state, HostState::Starting | HostState::Up)).filter_map(|host| {
-            Some(Member {
-                id: host.id.as_str().to_owned(),
-                role: MemberRole::of(host.role)?,
-                spki: host.dask.spki.clone()?,
-                not_after,
-                admission: None,
-            })
-        });
-    let of_clients = clients.iter().map(|client| Member {
-        id: client.id.clone(),
-        role: MemberRole::Client,
-        spki: client.spki.clone(),
-        not_after: client.not_after,
-        admission: Some(client.admission.clone()),
+    let of_hosts = hosts.iter().filter(|host| host.state.is_useful()).filter_map(|host| {
+        Some(Member {
+            id: host.id.as_str().to_owned(),
+            role: MemberRole::of(host.role)?,
+            spki: host.dask.spki.clone()?,
+            not_after,
+            admission: None,
+        })
     });
-    of_hosts.chain(of_clients).collect()
+    of_hosts.chain(clients.iter().map(client)).collect()
+}
+
+/// The entry of an admitted client.
+pub fn client(record: &MemberRecord) -> Member {
+    Member {
+        id: record.id.clone(),
+        role: MemberRole::Client,
+        spki: record.spki.clone(),
+        not_after: record.not_after,
+        admission: Some(record.admission.clone()),
+    }
 }

@@ -4,6 +4,7 @@
 //! has changed, or when the stored bytes could no longer be accepted. Stored bytes are resent as they are. Must not
 //! decide what a host should do (`content` is told that by the fleet). Driven by `publish`, which the fleet calls.
 
+pub mod capacity;
 pub mod content;
 pub mod publish;
 
@@ -24,6 +25,10 @@ use towline_protocol::time::UnixSeconds;
 
 /// Bytes that nobody holds yet are signed anew when less than this part of their life is left: a slow delivery fits in.
 const RENEW_IN_LAST: u32 = 8;
+
+/// Furthest that what a host says it holds may lie ahead of our records: no backup is this many signatures old. A number
+/// further on would use up the numbers that are left.
+const LARGEST_LEAP: u64 = 1 << 32;
 
 /// How long what is signed may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +97,16 @@ impl Signer {
         envelope.signatures.first().is_some_and(|signature| signature.keyid == self.key_id)
     }
 
+    /// Whether a host can hold this place although the store knows no newer one than `stored`: true of a backup that was
+    /// restored. A place in an epoch after this run's is none of ours: epochs are the time of each start at least, so a
+    /// clock was wrong or the host lies. Nothing that this run signs outbids it.
+    pub fn is_plausible(&self, held: Position, stored: Option<Position>) -> bool {
+        let known = stored.map_or(0, |stored| stored.generation.0);
+        held.epoch <= self.epoch && held.generation.0 <= known.saturating_add(LARGEST_LEAP)
+    }
+
     /// Sign `wanted` in the next place, if that is due. `wanted` comes without place and times; `held` is the newest
-    /// place that the host says it holds.
+    /// place that the host says it holds. None too when no generation is left.
     pub fn assignment(
         &self,
         wanted: &Assignment,
@@ -102,12 +115,15 @@ impl Signer {
         now: UnixSeconds,
     ) -> Option<SignedAssignment> {
         let content = content::digest(wanted);
+        let known = stored.map(|stored| stored.position);
+        // Outbidding what cannot be outbid would sign at every look, and each signature is a reason for the next look.
+        let held = held.filter(|held| self.is_plausible(*held, known));
         if stored.is_some_and(|stored| !self.is_due(stored, &content, held, now)) {
             return None;
         }
         // The generation rises over epochs too, so that people can count assignments.
-        let newest = [stored.map(|stored| stored.position), held].into_iter().flatten().map(|p| p.generation.0).max();
-        let position = Position { epoch: self.epoch, generation: Generation(newest.unwrap_or(0) + 1) };
+        let newest = [known, held].into_iter().flatten().map(|place| place.generation.0).max().unwrap_or(0);
+        let position = Position { epoch: self.epoch, generation: Generation(newest.checked_add(1)?) };
         let document = Assignment {
             epoch: position.epoch,
             generation: position.generation,
@@ -131,7 +147,8 @@ impl Signer {
     }
 
     /// Sign a roster with every member so far and the new ones, if that is due. `held` is the version that the host says
-    /// it holds. Drops no entry but schedulers other than the host it is for, which that host would refuse.
+    /// it holds. Drops no entry but schedulers other than the host it is for, which that host would refuse; leaves out
+    /// newcomers for which a frame has no room.
     pub fn roster(
         &self,
         address: &RosterAddress,
@@ -141,10 +158,13 @@ impl Signer {
         now: UnixSeconds,
     ) -> Option<SignedRoster> {
         let known = stored.and_then(|stored| read_own::<Roster>(&stored.envelope));
+        let newest = stored.map_or(0, |stored| stored.version);
+        let held = held.filter(|held| *held <= newest.saturating_add(LARGEST_LEAP));
         let mut entries: Vec<Member> = Vec::new();
+        let mut space = capacity::Space::default();
         for member in known.iter().flat_map(|roster| &roster.entries).chain(members) {
             let fits = member.role != MemberRole::Scheduler || member.id == address.audience.as_str();
-            if fits && !entries.contains(member) {
+            if fits && !entries.contains(member) && space.take(member) {
                 entries.push(member.clone());
             }
         }
@@ -156,12 +176,16 @@ impl Signer {
             let unusable = !self.is_current(&stored.envelope) || self.is_stale::<Roster>(&stored.envelope, now);
             // The host holds something newer than the store knows: a restored backup.
             let outrun = held > Some(stored.version);
-            let changed = known.is_none_or(|roster| roster.audience != address.audience || roster.entries != entries);
-            if !(changed || outrun || (unheld && unusable)) {
+            let changed =
+                known.as_ref().is_none_or(|roster| roster.audience != address.audience || roster.entries != entries);
+            // The version does not tell whose roster the host holds: of two stores that were restored in turn, both may
+            // have had it. One of this start is above either.
+            let of_the_past = held.is_some() && known.is_some_and(|roster| roster.epoch < self.epoch);
+            if !(changed || outrun || of_the_past || (unheld && unusable)) {
                 return None;
             }
         }
-        let version = stored.map_or(0, |stored| stored.version).max(held.unwrap_or(0)) + 1;
+        let version = newest.max(held.unwrap_or(0)).checked_add(1)?;
         let document = Roster {
             v: WIRE_VERSION,
             audience: address.audience.clone(),

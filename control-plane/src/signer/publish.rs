@@ -2,6 +2,7 @@
 //!
 //! The decision runs inside the store's transaction, so that two callers never take the same place for two contents.
 
+use super::capacity;
 use super::content::{self, AssignmentPolicy};
 use super::{RosterAddress, Signer};
 use crate::model::{ClusterRecord, HostRecord, HostState, MemberRecord};
@@ -121,6 +122,12 @@ pub async fn roster(
         .await?;
     if let Some(version) = signed {
         tracing::info!(component = "signer", cluster_id = %cluster.id, host_id = %address.audience, version, "roster signed");
+        if !capacity::has_room(cluster, hosts, clients, cluster.n_workers) {
+            tracing::error!(
+                component = "signer", cluster_id = %cluster.id, members = members.len(), event = "roster_full",
+                "a cluster's roster is nearly full; members who do not fit get no certificate. Make a new cluster"
+            );
+        }
     }
     Ok(signed.is_some())
 }

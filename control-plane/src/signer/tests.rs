@@ -55,6 +55,43 @@ fn outbids_what_a_host_holds_after_an_older_store_was_restored() {
     assert_eq!(next.position, place(9, 41));
 }
 
+#[test]
+fn what_a_host_claims_is_not_outbid_for_ever() {
+    let signer = signer(7);
+    let (cluster, host) = (cluster(1), host(1, RoleKind::Worker));
+    let wanted = content::wanted(&cluster, &host, &policy()).expect("wanted");
+    let stored = signer.assignment(&wanted, None, None, NOW).expect("first");
+    for claim in [place(8, 1), place(u64::MAX, 1), place(7, u64::MAX), place(6, u64::MAX), place(u64::MAX, u64::MAX)] {
+        let mut newest = stored.clone();
+        let signed = std::iter::from_fn(|| {
+            newest = signer.assignment(&wanted, Some(&newest), Some(claim), NOW)?;
+            Some(newest.position)
+        });
+        assert!(signed.take(5).count() <= 1, "{claim:?}");
+        // Whatever it claims, it can still be told to end, and once more.
+        let mut host = host.clone();
+        for state in [HostState::Ending, HostState::Starting, HostState::Ending] {
+            host.state = state;
+            let wanted = content::wanted(&cluster, &host, &policy()).expect("wanted");
+            let next = signer.assignment(&wanted, Some(&newest), Some(claim), NOW).expect("other content");
+            assert!(next.position > newest.position && next.position.epoch == Epoch(7), "{claim:?}");
+            newest = next;
+        }
+    }
+}
+
+#[test]
+fn a_roster_version_from_nowhere_uses_no_versions_up() {
+    let signer = signer(7);
+    let (cluster, mut host) = (cluster(1), host(1, RoleKind::Scheduler));
+    host.dask.spki = Some(KeyPair::generate().expect("key").spki());
+    let address = address(&cluster, &host);
+    let members = content::members(&cluster, std::slice::from_ref(&host), &[]);
+    let first = signer.roster(&address, &members, None, Some(u64::MAX), NOW).expect("roster");
+    assert_eq!(first.version, 1);
+    assert_eq!(signer.roster(&address, &members, Some(&first), Some(u64::MAX - 1), NOW), None);
+}
+
 /// A host that has accepted the signer's delegation.
 fn trusting(signer: &Signer, cluster: &crate::model::ClusterRecord, host: &crate::model::HostRecord) -> Trust {
     let me = Identity { host: host.id.clone(), workspace: cluster.workspace.clone(), cluster: cluster.id.clone() };
@@ -147,12 +184,42 @@ fn outbids_the_roster_that_a_host_holds_after_an_older_store_was_restored() {
         panic!("refused");
     };
     signer.epoch = Epoch(9);
-    assert_eq!(signer.roster(&address, &members[..1], Some(&backup), Some(1), NOW), None, "the host holds the same");
     let new =
         signer.roster(&address, &members[..1], Some(&backup), Some(2), NOW).expect("the host is ahead of the store");
     assert_eq!(new.version, 3);
     let accepted = trust.accept_roster(&new.envelope, Some(known.document()), NOW);
     assert!(matches!(accepted, Ok(Accepted::New(_))), "{accepted:?}");
+}
+
+#[test]
+fn outbids_a_roster_of_the_same_version_from_another_store() {
+    let mut signer = signer(7);
+    let (cluster, mut scheduler) = (cluster(1), host(1, RoleKind::Scheduler));
+    scheduler.dask.spki = Some(KeyPair::generate().expect("key").spki());
+    let mut trust = trusting(&signer, &cluster, &scheduler);
+    let wanted = content::wanted(&cluster, &scheduler, &policy()).expect("wanted");
+    let assignment = signer.assignment(&wanted, None, None, NOW).expect("signed");
+    trust.accept_assignment(&assignment.envelope, NOW).expect("accepted");
+    let address = address(&cluster, &scheduler);
+    let worker = |n| {
+        let mut host = host(n, RoleKind::Worker);
+        host.dask.spki = Some(KeyPair::generate().expect("key").spki());
+        content::members(&cluster, &[scheduler.clone(), host], &[])
+    };
+    // Two stores that were restored in turn, each with a member that the other never had.
+    let (one, other) = (worker(2), worker(3));
+    let stored = signer.roster(&address, &one, None, None, NOW).expect("in the first store");
+    signer.epoch = Epoch(8);
+    let held = signer.roster(&address, &other, None, None, NOW).expect("in the second");
+    assert_eq!(held.version, stored.version);
+    let Ok(Accepted::New(known)) = trust.accept_roster(&held.envelope, None, NOW) else {
+        panic!("refused");
+    };
+    signer.epoch = Epoch(9);
+    let new = signer.roster(&address, &one, Some(&stored), Some(1), NOW).expect("nobody can say which the host holds");
+    let accepted = trust.accept_roster(&new.envelope, Some(known.document()), NOW);
+    assert!(matches!(accepted, Ok(Accepted::New(_))), "{accepted:?}");
+    assert_eq!(signer.roster(&address, &one, Some(&new), Some(new.version), NOW), None, "once for each start");
 }
 
 #[test]

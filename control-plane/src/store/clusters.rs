@@ -1,6 +1,6 @@
 //! Clusters: insertion with names and idempotency keys, reads, transactional updates.
 
-use super::{Doing, Store, StoreError, from_body, number, signed, to_body};
+use super::{Doing, Store, StoreError, from_body, id_of, number, signed, to_body};
 use crate::model::ClusterRecord;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
@@ -34,6 +34,16 @@ fn read(row: &SqliteRow) -> Result<ClusterRecord, StoreError> {
     // The column is the truth: hosts and members raise it too, without rewriting the body.
     record.revision = number(row, "revision");
     Ok(record)
+}
+
+fn read_or_leave_out(row: &SqliteRow) -> Option<ClusterRecord> {
+    read(row)
+        .inspect_err(|error| {
+            let id: &str = row.get("id");
+            let error = crate::api::chain(error);
+            tracing::error!(component = "store", cluster_id = id, error, "a cluster is left out of a list");
+        })
+        .ok()
 }
 
 /// Count a change of something that belongs to the cluster.
@@ -158,7 +168,17 @@ impl Store {
         row.as_ref().map(read).transpose()
     }
 
-    /// Clusters, newest first: of one workspace or of all, ended ones too or not.
+    /// Every cluster that has not ended. Opens no record, so that one that cannot be read holds up no other.
+    pub async fn live_clusters(&self) -> Result<Vec<ClusterId>, StoreError> {
+        let rows = sqlx::query("SELECT id FROM clusters WHERE live = 1 ORDER BY created_at_ms, id")
+            .fetch_all(&self.readers)
+            .await
+            .doing("list live clusters")?;
+        Ok(rows.iter().filter_map(|row| id_of("cluster", row, "id")).collect())
+    }
+
+    /// Clusters, newest first: of one workspace or of all, ended ones too or not. One that cannot be read is left out,
+    /// and said so: it must not hide the others.
     pub async fn clusters(
         &self,
         workspace: Option<&WorkspaceId>,
@@ -174,7 +194,7 @@ impl Store {
         .fetch_all(&self.readers)
         .await
         .doing("list clusters")?;
-        rows.iter().map(read).collect()
+        Ok(rows.iter().filter_map(read_or_leave_out).collect())
     }
 
     /// Change a cluster in one transaction. Counts and announces the change, unless `change` left it as it was.

@@ -1,8 +1,9 @@
 //! Hosts and admitted clients of clusters.
 
 use super::clusters::touch;
-use super::{Doing, Store, StoreError, from_body, signed, to_body};
+use super::{Doing, Store, StoreError, from_body, id_of, signed, to_body};
 use crate::model::{HostRecord, MemberRecord};
+use sqlx::sqlite::SqliteRow;
 use towline_protocol::ids::{ClusterId, HostId};
 
 impl Store {
@@ -34,7 +35,7 @@ impl Store {
         row.as_ref().map(|row| from_body("host", row)).transpose()
     }
 
-    /// Every host of a cluster, ended ones too, oldest first.
+    /// Every host of a cluster, ended ones too, oldest first. All or none: to miss one is to make it again.
     pub async fn hosts_of(&self, cluster: &ClusterId) -> Result<Vec<HostRecord>, StoreError> {
         let rows = sqlx::query("SELECT id, body FROM hosts WHERE cluster = $1 ORDER BY created_at_ms, id")
             .bind(cluster.as_str())
@@ -44,13 +45,15 @@ impl Store {
         rows.iter().map(|row| from_body("host", row)).collect()
     }
 
-    /// Every host for which a backend may still hold something, oldest first.
-    pub async fn all_live_hosts(&self) -> Result<Vec<HostRecord>, StoreError> {
-        let rows = sqlx::query("SELECT id, body FROM hosts WHERE live = 1 ORDER BY created_at_ms, id")
+    /// Every host for which a backend may still hold something, oldest first, with its cluster. Opens no record, so that
+    /// one that cannot be read still counts as live.
+    pub async fn live_hosts(&self) -> Result<Vec<(HostId, ClusterId)>, StoreError> {
+        let rows = sqlx::query("SELECT id, cluster FROM hosts WHERE live = 1 ORDER BY created_at_ms, id")
             .fetch_all(&self.readers)
             .await
             .doing("list live hosts")?;
-        rows.iter().map(|row| from_body("host", row)).collect()
+        let place = |row: &SqliteRow| Some((id_of("host", row, "id")?, id_of("cluster", row, "cluster")?));
+        Ok(rows.iter().filter_map(place).collect())
     }
 
     /// Change a host in one transaction. Counts and announces it as a change of its cluster, unless `change` left it
@@ -94,6 +97,37 @@ impl Store {
             .await
             .doing("list a cluster's members")?;
         rows.iter().map(|row| from_body("member", row)).collect()
+    }
+
+    /// Write a client down if `judge`, who is shown those that are there, says that it is new. One transaction: of two
+    /// clients at once the second is judged with the first one in its place. False: nothing was written.
+    pub async fn admit_member<E>(
+        &self,
+        record: MemberRecord,
+        judge: impl FnOnce(&[MemberRecord]) -> Result<bool, E> + Send,
+    ) -> Result<Result<bool, E>, StoreError> {
+        let mut transaction = self.writer.begin().await.doing("begin an admission")?;
+        let rows = sqlx::query("SELECT id, body FROM members WHERE cluster = $1 ORDER BY id")
+            .bind(record.cluster.as_str())
+            .fetch_all(&mut *transaction)
+            .await
+            .doing("list a cluster's members to admit another")?;
+        let known = rows.iter().map(|row| from_body("member", row)).collect::<Result<Vec<_>, _>>()?;
+        match judge(&known) {
+            Ok(true) => {}
+            other => return Ok(other),
+        }
+        sqlx::query("INSERT INTO members (cluster, id, body) VALUES ($1, $2, $3)")
+            .bind(record.cluster.as_str())
+            .bind(&record.id)
+            .bind(to_body(&record))
+            .execute(&mut *transaction)
+            .await
+            .doing("write a new member")?;
+        touch(&mut transaction, &record.cluster).await?;
+        transaction.commit().await.doing("commit an admission")?;
+        self.changed(&record.cluster);
+        Ok(Ok(true))
     }
 
     /// Write an admitted client down, new or changed. Says nothing to anybody when it is as it was.

@@ -19,6 +19,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{Row as _, SqlSafeStr as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use towline_protocol::ids::{ClusterId, Epoch, HostId};
@@ -218,6 +219,16 @@ fn signed(value: u64) -> Result<i64, StoreError> {
 /// Read a number that we wrote ourselves through [`signed`].
 fn number(row: &sqlx::sqlite::SqliteRow, column: &str) -> u64 {
     u64::try_from(row.get::<i64, _>(column)).unwrap_or_default()
+}
+
+/// Read an id that we wrote ourselves. Whoever looks over all rows leaves one out that cannot be read, and says so.
+fn id_of<T: FromStr>(kind: &'static str, row: &sqlx::sqlite::SqliteRow, column: &str) -> Option<T> {
+    let text: &str = row.get(column);
+    let id = text.parse().ok();
+    if id.is_none() {
+        tracing::error!(component = "store", kind, id = text, "a stored id cannot be read; its row is left out");
+    }
+    id
 }
 
 fn to_body<T: Serialize>(record: &T) -> String {

@@ -35,6 +35,10 @@ impl Role {
             Self::Member => "member",
         }
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Admin, Self::Member].into_iter().find(|role| role.as_str() == text)
+    }
 }
 
 /// A person's token as it is kept.
@@ -54,13 +58,24 @@ pub struct PersonToken {
     pub expires_at_ms: Option<u64>,
 }
 
+/// A token that can be read; one that cannot opens nothing.
 fn read_token(row: &SqliteRow) -> Option<PersonToken> {
+    let role = row.get::<&str, _>("role");
+    // A role of a newer version may allow less than any of ours.
+    let Some(role) = Role::parse(role) else {
+        tracing::error!(
+            component = "store",
+            person = row.get::<&str, _>("person"),
+            role,
+            "a token has an unknown role; it is refused"
+        );
+        return None;
+    };
     Some(PersonToken {
         hash: row.get::<&str, _>("hash").parse().ok()?,
         workspace: row.get::<&str, _>("workspace").parse().ok()?,
         person: row.get("person"),
-        // An unknown role of a newer version must not become a powerful one.
-        role: if row.get::<&str, _>("role") == "admin" { Role::Admin } else { Role::Member },
+        role,
         created_at_ms: number(row, "created_at_ms"),
         expires_at_ms: row.get::<Option<i64>, _>("expires_at_ms").map(|value| u64::try_from(value).unwrap_or_default()),
     })

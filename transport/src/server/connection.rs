@@ -1,12 +1,14 @@
-//! One accepted connection as a byte stream that knows its slot and can be cut.
+//! One accepted connection as a byte stream that knows its slot, can be cut, and closes so that its last answer arrives.
 //!
 //! Must not read what passes. Driven by the serving loop, and after an upgrade by the handler that took it over.
 
+use super::Limits;
+use super::unread::Unread;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
@@ -46,18 +48,21 @@ pub(super) struct Ending {
 pub(super) struct Connection<S> {
     stream: S,
     forced: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Longest time in which the other end takes no byte of what it was sent.
-    patience: Duration,
+    limits: Limits,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether the other end has yet to send something of its last request.
+    unread: Unread,
+    /// Runs once our side is closed, while the other end still sends.
+    lingering: Option<Pin<Box<Sleep>>>,
     tap: Option<Tap>,
     _slot: OwnedSemaphorePermit,
 }
 
 impl<S> Connection<S> {
-    pub(super) fn new(stream: S, ending: Ending, patience: Duration, tap: Option<Tap>) -> Self {
+    pub(super) fn new(stream: S, ending: Ending, limits: Limits, unread: Unread, tap: Option<Tap>) -> Self {
         let forced = Box::pin(ending.forced.cancelled_owned());
-        Self { stream, forced, patience, stalled: None, tap, _slot: ending.slot }
+        Self { stream, forced, limits, stalled: None, unread, lingering: None, tap, _slot: ending.slot }
     }
 
     /// Fails once the connection must close.
@@ -82,10 +87,32 @@ impl<S> Connection<S> {
             self.stalled = None;
             return Poll::Ready(done);
         }
-        let patience = self.patience;
+        let patience = self.limits.write;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> Connection<S> {
+    /// Read and drop what the other end still sends, until it has noticed that we are done. Closing at once would make the
+    /// kernel reset the connection, and the answer that lies unread at the other end would be thrown away with it.
+    fn poll_lingering(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let linger = self.limits.linger;
+        let until = self.lingering.get_or_insert_with(|| Box::pin(sleep(linger)));
+        let mut scratch = [MaybeUninit::uninit(); 8 * 1024];
+        while until.as_mut().poll(context).is_pending() {
+            if self.forced.as_mut().poll(context).is_ready() {
+                break;
+            }
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            match ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                // It has closed, or broken off: either way it waits for nothing more.
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -105,7 +132,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_sending(context, |stream, context| stream.poll_write(context, buffer))
     }
@@ -115,7 +142,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_sending(context, |stream, context| stream.poll_shutdown(context))
+        if self.lingering.is_none() {
+            ready!(self.poll_sending(context, |stream, context| stream.poll_shutdown(context)))?;
+            if !self.unread.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_lingering(context)
     }
 
     fn poll_write_vectored(

@@ -26,9 +26,11 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 mod connection;
+mod unread;
 
 pub use connection::Tap;
 use connection::{Connection, Ending};
+use unread::Unread;
 
 /// What a listener does with client certificates.
 #[derive(Clone, Debug)]
@@ -62,6 +64,8 @@ pub struct Limits {
     pub write: Duration,
     /// Most connections at once, upgraded ones included.
     pub connections: usize,
+    /// How long the other end may go on sending a request that was answered before it was whole.
+    pub linger: Duration,
     /// How long connections may take to end when the listener stops.
     pub drain: Duration,
 }
@@ -72,6 +76,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(30),
             write: Duration::from_secs(60),
+            linger: Duration::from_secs(2),
             connections: 4096,
             drain: Duration::from_secs(5),
         }
@@ -253,17 +258,18 @@ impl Host {
             Err(_) => return debug!(%remote, "a TLS handshake took too long"),
         };
         let peer = Peer { remote, certificate };
-        let stream = Connection::new(stream, ending, self.limits.write, self.tap.clone());
-        if let Err(error) = self.serve(stream, peer).await {
+        let unread = Unread::default();
+        let stream = Connection::new(stream, ending, self.limits, unread.clone(), self.tap.clone());
+        if let Err(error) = self.serve(stream, peer, unread).await {
             debug!(%remote, %error, "a connection broke");
         }
     }
 
-    async fn serve(self, stream: Connection<TlsStream<TcpStream>>, peer: Peer) -> hyper::Result<()> {
+    async fn serve(self, stream: Connection<TlsStream<TcpStream>>, peer: Peer, unread: Unread) -> hyper::Result<()> {
         let router = self.router;
         let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            router.clone().oneshot(request)
+            router.clone().oneshot(request.map(|body| unread.watch(body)))
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())

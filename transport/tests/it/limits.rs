@@ -131,6 +131,47 @@ async fn an_oversize_head_is_refused() {
     listener.stop().await;
 }
 
+/// A request with a body that the handler does not look at, sent to its end before anything is read, as simple clients do.
+async fn send_all(stream: &mut TlsStream<TcpStream>, length: usize) -> std::io::Result<()> {
+    stream
+        .write_all(format!("POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n").as_bytes())
+        .await?;
+    let piece = vec![b'x'; 64 * 1024];
+    for _ in 0..length / piece.len() {
+        stream.write_all(&piece).await?;
+    }
+    stream.flush().await
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_a_large_request_arrives() {
+    let ca = authority();
+    let router =
+        Router::new().route("/refuse", axum::routing::post(async || (http::StatusCode::PAYLOAD_TOO_LARGE, "no")));
+    let listener = Listener::mutual(&ca, router, Limits::default()).await;
+    for _ in 0..5 {
+        let mut stream = tls(&listener, &ca).await;
+        send_all(&mut stream, 16 << 20).await.expect("taken to its end");
+        let mut answer = Vec::new();
+        timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time").expect("closed in order");
+        assert!(answer.starts_with(b"HTTP/1.1 413"), "{}", String::from_utf8_lossy(&answer));
+    }
+    listener.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_for_ever_is_cut_all_the_same() {
+    let ca = authority();
+    let router = Router::new().route("/refuse", axum::routing::post(async || http::StatusCode::PAYLOAD_TOO_LARGE));
+    let limits = Limits { linger: SHORT, ..Limits::default() };
+    let listener = Listener::mutual(&ca, router, limits).await;
+    let mut stream = tls(&listener, &ca).await;
+    let started = Instant::now();
+    let sent = timeout(LONG, send_all(&mut stream, 1 << 40)).await.expect("in time");
+    assert!(sent.is_err() && started.elapsed() >= SHORT / 2, "{sent:?} after {:?}", started.elapsed());
+    listener.stop().await;
+}
+
 #[tokio::test]
 async fn connections_beyond_the_cap_are_closed_at_once_and_slots_come_back() {
     let ca = authority();

@@ -1,7 +1,7 @@
 //! Making, seeing, scaling and stopping clusters; admitting clients.
 
 use super::*;
-use crate::model::{ClusterRecord, Wish};
+use crate::model::{ClusterRecord, MemberRecord, Wish};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use towline_protocol::envelope::{self, Envelope};
 use towline_protocol::ids::Spki;
@@ -92,7 +92,7 @@ async fn absent_terms_are_the_servers_and_null_idle_is_never() {
         store.cluster(&id).await.unwrap().unwrap().terms
     };
     let absent = terms(made).await;
-    assert_eq!((absent.idle_after, absent.no_client_after, absent.max_lifetime), (Some(1200), 120, 86_400));
+    assert_eq!((absent.idle_after, absent.no_client_after, absent.max_lifetime), (Some(1200), Some(120), 86_400));
     request.as_object_mut().unwrap().insert("idle_after".to_owned(), Value::Null);
     let (_, made) = ground.post(CLUSTERS, &request).await;
     assert_eq!(terms(made).await.idle_after, None);
@@ -211,4 +211,79 @@ async fn a_clients_name_stays_with_its_key_and_clients_are_counted() {
     assert_eq!(problem["code"], "client_name_taken");
     let (_, problem) = owned.admit("client-two", owned.signed(&owned.admission())).await;
     assert_eq!(problem["code"], "field_invalid");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_keys_under_one_name_at_once_one_is_admitted() {
+    let owned = Owned::new("").await;
+    for round in 0..5 {
+        let client = format!("client-{round}");
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let spki = keys::KeyPair::generate().unwrap().spki();
+            let admission = owned.signed(&Admission { spki: spki.clone(), ..owned.admission() });
+            let body = json!({"client": client, "spki": spki, "admission": admission});
+            let router = owned.ground.router.clone();
+            tasks.spawn(async move {
+                let request = request(Method::POST, "/api/v1/clusters/first/admissions", ADA, Some(&body));
+                router.oneshot(request).await.unwrap().status()
+            });
+        }
+        let admitted = tasks.join_all().await.into_iter().filter(|status| *status == StatusCode::ACCEPTED).count();
+        assert_eq!(admitted, 1, "a key that was admitted was written over");
+    }
+}
+
+#[tokio::test]
+async fn a_list_shows_what_can_be_read() {
+    let ground = Ground::new().await;
+    for name in ["one", "two", "three"] {
+        ground.store.insert_cluster(records::cluster(name), None).await.unwrap();
+    }
+    records::corrupt_cluster(&ground.store, &records::cluster("two").id).await;
+    let broken = records::host(&records::cluster("three"), 1);
+    ground.store.insert_host(broken.clone()).await.unwrap();
+    ground.store.insert_host(records::host(&records::cluster("one"), 1)).await.unwrap();
+    records::corrupt_host(&ground.store, &broken.id).await;
+    let (status, list) = ground.get(CLUSTERS).await;
+    assert_eq!(status, StatusCode::OK, "{list}");
+    let names: Vec<_> = list.as_array().unwrap().iter().map(|cluster| cluster["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["one"]);
+    let (status, hosts) = ground.get("/api/v1/hosts").await;
+    assert_eq!((status, hosts.as_array().map(Vec::len)), (StatusCode::OK, Some(1)), "{hosts}");
+    let (status, problem) = ground.get(&format!("{CLUSTERS}/three")).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (500, &json!("internal")));
+}
+
+#[tokio::test]
+async fn a_cluster_whose_roster_is_full_takes_nobody_more() {
+    let owned = Owned::new("[limits]\nclients_per_cluster = 100\nworkers_per_cluster = 2000").await;
+    let store = &owned.ground.store;
+    let want = |workers| store.update_cluster(&owned.cluster.id, move |record| record.n_workers = workers);
+    want(3000).await.unwrap();
+    let (_, problem) = owned.admit("client-one", owned.signed(&owned.admission())).await;
+    assert_eq!(problem["code"], "cluster_full", "{problem}");
+    assert!(problem["remedy"].as_str().unwrap().contains("new cluster"), "{problem}");
+    want(2).await.unwrap();
+    let (status, view) = owned.admit("client-one", owned.signed(&owned.admission())).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{view}");
+
+    for number in 0..200 {
+        let known = records::member(&owned.cluster, &format!("client-{number:057}"));
+        store.put_member(MemberRecord { admission: owned.signed(&owned.admission()), ..known }).await.unwrap();
+    }
+    let scale = "/api/v1/clusters/first/scale";
+    let (_, refused) = owned.ground.post(scale, &json!({"n_workers": 2000})).await;
+    assert_eq!(refused["code"], "cluster_full", "{refused}");
+    let (status, _) = owned.ground.post(scale, &json!({"n_workers": 1})).await;
+    assert_eq!(status, StatusCode::OK, "fewer are always possible");
+}
+
+#[tokio::test]
+async fn an_admission_is_no_longer_than_its_fields_need() {
+    let owned = Owned::new("").await;
+    let padded = format!("{}{}", serde_json::to_string(&owned.admission()).unwrap(), " ".repeat(1000));
+    let padded = envelope::sign_bytes(&envelope::media_type::<Admission>(), padded.as_bytes(), &owned.owner);
+    let (_, problem) = owned.admit("client-one", padded).await;
+    assert_eq!(problem["code"], "admission_invalid", "{problem}");
 }

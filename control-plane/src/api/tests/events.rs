@@ -4,6 +4,7 @@ use super::*;
 use crate::model::{ClusterRecord, ClusterState};
 use axum::body::BodyDataStream;
 use futures_util::StreamExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One stream, read event by event.
 struct Stream {
@@ -13,8 +14,12 @@ struct Stream {
 
 impl Stream {
     async fn open(ground: &Ground, cluster: &str) -> Self {
+        Self::open_as(ground, cluster, ADA).await
+    }
+
+    async fn open_as(ground: &Ground, cluster: &str, token: &str) -> Self {
         let path = format!("/api/v1/clusters/{cluster}/events");
-        let response = ground.send(request(Method::GET, &path, ADA, None)).await;
+        let response = ground.send(request(Method::GET, &path, token, None)).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
         Self { body: response.into_body().into_data_stream(), buffer: String::new() }
@@ -127,4 +132,18 @@ async fn streams_are_counted_and_come_back() {
     assert_eq!((status.as_u16(), problem["code"].as_str()), (503, Some("too_many_streams")));
     drop(stream);
     Stream::open(&ground, "first").await;
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_token_that_opened_it() {
+    static CLOCK: AtomicU64 = AtomicU64::new(NOW_MS);
+    let ground = Ground::with_clock("", || CLOCK.load(Ordering::Relaxed)).await;
+    let cluster = running(&ground).await;
+    let (mut adas, mut bobs) =
+        (Stream::open_as(&ground, "first", ADA).await, Stream::open_as(&ground, "first", BOB).await);
+    assert!(adas.next().await.is_some() && bobs.next().await.is_some());
+    CLOCK.store(NOW_MS + 1, Ordering::Relaxed);
+    ground.store.update_cluster(&cluster.id, |record| record.n_workers = 7).await.unwrap();
+    assert_eq!(adas.next().await.unwrap().1["n_workers"], 7);
+    assert_eq!(bobs.next().await, None, "bob's token has expired");
 }

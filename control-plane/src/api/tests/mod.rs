@@ -80,6 +80,10 @@ impl Ground {
     }
 
     async fn with_settings(settings: &str) -> Self {
+        Self::with_clock(settings, || NOW_MS).await
+    }
+
+    async fn with_clock(settings: &str, clock: fn() -> u64) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = records::store(directory.path()).await;
         let other = WorkspaceRecord { id: other_workspace(), name: "other".to_owned(), created_at_ms: 2 };
@@ -110,7 +114,7 @@ impl Ground {
             fleet: nudges.clone(),
             backends: vec!["local".to_owned()],
             logs_directory: "/logs".to_owned(),
-            clock: || NOW_MS,
+            clock,
             shutdown: shutdown.clone(),
         });
         Self { _directory: directory, store, router, blobs, nudges, shutdown }

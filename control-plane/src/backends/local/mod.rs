@@ -143,6 +143,8 @@ impl Local {
         let failed = |source| BackendError::Spawn { program: program.clone(), source };
         let mut command = tokio::process::Command::new(program);
         command
+            // The program may be a link of the kernel's, which tells nobody anything.
+            .arg0("towline")
             .arg("agent")
             .arg("--host-dir")
             .arg(dir.path())

@@ -101,8 +101,11 @@ struct Signs {
 
 impl Signs {
     fn of(host_dir: &Path, program: &Path) -> Self {
-        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        Self { given: host_dir.to_owned(), real: real(host_dir), program: real(program) }
+        let real = fs::canonicalize(host_dir).unwrap_or_else(|_| host_dir.to_owned());
+        // A link of the kernel's still names a program whose file is gone.
+        let file = fs::canonicalize(program).or_else(|_| fs::read_link(program));
+        let program = file.map_or_else(|_| program.to_owned(), |path| without_deleted(&path));
+        Self { given: host_dir.to_owned(), real, program }
     }
 
     /// Whether a process with this variable, as in `NAME=value`, is the host's.
@@ -164,10 +167,14 @@ fn is_root(pid: u32, signs: &Signs) -> bool {
 }
 
 fn executable(pid: u32) -> Option<PathBuf> {
-    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     // A program that was replaced since is still the program.
-    let text = path.to_str()?;
-    Some(PathBuf::from(text.strip_suffix(" (deleted)").unwrap_or(text)))
+    Some(without_deleted(&fs::read_link(format!("/proc/{pid}/exe")).ok()?))
+}
+
+/// The kernel says so after the path of a program that was removed or replaced since it started.
+fn without_deleted(exe: &Path) -> PathBuf {
+    let text = exe.to_str().and_then(|text| text.strip_suffix(" (deleted)"));
+    text.map_or_else(|| exe.to_owned(), PathBuf::from)
 }
 
 /// The host's agent, looked for among the processes themselves: whoever started it may have died before it could write

@@ -4,15 +4,14 @@
 //! Each pass may be one step short of the goal; the fleet's task calls again until nothing is left to do.
 
 use super::intent::Wanted;
-use super::limits::{FleetSettings, workers_to_request};
+use super::limits::{FleetSettings, failures_that_count, workers_to_request};
 use super::observed::{Observed, Presence, SeenHost, reached, waiting_for};
 use super::reasons;
 use crate::model::{ClusterState, HostState, Reason, StartPhase, Wish};
 use std::time::Duration;
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::HostId;
-use towline_protocol::report::{Failure, FailureKind, VerdictState};
-use towline_protocol::session::DEAD_AFTER;
+use towline_protocol::report::{EndReason, Failure, FailureKind};
 
 /// One thing to do. Doing it twice does no harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +71,7 @@ pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     if !wanted.has_address {
         actions.push(Action::ChooseAddress { avoid: None });
     }
-    request_hosts(wanted, seen, settings, &mut actions);
+    request_hosts(wanted, seen, settings, now_ms, &mut actions);
     for host in seen.live().filter(|host| host.is_useful()) {
         look_after(host, wanted, seen, settings, now_ms, &mut actions);
     }
@@ -99,35 +98,14 @@ fn reason_to_end(wanted: &Wanted, seen: &Observed, now_ms: u64) -> Option<Reason
             None => reasons::scheduler_lost("its host ended"),
         });
     }
-    everybody_idle(wanted, seen, now_ms).then(reasons::idle)
+    // The scheduler's host decides on idleness: only there a task that comes at the last moment is seen. It says so
+    // before it ends, so that workers are told to end by us and do not lose their scheduler instead.
+    let scheduler = seen.scheduler()?;
+    let by_its_own_rule = scheduler.record.said.ending.filter(|end| *end != EndReason::Assigned)?;
+    Some(reasons::signed_off(&scheduler.record.id, by_its_own_rule))
 }
 
-/// Whether every host says that it has been idle for long enough. One that is unknown, starting or silent counts as busy.
-fn everybody_idle(wanted: &Wanted, seen: &Observed, now_ms: u64) -> bool {
-    let Some(after) = wanted.idle_after else {
-        return false;
-    };
-    let mut hosts = seen.hosts.iter().filter(|host| host.is_useful()).peekable();
-    hosts.peek().is_some()
-        && hosts.all(|host| {
-            host.record.state == HostState::Up
-                && heard_lately(host, now_ms)
-                && host
-                    .record
-                    .said
-                    .verdict
-                    .as_ref()
-                    .is_some_and(|verdict| verdict.state == VerdictState::Idle && verdict.idle_for >= after)
-        })
-}
-
-/// Whether the host can still mean what it said last.
-fn heard_lately(host: &SeenHost, now_ms: u64) -> bool {
-    let heard_at_ms = host.record.said.at_ms;
-    heard_at_ms.is_some_and(|at| Duration::from_millis(now_ms.saturating_sub(at)) <= DEAD_AFTER)
-}
-
-fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, actions: &mut Vec<Action>) {
+fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64, actions: &mut Vec<Action>) {
     if seen.scheduler().is_none() {
         actions.push(Action::RequestHost(RoleKind::Scheduler));
     }
@@ -135,7 +113,10 @@ fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, act
     let failed: Vec<&SeenHost> =
         seen.workers().filter(|host| !host.is_useful() && host.record.reason.is_some()).collect();
     let [n_live, n_failed] = [live.len(), failed.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    let request = workers_to_request(wanted.n_workers, n_live, n_failed, settings.hosts.replacements);
+    // One that has not ended yet counts as failed just now.
+    let failed_at_ms = failed.iter().map(|host| host.record.ended_at_ms.unwrap_or(now_ms));
+    let lately = failures_that_count(failed_at_ms, settings.hosts.forget_failure, now_ms);
+    let request = workers_to_request(wanted.n_workers, n_live, lately, settings.hosts.replacements);
     actions.extend((0..request).map(|_| Action::RequestHost(RoleKind::Worker)));
 
     let short = n_live + request < wanted.n_workers;
@@ -168,6 +149,7 @@ fn look_after(
         return;
     }
     if let Some(failure) = &record.said.failure
+        && !may_be_the_schedulers(host, failure, seen, settings, now_ms)
         && let Some(action) = on_failure(host, failure, wanted, settings)
     {
         actions.push(action);
@@ -191,6 +173,21 @@ fn look_after(
     if record.state == HostState::Starting {
         actions.extend(start(host, seen, settings, now_ms));
     }
+}
+
+/// Whether a worker may only have died with its scheduler, which then says so itself within a moment.
+fn may_be_the_schedulers(
+    host: &SeenHost,
+    failure: &Failure,
+    seen: &Observed,
+    settings: &FleetSettings,
+    now_ms: u64,
+) -> bool {
+    let kind = matches!(failure.kind, FailureKind::ProcessExited | FailureKind::SchedulerLost);
+    let failed_for = host.record.said.failed_at_ms.and_then(|at| now_ms.checked_sub(at)).map(Duration::from_millis);
+    kind && host.record.role == RoleKind::Worker
+        && seen.scheduler().is_some_and(SeenHost::is_useful)
+        && failed_for.is_some_and(|time| time < settings.hosts.scheduler_word)
 }
 
 /// What a host says went wrong. None: nothing new to do about it.

@@ -6,7 +6,7 @@ use crate::fleet::testing::{self, CREATED_AT_MS, settings};
 use crate::model::{BackendHandle, ClusterRecord, HostRecord};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use towline_protocol::report::{EndReason, SignOff, Verdict};
+use towline_protocol::report::{EndReason, SignOff, Verdict, VerdictState};
 use towline_protocol::time::UnixSeconds;
 
 /// What the outside does to the world.
@@ -189,7 +189,9 @@ impl World {
             }
             Action::MarkEnded(id) => {
                 assert!(!self.backend.contains_key(&id), "a host was forgotten that its backend still holds");
-                self.host(&id).state = HostState::Ended;
+                let host = self.host(&id);
+                host.state = HostState::Ended;
+                host.ended_at_ms = Some(now_ms);
             }
             Action::NoteHost(id, reason) => self.host(&id).reason = Some(reason),
             Action::RequestHost(role) => {
@@ -240,6 +242,7 @@ impl World {
                 let i = index(i);
                 if let Some(host) = self.hosts.get_mut(i) {
                     host.said.failure = Some(Failure { kind, subject: None, retryable });
+                    host.said.failed_at_ms = Some(now_ms);
                 }
             }
             Event::Recovers(i) => {
@@ -480,30 +483,88 @@ fn a_worker_is_not_late_while_its_scheduler_is_not_there() {
 }
 
 #[test]
-fn idle_ends_a_cluster_only_when_every_host_says_so() {
+fn what_hosts_measure_ends_nothing_until_the_schedulers_host_decides() {
     let mut world = running();
-    let idle = Verdict { state: VerdictState::Idle, reasons: Vec::new(), idle_for: 1200 };
-    let now_ms = world.now_ms;
+    let idle = Verdict { state: VerdictState::Idle, reasons: Vec::new(), idle_for: 9_999, no_client_for: Some(9_999) };
     for host in &mut world.hosts {
         host.said.verdict = Some(idle.clone());
-        host.said.at_ms = Some(now_ms);
     }
-    world.hosts[2].said.verdict = Some(Verdict { state: VerdictState::Unknown, ..idle.clone() });
     assert!(world.settle());
-    assert_eq!(world.cluster.state, ClusterState::Running, "unknown counts as busy");
-    world.hosts[2].said.verdict = Some(idle);
-    world.hosts[2].said.at_ms = Some(now_ms - 96_000);
+    assert_eq!(world.cluster.state, ClusterState::Running, "a task may be on its way that only the scheduler sees");
+}
+
+#[test]
+fn a_scheduler_host_that_is_about_to_end_by_its_own_rule_ends_the_cluster_workers_first() {
+    for (ending, code) in [(EndReason::Idle, "idle"), (EndReason::NoClient, "no_client")] {
+        let mut world = running();
+        world.hosts[0].said.ending = Some(ending);
+        assert!(world.settle());
+        assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some(code));
+        let states: Vec<_> = world.hosts.iter().map(|host| host.state).collect();
+        assert_eq!(
+            states,
+            [HostState::Up, HostState::Ending, HostState::Ending],
+            "the scheduler waits for the workers"
+        );
+        world.suffer(Event::Pass(20));
+        assert!(world.settle());
+        world.suffer(Event::Pass(20));
+        assert!(world.settle());
+        assert_eq!(world.cluster.state, ClusterState::Stopped, "{ending:?} is no failure");
+    }
+}
+
+#[test]
+fn a_worker_that_is_about_to_end_by_its_own_rule_ends_no_cluster() {
+    let mut world = running();
+    world.hosts[1].said.ending = Some(EndReason::MaxLifetime);
     assert!(world.settle());
-    assert_eq!(world.cluster.state, ClusterState::Running, "silent counts as busy");
-    world.hosts[2].said.at_ms = None;
+    assert_eq!(world.cluster.state, ClusterState::Running);
+}
+
+#[test]
+fn workers_that_die_with_their_scheduler_are_not_replaced() {
+    let mut world = running();
+    let made = world.hosts.len();
+    // Which host speaks first is chance.
+    world.suffer(Event::Fails(1, FailureKind::ProcessExited, false));
     assert!(world.settle());
-    assert_eq!(world.cluster.state, ClusterState::Running, "never heard counts as busy");
-    world.hosts[2].said.at_ms = Some(now_ms - 95_000);
+    world.suffer(Event::Pass(2));
     assert!(world.settle());
-    assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some("idle"));
-    world.suffer(Event::Pass(20));
+    world.suffer(Event::Fails(0, FailureKind::ProcessExited, false));
     assert!(world.settle());
-    world.suffer(Event::Pass(20));
+    assert_eq!(world.hosts.len(), made, "a host was made for a cluster that is lost");
+    assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some("scheduler_lost"));
+}
+
+#[test]
+fn a_worker_that_dies_alone_is_replaced_after_a_moment() {
+    let mut world = running();
+    let made = world.hosts.len();
+    world.suffer(Event::Fails(1, FailureKind::ProcessExited, false));
     assert!(world.settle());
-    assert_eq!(world.cluster.state, ClusterState::Stopped, "idleness is no failure");
+    world.suffer(Event::Pass(10));
+    assert!(world.settle());
+    assert_eq!(world.hosts[1].reason.as_ref().map(|reason| reason.code.as_str()), Some("process_exited"));
+    assert_eq!(world.hosts.len(), made + 1);
+    assert_eq!(world.cluster.state, ClusterState::Running);
+}
+
+#[test]
+fn a_worker_lost_now_and_then_is_replaced_for_as_long_as_the_cluster_lives() {
+    let mut world = running();
+    for lost in 1..=10 {
+        world.suffer(Event::Fails(lost, FailureKind::LaunchFailed, false));
+        assert!(world.settle());
+        for _ in 0..PHASES.len() {
+            for i in 0..world.hosts.len() {
+                world.suffer(Event::Progress(i));
+            }
+        }
+        world.suffer(Event::Pass(3600));
+        assert!(world.settle());
+        let up = world.hosts.iter().filter(|host| host.state == HostState::Up).count();
+        assert_eq!(up, 3, "after {lost} losses in as many hours");
+    }
+    assert_eq!(world.cluster.reason, None);
 }

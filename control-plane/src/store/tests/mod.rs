@@ -168,7 +168,7 @@ async fn live_hosts_are_those_that_a_backend_may_hold() {
     }
     store.update_host(&host(&record, 1).id, |node| node.state = HostState::Ended).await.unwrap();
     store.update_host(&host(&record, 2).id, |node| node.state = HostState::Failed).await.unwrap();
-    let live: Vec<_> = store.all_live_hosts().await.unwrap().into_iter().map(|node| node.id).collect();
+    let live: Vec<_> = store.live_hosts().await.unwrap().into_iter().map(|(node, _)| node).collect();
     assert_eq!(live, [host(&record, 2).id, host(&record, 3).id]);
 }
 
@@ -308,4 +308,22 @@ async fn a_lost_database_is_not_replaced_by_an_empty_one() {
 async fn readers_cannot_write() {
     let (_directory, store) = ground().await;
     assert!(sqlx::query("DELETE FROM workspaces").execute(&store.readers).await.is_err());
+}
+
+#[tokio::test]
+async fn a_role_of_a_newer_version_opens_nothing() {
+    let (_directory, store) = ground().await;
+    let hash = Digest::of(b"token");
+    let token = PersonToken {
+        hash: hash.clone(),
+        workspace: workspace(),
+        person: "ada".to_owned(),
+        role: Role::Member,
+        created_at_ms: 1,
+        expires_at_ms: None,
+    };
+    store.put_person_token(token.clone()).await.unwrap();
+    assert_eq!(store.person_by_token(&hash).await.unwrap(), Some(token));
+    sqlx::query("UPDATE person_tokens SET role = 'guest'").execute(&store.writer).await.unwrap();
+    assert_eq!(store.person_by_token(&hash).await.unwrap(), None);
 }

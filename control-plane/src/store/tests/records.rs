@@ -54,7 +54,12 @@ pub(crate) fn cluster(name: &str) -> ClusterRecord {
         },
         worker: WorkerShape { processes: 1, threads: 2, memory_limit: None, nanny: true, resources: Vec::new() },
         n_workers: 2,
-        terms: Terms { idle_after: Some(1200), no_client_after: 120, max_lifetime: 86_400, tags: BTreeMap::new() },
+        terms: Terms {
+            idle_after: Some(1200),
+            no_client_after: Some(120),
+            max_lifetime: 86_400,
+            tags: BTreeMap::new(),
+        },
         wish: Wish::Run,
         state: ClusterState::Starting,
         reason: None,
@@ -92,6 +97,18 @@ pub(crate) fn spki(number: u8) -> Spki {
     let last = der.len() - 1;
     der[last] = number;
     Spki::from_der(&der).unwrap()
+}
+
+/// Make the stored record of a host unreadable.
+pub(crate) async fn corrupt_host(store: &Store, host: &HostId) {
+    let done = sqlx::query("UPDATE hosts SET body = '{' WHERE id = $1").bind(host.as_str());
+    assert_eq!(done.execute(&store.writer).await.unwrap().rows_affected(), 1);
+}
+
+/// Make the stored record of a cluster unreadable.
+pub(crate) async fn corrupt_cluster(store: &Store, cluster: &ClusterId) {
+    let done = sqlx::query("UPDATE clusters SET body = '{' WHERE id = $1").bind(cluster.as_str());
+    assert_eq!(done.execute(&store.writer).await.unwrap().rows_affected(), 1);
 }
 
 fn envelope() -> Envelope {

@@ -1,8 +1,8 @@
-//! The runner's socket: `run/runner.sock` below the host's directory, for this user only. Owns how it is bound and
-//! dialled; knows nothing of what is said.
+//! The local sockets of a host, for this user only: the runner's in `run/`, the agent's beside its other files. Owns how
+//! they are bound and dialled; knows nothing of what is said.
 //!
 //! Socket addresses hold at most 107 bytes and host directories are often longer, so both sides address the socket
-//! through an open descriptor of its directory (`/proc/self/fd/<n>/runner.sock`).
+//! through an open descriptor of its directory (`/proc/self/fd/<n>/<name>`).
 
 use rustix::fs::{Mode, OFlags};
 use std::fs::Permissions;
@@ -12,32 +12,36 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tokio::net::{UnixListener, UnixStream};
 
-const NAME: &str = "runner.sock";
+/// The runner's socket, in [`run_dir`].
+pub const RUNNER: &str = "runner.sock";
+
+/// The agent's socket, in the host's directory: Dask's processes speak there.
+pub const AGENT: &str = "agent.sock";
 
 /// Where a host's runner keeps its files.
 pub fn run_dir(host_dir: &Path) -> PathBuf {
     host_dir.join("run")
 }
 
-fn short_path(run_dir: &Path) -> io::Result<(OwnedFd, PathBuf)> {
+fn short_path(folder: &Path, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(run_dir, flags, Mode::empty())?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd()));
+    let directory = rustix::fs::open(folder, flags, Mode::empty())?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()));
     Ok((directory, path))
 }
 
-/// Listen. The caller holds the runner's lock, so a socket file that is there is a dead runner's.
-pub fn listen(run_dir: &Path) -> io::Result<UnixListener> {
-    remove(run_dir)?;
-    let (_directory, path) = short_path(run_dir)?;
+/// Listen. The caller holds the lock of what it is, so a socket file that is there is a dead one's.
+pub fn listen(folder: &Path, name: &str) -> io::Result<UnixListener> {
+    remove(folder, name)?;
+    let (_directory, path) = short_path(folder, name)?;
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
 /// Connect, and make sure that a process of this user answers. Also says the listener's pid.
-pub async fn connect(run_dir: &Path) -> io::Result<(UnixStream, Option<u32>)> {
-    let (_directory, path) = short_path(run_dir)?;
+pub async fn connect(folder: &Path, name: &str) -> io::Result<(UnixStream, Option<u32>)> {
+    let (_directory, path) = short_path(folder, name)?;
     let stream = UnixStream::connect(&path).await?;
     let pid = peer(&stream)?;
     Ok((stream, pid))
@@ -53,8 +57,8 @@ pub fn peer(stream: &UnixStream) -> io::Result<Option<u32>> {
 }
 
 /// Remove the socket file.
-pub fn remove(run_dir: &Path) -> io::Result<()> {
-    match std::fs::remove_file(run_dir.join(NAME)) {
+pub fn remove(folder: &Path, name: &str) -> io::Result<()> {
+    match std::fs::remove_file(folder.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -69,8 +73,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let deep = directory.path().join("d".repeat(120)).join("e".repeat(120));
         std::fs::create_dir_all(&deep).expect("made");
-        let listener = listen(&deep).expect("listens");
-        let (_stream, pid) = connect(&deep).await.expect("connects");
+        let listener = listen(&deep, RUNNER).expect("listens");
+        let (_stream, pid) = connect(&deep, RUNNER).await.expect("connects");
         assert_eq!(pid, Some(std::process::id()));
         let (accepted, _) = listener.accept().await.expect("accepts");
         assert_eq!(peer(&accepted).expect("same user"), Some(std::process::id()));
@@ -79,8 +83,8 @@ mod tests {
     #[tokio::test]
     async fn only_the_owner_may_open_the_socket_file() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let _listener = listen(directory.path()).expect("listens");
-        let mode = std::fs::metadata(directory.path().join(NAME)).expect("there").permissions().mode();
+        let _listener = listen(directory.path(), RUNNER).expect("listens");
+        let mode = std::fs::metadata(directory.path().join(RUNNER)).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

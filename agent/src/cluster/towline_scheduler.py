@@ -1,0 +1,317 @@
+"""Towline's part inside the scheduler: what it does, told to the agent; who its clients are; an end that loses no task.
+
+The agent decides when a cluster is idle, and only the scheduler knows what a cluster does. So this file sends numbers
+(never a key, a name or an argument) over the agent's local socket, once a second while they change, and carries out one
+request of the agent: `close`, in two phases. Comparing a counter and closing would lose every task that lies in a
+socket. So the clients are asked to hold first; each answers behind everything it sent before; then the counters are
+compared again, and only then the cluster is closed. A client that does not answer in time is no reason to stay.
+
+Loaded by `towline_preload.py`, in the scheduler only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from distributed import Scheduler
+from distributed.core import Status
+
+logger = logging.getLogger("distributed.towline")
+
+Role = Callable[[Any], "str | None"]
+
+#: The topic on which clients hear of the end.
+TOPIC = "towline"
+#: Clients get this long to answer that they hold.
+HOLD_SECONDS = 2.0
+#: What a client says of its own work counts this long.
+CLIENT_WORD_SECONDS = 15.0
+#: Without news the agent still hears this often that we live.
+PULSE_SECONDS = 5.0
+TICK_SECONDS = 1.0
+#: Longest line that the agent may send.
+LINE_LIMIT = 64 * 1024
+#: What a person's request does that no task shows. Each counts as work while it runs and as news once it has.
+REQUESTS = (
+    "broadcast", "cancel", "gather", "rebalance", "register_nanny_plugin", "register_scheduler_plugin",
+    "register_worker_plugin", "replicate", "restart", "restart_workers", "run_function", "scatter",
+)  # fmt: skip
+
+
+class Activity:
+    """The scheduler's activity as numbers, and its closing."""
+
+    def __init__(self, scheduler: Scheduler, role_of: Role) -> None:
+        self.scheduler = scheduler
+        self.role_of = role_of
+        #: Graphs and requests that came, and how many of them are being worked on.
+        self.came = 0
+        self.pending = 0
+        #: Connections of people: each client's stream, and each cluster object's. Dead ones are dropped when counted.
+        self.people: dict[str, Any] = {}
+        self.had_client = False
+        self.alone_since = monotonic()
+        #: The newest word of a client on its own work: thousandths of a core, and when it came.
+        self.client_word: tuple[int, float] | None = None
+        #: Who was asked to hold and has not answered, by the question's token.
+        self.waiting: dict[str, set[str]] = {}
+        self.held = asyncio.Event()
+        self.closed: str | None = None
+        self.closing = asyncio.Lock()
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Put this before the scheduler's own handlers."""
+        handlers, streams = self.scheduler.handlers, self.scheduler.stream_handlers
+        handlers["register-client"] = self._register_client(handlers["register-client"])
+        for op in REQUESTS:
+            if op in handlers:
+                handlers[op] = self._counted(handlers[op])
+        handlers["towline_client"] = self._hear_client
+        streams["update-graph"] = self._graphs(streams["update-graph"])
+        streams["towline-holding"] = self._holding
+
+    def _register_client(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def registered(comm: Any, client: str, **message: Any) -> Any:
+            # A task may be a client too (`worker_client`): its work shows as a task, and it is nobody to wait for.
+            if self.role_of(comm) == "client":
+                self._arrived(client, comm)
+            try:
+                return await original(comm, client=client, **message)
+            finally:
+                self._left(client, comm)
+
+        return registered
+
+    def _arrived(self, name: str, comm: Any) -> None:
+        self.people[name] = comm
+        self.had_client = True
+
+    def _left(self, name: str, comm: Any) -> None:
+        if self.people.get(name) is comm:
+            del self.people[name]
+            self.alone_since = monotonic()
+            for waiting in self.waiting.values():
+                waiting.discard(name)
+            self.held.set()
+
+    async def _hear_client(self, comm: Any, client: str, cpu_milli: int = 0, **_: Any) -> dict[str, Any]:
+        """A cluster object says that it is there, and how much its process works."""
+        if self.role_of(comm) == "client":
+            self._arrived(f"object-{client}", comm)
+            self.client_word = (int(cpu_milli), monotonic())
+        return {"closed": self.closed}
+
+    def _counted(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        async def counted(comm: Any, **message: Any) -> Any:
+            self.came += 1
+            self.pending += 1
+            try:
+                result = call(original, comm, message)
+                return await result if isinstance(result, Awaitable) else result
+            finally:
+                self.pending -= 1
+
+        return counted
+
+    def _graphs(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        async def counted(client: str, **message: Any) -> Any:
+            if self.closed is not None:
+                # Only a client that does not hold comes here: to it this is Dask's own cancellation.
+                keys = list(message.get("keys") or ())
+                self.scheduler.report({"op": "cancelled-keys", "keys": keys}, client=client)
+                return None
+            self.came += 1
+            self.pending += 1
+            try:
+                result = original(client=client, **message)
+                return await result if isinstance(result, Awaitable) else result
+            finally:
+                self.pending -= 1
+
+        return counted
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    def moves(self) -> int:
+        """Rises whenever something happened that somebody may be waiting for."""
+        return int(self.scheduler.transition_counter) + self.came
+
+    def tasks(self) -> int:
+        """Tasks that workers have, that wait for one, or that are about to be made of a graph."""
+        state = self.scheduler
+        return sum(len(worker.processing) for worker in state.workers.values()) + len(state.queued) + self.pending
+
+    def _alone_for(self) -> float | None:
+        """Seconds without anybody; None while somebody is there."""
+        for name, comm in list(self.people.items()):
+            if comm.closed():
+                self._left(name, comm)
+        return None if self.people else monotonic() - self.alone_since
+
+    def statement(self) -> dict[str, Any]:
+        """Everything that the agent is told."""
+        alone = self._alone_for()
+        word = self.client_word
+        fresh = word is not None and monotonic() - word[1] <= CLIENT_WORD_SECONDS
+        busiest = max((worker.metrics.get("cpu", 0) for worker in self.scheduler.workers.values()), default=0)
+        return {
+            "op": "activity",
+            "moves": self.moves(),
+            "tasks": self.tasks(),
+            "unrunnable": len(self.scheduler.unrunnable),
+            "clients": len(self.people),
+            "had_client": self.had_client,
+            "no_client_for": None if alone is None else int(alone),
+            "client_cpu_milli": word[0] if fresh and word is not None else None,
+            # Dask gives percent of one core.
+            "workers_cpu_milli": max(0, int(busiest * 10)),
+            "hosts": len({host_of(worker.name) for worker in self.scheduler.workers.values()}),
+        }
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def close(self, moves: int, reason: str) -> bool:
+        """Close for good, unless something moved since `moves`. True: no task can come any more."""
+        async with self.closing:
+            if self.closed is not None:
+                return True
+            if self.moves() != moves or self.tasks():
+                return False
+            token = f"{moves}-{monotonic()}"
+            await self._hold(token)
+            if self.moves() != moves or self.tasks():
+                self.scheduler.log_event(TOPIC, {"state": "open", "token": token})
+                return False
+            self.closed = reason
+            self.scheduler.log_event(TOPIC, {"state": "closed", "reason": reason})
+            logger.info("Towline closes this cluster: %s", reason)
+            return True
+
+    async def _hold(self, token: str) -> None:
+        """Ask every client to hold, and wait until each has said so behind all that it had sent."""
+        waiting = self.waiting[token] = {name for name in self.people if name in self.scheduler.clients}
+        self.scheduler.log_event(TOPIC, {"state": "closing", "token": token})
+        until = monotonic() + HOLD_SECONDS
+        try:
+            while waiting and (left := until - monotonic()) > 0:
+                self.held.clear()
+                with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                    await asyncio.wait_for(self.held.wait(), left)
+        finally:
+            del self.waiting[token]
+
+    def _holding(self, client: str, token: str, **_: Any) -> None:
+        if token in self.waiting:
+            self.waiting[token].discard(client)
+            self.held.set()
+
+
+def host_of(worker: Any) -> str:
+    """The host of a worker: workers are named after it, with a number behind it where a host has several."""
+    return re.sub(r"^([a-z]+-[a-z0-9]+)-\d+$", r"\1", str(worker))
+
+
+def call(handler: Callable[..., Any], comm: Any, message: dict[str, Any]) -> Any:
+    """Call one of Dask's handlers as Dask does: with the connection where its first parameter is called so."""
+    if next(iter(inspect.signature(handler).parameters), None) == "comm":
+        return handler(comm, **message)
+    return handler(**message)
+
+
+# -- the agent's socket ----------------------------------------------------------------------------------------------
+
+
+async def dial(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a socket whose path may be longer than a socket address can be."""
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    try:
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            peer.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(peer, f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+            return await asyncio.open_unix_connection(sock=peer, limit=LINE_LIMIT)
+        except BaseException:
+            peer.close()
+            raise
+    finally:
+        os.close(folder)
+
+
+async def tell(activity: Activity, path: str) -> None:
+    """Keep the agent told for as long as the scheduler runs; an agent that restarts is found again."""
+    while activity.scheduler.status not in (Status.closing, Status.closed, Status.failed):
+        try:
+            reader, writer = await dial(path)
+        except OSError:
+            await asyncio.sleep(TICK_SECONDS)
+            continue
+        try:
+            await converse(activity, reader, writer)
+        except (OSError, ValueError) as error:
+            logger.info("The agent's socket was lost: %s", error)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await asyncio.sleep(TICK_SECONDS / 4)
+
+
+async def converse(activity: Activity, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Tell and listen on one connection until it ends."""
+
+    async def say(message: dict[str, Any]) -> None:
+        writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        await writer.drain()
+
+    async def speak() -> None:
+        last: dict[str, Any] = {}
+        said = 0.0
+        while True:
+            statement = activity.statement()
+            if statement != last or monotonic() - said >= PULSE_SECONDS:
+                await say(statement)
+                last, said = statement, monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def listen() -> None:
+        while line := await reader.readline():
+            request = json.loads(line)
+            if request.get("op") == "close":
+                done = await activity.close(int(request["moves"]), str(request["reason"]))
+                await say({"op": "closed" if done else "kept"})
+
+    tasks = [asyncio.ensure_future(speak()), asyncio.ensure_future(listen())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+TASKS: set[asyncio.Task[None]] = set()
+
+
+def start(scheduler: Scheduler, role_of: Role, path: str) -> Activity:
+    """Attach to a scheduler and keep the agent told."""
+    activity = Activity(scheduler, role_of)
+    activity.attach()
+    task = asyncio.ensure_future(tell(activity, path))
+    TASKS.add(task)
+    task.add_done_callback(TASKS.discard)
+    return activity
