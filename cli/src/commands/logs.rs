@@ -87,10 +87,16 @@ fn nothing(cluster: &Cluster, directory: &Path) -> Failure {
         let what = format!("The log lines of {} are not here: {} holds none", cluster.name, directory.display());
         return Failure::new(Exit::Failed, "logs_gone", what, remedy);
     }
+    let elsewhere = if directory.is_dir() {
+        String::new()
+    } else {
+        // Made with the first line; a person cannot know which it is.
+        format!(", or {} lies on the machine of the server and not here", directory.display())
+    };
     Failure::new(
         Exit::Failed,
         "logs_empty",
-        format!("{} has written no log lines yet", cluster.name),
+        format!("{} has written no log lines yet{elsewhere}", cluster.name),
         format!("wait for them with --follow, or see what its hosts do: `towline cluster show {}`", cluster.name),
     )
 }
