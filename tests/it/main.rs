@@ -5,6 +5,7 @@ mod canary;
 mod commands;
 mod demo;
 mod enrolment;
+mod idle;
 mod index;
 mod interrupt;
 mod life;

@@ -6,6 +6,7 @@
 
 mod had;
 pub mod rules;
+pub mod starting;
 #[cfg(test)]
 mod tests;
 

@@ -155,6 +155,7 @@ impl Owner {
             Done::Issued(place, result) => self.issued(place, result, now).await,
             Done::Launched(result) => {
                 self.settle(Step::Dask, result);
+                self.forget_old_launch();
                 Outcome::Launched
             }
             Done::Looked(result) => self.looked(result, now),

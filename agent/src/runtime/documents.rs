@@ -4,10 +4,11 @@
 
 use super::certificates::{InstallError, NodeCertificate};
 use super::memory::Rejected;
-use super::owner::Owner;
+use super::owner::{Owner, Step};
 use super::work::on_disk;
-use crate::reconcile::Outcome;
+use crate::reconcile::{DaskHad, Outcome};
 use crate::runner::facts::{boot_time, unix_time};
+use towline_protocol::assignment::Assignment;
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::KeyId;
 use towline_protocol::message::CertificatePurpose;
@@ -43,9 +44,21 @@ impl Owner {
 
     async fn assignment(&mut self, envelope: &Envelope) {
         let accepted = self.memory.accept_assignment(envelope, unix_time()).await;
+        if matches!(accepted, Ok(true)) {
+            self.forget_old_launch();
+        }
         self.judged("assignment", accepted);
         if let Some(held) = &self.memory.state().trust.assignment {
             self.withheld.received(held.position);
+        }
+    }
+
+    /// How the launch of an older assignment failed says nothing of the one in force, which may name another port. A
+    /// process that ran and exited is another matter.
+    pub(super) fn forget_old_launch(&mut self) {
+        let position = self.memory.assignment().map(Assignment::position);
+        if self.had.tried < position && self.had.dask != DaskHad::Exited {
+            self.seen.failures.remove(&Step::Dask);
         }
     }
 

@@ -18,7 +18,7 @@ use super::{Departure, RuntimeError, certificates};
 use crate::cluster::SchedulerLink;
 use crate::launch::StopReport;
 use crate::reconcile::rules::{self, Limits, Ruling, Signs};
-use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, Wanted};
+use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, Wanted, starting};
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
 use crate::vitals::{Sample, Sampler, Wish};
@@ -215,7 +215,7 @@ impl Owner {
             }
         }
         self.ring_withheld();
-        self.renew();
+        self.renew().await;
         self.checkpoint().await;
         self.tune_sampler();
         self.publish();
@@ -249,7 +249,8 @@ impl Owner {
             judgement: self.idleness.judgement(),
             had_client: self.idleness.had_client(),
         };
-        rules::judge(limits.as_ref(), &signs, now)
+        let joined = self.memory.state().phases.iter().any(|record| record.phase == Phase::Joined);
+        rules::judge(limits.as_ref(), &signs, now).and(starting::judge(self.memory.assignment(), joined, silent))
     }
 
     fn next_timeout(&self, now: BootTime) -> BootTime {
@@ -264,7 +265,8 @@ impl Owner {
             self.withheld.poll_timeout(),
             // Once the end is journaled no rule is asked again, nor while the scheduler thinks about it.
             (wanted.ending.is_none() && self.had.close != CloseHad::Asking).then_some(ruling),
-            Some(self.renewal.poll_timeout()),
+            // Without a session nobody can be asked.
+            self.talk.connected().then_some(self.renewal.poll_timeout()),
             Some(self.clocks.next_checkpoint),
         ]
         .into_iter()

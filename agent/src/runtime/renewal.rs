@@ -1,7 +1,7 @@
 //! Renewal of the host's identity: a new key, proven within the session, then a new certificate for it.
 //!
-//! Owns when to ask; the files are `Host`'s. A failed or unanswered try is repeated after a while, in the same or the
-//! next session. Part of the owner task.
+//! Owns when to ask; the files are `Host`'s. An unanswered try is repeated after a while in the same session, and at
+//! once in the next. Part of the owner task.
 
 use super::RuntimeError;
 use super::host::{Host, HostError};
@@ -31,6 +31,8 @@ const DOMAIN: &[u8] = b"towline-renewal-v0";
 #[derive(Debug)]
 pub(super) struct Renewal {
     due: BootTime,
+    /// Asked for and not answered.
+    open: bool,
     period: Duration,
     identity: watch::Sender<Arc<TlsIdentity>>,
 }
@@ -43,12 +45,27 @@ impl Renewal {
     ) -> Result<Self, RuntimeError> {
         let period = host.settings.renew_identity_after;
         let due = now.plus(until_due(host.certificate()?.not_after, period, unix_time()));
-        Ok(Self { due, period, identity })
+        Ok(Self { due, open: false, period, identity })
     }
 
-    /// A new session begins: a renewal that was due waits for nothing.
+    /// A new session begins: what was asked for in the last one is not answered any more, so it is asked for at once.
+    /// With an old certificate a session is good for nothing else.
     pub(super) fn session_up(&mut self, now: BootTime) {
-        self.due = self.due.min(now.plus(self.period));
+        if self.open {
+            self.due = now;
+        }
+    }
+
+    /// A renewal is asked for.
+    fn asked(&mut self, now: BootTime) {
+        self.open = true;
+        self.due = now.plus(RETRY);
+    }
+
+    /// It was answered.
+    fn answered(&mut self, now: BootTime) {
+        self.open = false;
+        self.due = now.plus(self.period);
     }
 
     pub(super) fn poll_timeout(&self) -> BootTime {
@@ -63,22 +80,24 @@ fn until_due(not_after: UnixSeconds, period: Duration, now: UnixSeconds) -> Dura
 
 impl Owner {
     /// Ask for a new certificate if it is time and a session is up.
-    pub(super) fn renew(&mut self) {
+    pub(super) async fn renew(&mut self) {
         let now = boot_time();
         if now < self.renewal.due {
             return;
         }
-        self.renewal.due = now.plus(RETRY);
+        // What is due stays due until there is somebody to ask.
         let Some(nonce) = self.talk.nonce().map(str::to_owned) else { return };
-        let request = || -> Result<FromAgent, Box<dyn std::error::Error>> {
+        self.renewal.asked(now);
+        let host = self.host.clone();
+        let request = on_disk(move || -> Result<FromAgent, Box<dyn std::error::Error + Send + Sync>> {
             let key = KeyPair::generate()?;
-            self.host.keep_next_key(&key)?;
+            host.keep_next_key(&key)?;
             let proof = key.sign(&[DOMAIN, nonce.as_bytes()].concat())?;
             Ok(FromAgent::Renewal { spki: key.spki(), proof: STANDARD.encode(proof) })
-        };
-        match request() {
+        });
+        match request.await.unwrap_or_else(|silent| Err(silent.into())) {
             Ok(message) => {
-                self.talk.send(message, now);
+                self.talk.send(message, boot_time());
             }
             Err(error) => tracing::error!(component = "identity", %error, "no renewal could be asked for"),
         }
@@ -96,7 +115,7 @@ impl Owner {
             Ok(identity) => {
                 tracing::info!(component = "identity", "the host's certificate was renewed");
                 self.renewal.identity.send_replace(Arc::new(identity));
-                self.renewal.due = boot_time().plus(self.renewal.period);
+                self.renewal.answered(boot_time());
             }
             Err(error) => {
                 tracing::error!(component = "identity", error = %super::story(&error), "a certificate was refused");
@@ -108,6 +127,25 @@ impl Owner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_last_session_did_not_answer_is_asked_for_in_the_next() {
+        let at = |seconds| BootTime(Duration::from_secs(seconds));
+        let identity = TlsIdentity { chain_pem: String::new(), key_pem: String::new() };
+        let period = Duration::from_secs(12 * 3600);
+        let identity = watch::Sender::new(Arc::new(identity));
+        let mut renewal = Renewal { due: at(100), open: false, period, identity };
+        renewal.session_up(at(50));
+        assert_eq!(renewal.poll_timeout(), at(100), "a session alone makes nothing due");
+        renewal.asked(at(100));
+        assert_eq!(renewal.poll_timeout(), at(100).plus(RETRY));
+        renewal.session_up(at(110));
+        assert_eq!(renewal.poll_timeout(), at(110));
+        renewal.asked(at(110));
+        renewal.answered(at(111));
+        renewal.session_up(at(120));
+        assert_eq!(renewal.poll_timeout(), at(111).plus(period));
+    }
 
     #[test]
     fn is_due_when_the_certificate_is_a_period_old() {

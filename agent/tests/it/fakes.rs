@@ -25,6 +25,10 @@ pub struct Holds {
     pub stops: u32,
     /// The next syncs fail with these.
     pub sync_failures: Vec<StepError>,
+    /// The next launches are refused with these.
+    pub launch_failures: Vec<StepError>,
+    /// How long each launch takes.
+    pub launch_takes: Duration,
     /// A launch takes hold, but its answer never comes.
     pub launch_hangs: bool,
     /// Runners do not answer.
@@ -131,6 +135,14 @@ impl Runner for Held {
 
     fn launch(&self, plan: LaunchPlan) -> BoxFuture<'_, Result<(), StepError>> {
         async move {
+            let (refusal, takes) = {
+                let mut holds = self.machine.holds();
+                (holds.launch_failures.pop(), holds.launch_takes)
+            };
+            tokio::time::sleep(takes).await;
+            if let Some(refusal) = refusal {
+                return Err(refusal);
+            }
             {
                 let mut holds = self.machine.holds();
                 assert!(plan.keys.certificate.exists() && plan.keys.ca.exists(), "no launch without a certificate");

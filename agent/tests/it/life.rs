@@ -1,12 +1,12 @@
 //! A whole life: hello → delegation → assignment → sync → certificate → launch → joined → end → sign-off.
 
 use super::control_plane::{ControlPlane, Heard};
-use super::host::{TestHost, phases};
+use super::host::{RunningAgent, TestHost, phases};
 use std::time::Duration;
 use towline_agent::runner::facts::unix_time;
 use towline_agent::runtime::{Departure, StepError};
 use towline_protocol::assignment::{Lifecycle, RoleKind};
-use towline_protocol::ids::Digest;
+use towline_protocol::ids::{Digest, Position};
 use towline_protocol::report::{EndReason, FailureKind};
 use towline_protocol::roster::MemberRole;
 use towline_transport::authority::Authority;
@@ -158,4 +158,69 @@ impl ControlPlane {
         self.report("an assignment", |report| report.observed.is_some()).await;
         self.certify(ca, &key);
     }
+}
+
+/// A scheduler's host that is certified and tries its first port, which is taken.
+async fn with_a_taken_port(plane: &mut ControlPlane) -> (TestHost, RunningAgent) {
+    let host = TestHost::new(plane, "");
+    host.machine.holds().launch_failures.push(StepError::new(FailureKind::PortTaken, false, "taken"));
+    host.machine.holds().launch_takes = Duration::from_millis(600);
+    plane.assign(&plane.assignment(1, RoleKind::Scheduler, &host.logs()));
+    let agent = host.start();
+    let mine = plane.hello().await.dask_spki.expect("a Dask key");
+    plane.report("an assignment", |report| report.observed.is_some()).await;
+    plane.enlist(1, &[(plane.who.host.to_string(), MemberRole::Scheduler, mine)]);
+    (host, agent)
+}
+
+/// Every report up to a launched host; none may hold the newer assignment and the older one's failure.
+async fn moves_without_a_stale_word(plane: &mut ControlPlane, newer: Position) {
+    plane
+        .report("a launched host", |report| {
+            assert!(report.observed != Some(newer) || report.failure.is_none(), "{:?}", report.failure);
+            phases(report).contains(&"Launched".to_owned())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_assignment_is_not_told_with_the_older_ones_failure() {
+    let mut plane = ControlPlane::start().await;
+    let (host, agent) = with_a_taken_port(&mut plane).await;
+    let report = plane.report("the failure", |report| report.failure.is_some()).await;
+    assert_eq!(report.failure.map(|failure| failure.kind), Some(FailureKind::PortTaken));
+    let newer = plane.assignment(2, RoleKind::Scheduler, &host.logs());
+    plane.assign(&newer);
+    moves_without_a_stale_word(&mut plane, newer.position()).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launch_that_fails_after_a_newer_assignment_came_is_not_told() {
+    let mut plane = ControlPlane::start().await;
+    let (host, agent) = with_a_taken_port(&mut plane).await;
+    host.machine.until("tried to launch", |holds| holds.launch_failures.is_empty()).await;
+    let newer = plane.assignment(2, RoleKind::Scheduler, &host.logs());
+    plane.assign(&newer);
+    moves_without_a_stale_word(&mut plane, newer.position()).await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_that_fell_due_without_a_session_is_asked_for_in_the_next() {
+    let mut plane = ControlPlane::start().await;
+    let host = TestHost::new(&plane, "renew_identity_after = 4\n");
+    plane.stop().await;
+    let before = std::fs::read_to_string(host.path().join("identity/key.pem")).expect("a key");
+    let agent = host.start();
+    tokio::time::sleep(Duration::from_millis(4_500)).await;
+    plane.restart().await;
+    plane.hello().await;
+    let renewed = async {
+        while std::fs::read_to_string(host.path().join("identity/key.pem")).expect("a key") == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(2), renewed).await.expect("asked for at once");
+    agent.stop().await;
 }

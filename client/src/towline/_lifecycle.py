@@ -43,6 +43,8 @@ Self = TypeVar("Self", bound="Lifecycle")
 
 #: How long closing waits for the hosts' end. Past it the control plane goes on alone.
 _END_SECONDS = 15.0
+#: A client that has just awaited its cluster is looked for after these seconds.
+_LOOKS_FOR_CLIENTS = (0.0, 0.01, 0.05, 0.2, 1.0)
 #: How often the scheduler hears that this object is there; more often where idleness ends the cluster within seconds.
 _TELL_PERIOD = 5.0
 #: Of which a control plane that does not answer may take this much.
@@ -87,6 +89,7 @@ class Lifecycle(DaskCluster):
         self._guarding: asyncio.Task[None] | None = None
         self._observing: asyncio.Task[None] | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._preparing: set[asyncio.Task[None]] = set()
         self._endings: weakref.WeakSet[_ending.Ending] = weakref.WeakSet()
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
         _farewell.expect(self)
@@ -105,16 +108,23 @@ class Lifecycle(DaskCluster):
     def __await__(self: Self) -> Generator[Any, Any, Self]:
         async def started() -> Self:
             await self._ensure_started()
-            self._prepare_clients()
+            preparing = asyncio.ensure_future(self._prepare_clients())
+            self._preparing.add(preparing)
+            preparing.add_done_callback(self._preparing.discard)
             return self
 
         return started().__await__()
 
-    def _prepare_clients(self) -> None:
-        """Make clients of this cluster ready for its end: each awaits its cluster while it starts."""
-        for client in list(Client._instances):
-            if client.cluster is self and client.status in ("newly-created", "connecting"):
-                self._endings.add(_ending.attach(client, self._ended_within))
+    async def _prepare_clients(self) -> None:
+        """Make clients of this cluster ready for its end: each awaits its cluster while it starts, in its own loop.
+
+        Dask lists a client only after its start, so we look again a little later.
+        """
+        for pause in _LOOKS_FOR_CLIENTS:
+            await asyncio.sleep(pause)
+            for client in list(Client._instances):
+                if client.cluster is self and client.status in ("newly-created", "connecting", "running"):
+                    self._endings.add(_ending.attach(client, self._ended_within))
 
     async def __aenter__(self: Self) -> Self:
         await self._ensure_started()
@@ -327,7 +337,7 @@ class Lifecycle(DaskCluster):
             return
         self.status = Status.closing
         until = time.monotonic() + limit
-        for task in (self._starting, self._guarding, self._observing, self._telling):
+        for task in (self._starting, self._guarding, self._observing, self._telling, *self._preparing):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

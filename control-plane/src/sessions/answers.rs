@@ -26,6 +26,9 @@ const RENEWAL_DOMAIN: &[u8] = b"towline-renewal-v0";
 /// Renewals of one session are at least this far apart: each costs a signature and a write.
 const RENEWAL_SPACING: Duration = Duration::from_secs(60);
 
+/// Reports that may wait for a renewal; an agent asks for it at once.
+const MOST_WAITING: usize = 16;
+
 /// One session's memory beside the state machine.
 pub struct Conversation {
     parts: Arc<SessionParts>,
@@ -37,6 +40,8 @@ pub struct Conversation {
     challenge: Option<String>,
     last_renewal: Option<BootTime>,
     may_only_renew: bool,
+    /// Reports of a host that may only renew: they count once it has.
+    waiting: Vec<Report>,
     rang: bool,
     sent: Sent,
 }
@@ -55,6 +60,7 @@ impl Conversation {
             challenge: None,
             last_renewal: None,
             may_only_renew,
+            waiting: Vec::new(),
             rang: false,
             sent: Sent::default(),
         }
@@ -72,6 +78,11 @@ impl Conversation {
                 ControlPlaneEvent::Hello(hello) => self.on_hello(hello).await,
                 ControlPlaneEvent::ChallengeAnswer { nonce, instance } => self.on_answer(&nonce, &instance).await,
                 ControlPlaneEvent::Renewal { spki, proof } => self.on_renewal(session, &spki, &proof).await,
+                // An agent reports with the welcome. To refuse it for that would keep it from ever renewing.
+                ControlPlaneEvent::Report(report) if self.may_only_renew && self.waiting.len() < MOST_WAITING => {
+                    self.waiting.push(*report);
+                    Ok(None)
+                }
                 _ if self.may_only_renew => Ok(Some(SessionRefusal::Malformed)),
                 ControlPlaneEvent::Report(report) => self.on_report(session, &report).await,
                 ControlPlaneEvent::BlobRequest(digests) => self.on_blobs(session, &digests).await,
@@ -274,6 +285,12 @@ impl Conversation {
                 );
                 self.may_only_renew = false;
                 self.send_outstanding(session).await;
+                // Each has its lease: the agent counts them.
+                for report in std::mem::take(&mut self.waiting) {
+                    if let Some(code) = self.on_report(session, &report).await? {
+                        return Ok(Some(code));
+                    }
+                }
                 Ok(None)
             }
             None => Ok(Some(SessionRefusal::GoingAway)),

@@ -479,6 +479,29 @@ async fn a_renewal_needs_the_proof_and_gives_a_certificate_for_the_new_key() {
     world.stop().await;
 }
 
+#[tokio::test]
+async fn an_old_certificate_renews_itself_although_the_agent_reports_first() {
+    let world = world().await;
+    let mut agents = world.start(&[RoleKind::Worker]).await;
+    let key = KeyPair::generate().expect("key");
+    let long_ago = unix_now().minus(Duration::from_secs(25 * 3600));
+    let old = world.parts.authority.issue(&cluster(1), &agents[0].host, &key.spki(), long_ago).expect("issued");
+    agents[0].identity = TlsIdentity { chain_pem: old.chain.clone(), key_pem: key.to_pem().to_string() };
+    world.parts.store.update_host(&agents[0].host, |host| host.enrolment = Some(old)).await.expect("enrolled");
+    let mut talk = world.open(&agents[0]).await;
+    let nonce = talk.welcome().await;
+    // As the agent does: what it has to tell goes out with the welcome.
+    talk.send(&FromAgent::Report(Box::default())).await;
+    let next = KeyPair::generate().expect("key");
+    let proof = next.sign(&[b"towline-renewal-v0".as_slice(), nonce.as_bytes()].concat()).expect("signed");
+    talk.send(&FromAgent::Renewal { spki: next.spki(), proof: STANDARD.encode(proof) }).await;
+    assert!(matches!(talk.receive().await, FromControlPlane::Certificate { .. }), "nothing before it");
+    talk.until(|frame| matches!(frame, FromControlPlane::Lease { .. }).then_some(())).await;
+    let record = world.parts.store.host(&agents[0].host).await.expect("read").expect("there");
+    assert_eq!(record.said.reports, 1, "the report counts once the host may speak");
+    world.stop().await;
+}
+
 impl World {
     fn same(&self, agent: &Agent) -> Agent {
         Agent {

@@ -1,0 +1,290 @@
+//! Clusters that end because nobody needs them, and those that must not.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Child;
+use towline_tests::{World, processes};
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// A program that prints JSON lines and is left running.
+struct Program {
+    child: Child,
+    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Program {
+    fn start(world: &World, name: &str, source: &str) -> Result<Self> {
+        let file = world.scratch("scripts")?.join(format!("{name}.py"));
+        std::fs::write(&file, source)?;
+        let mut command = world.python(&[&file.display().to_string()]);
+        command.stderr(std::process::Stdio::inherit());
+        let mut child = command.spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("piped")?).lines();
+        Ok(Self { child, lines })
+    }
+
+    async fn next(&mut self) -> Result<Value> {
+        let line = tokio::time::timeout(LONG, self.lines.next_line()).await.context("the program says nothing")??;
+        let line = line.context("the program ended")?;
+        serde_json::from_str(&line).with_context(|| line)
+    }
+}
+
+/// Needs nothing any more, in every way that could be taken for idleness, for much longer than it may be idle.
+const NEVER_IDLE: &str = r#"
+import json, time
+import towline
+
+def sleeps(seconds):
+    time.sleep(seconds)
+    return "slept"
+
+def holds_the_lock(seconds):
+    # One call into C after another that never lets another thread run: the worker answers nobody.
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(30_000_000))
+    return "held"
+
+def leaves_a_thread(seconds):
+    import threading
+    def spin():
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pass
+    threading.Thread(target=spin, daemon=True).start()
+    return "left"
+
+if __name__ == "__main__":
+    with towline.Cluster(n_workers=1, worker_threads=1, name="needed", idle_timeout=4, progress=False) as cluster:
+        client = cluster.get_client()
+        done = [client.submit(work, 12, pure=False).result(timeout=60) for work in (sleeps, holds_the_lock)]
+        until = time.monotonic() + 12
+        graph = []
+        while time.monotonic() < until:
+            graph.append(len(graph))
+        done.append(client.submit(lambda n: "built", len(graph), pure=False).result(timeout=60))
+        done.append(client.submit(leaves_a_thread, 12, pure=False).result(timeout=60))
+        time.sleep(11)
+        assert cluster.details["state"] == "running", cluster.details["state"]
+        begun = time.monotonic()
+        kept = client.submit(int, 3, pure=False)
+        kept.result(timeout=30)
+        while cluster.details["state"] == "running" and time.monotonic() < begun + 60:
+            time.sleep(0.1)
+        ended = time.monotonic() - begun
+        try:
+            client.submit(int, 4, pure=False).result(timeout=5)
+            after = "computed"
+        except towline.ClusterEnded as error:
+            after = error.code
+        print(json.dumps({"done": done, "after": after, "ended": ended, "id": cluster.cluster_id}), flush=True)
+"#;
+
+#[tokio::test]
+async fn nothing_busy_is_ended_and_what_is_idle_ends_with_its_reason() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let said = world.script_json(NEVER_IDLE, LONG).await?;
+    ensure!(said["done"] == serde_json::json!(["slept", "held", "built", "left"]), "{said}");
+    ensure!(said["after"] == "idle", "a task for a cluster that has ended: {said}");
+    ensure!(said["ended"].as_f64().is_some_and(|seconds| (4.0..40.0).contains(&seconds)), "{said}");
+    let id = said["id"].as_str().context("id")?;
+    let view = world.api().cluster_until(id, LONG, |view| view["state"] == "stopped").await?;
+    ensure!(view["reason"]["code"] == "idle", "{view:#}");
+    for host in view["hosts"].as_array().context("hosts")? {
+        let expected = if host["role"] == "scheduler" { "idle" } else { "assigned" };
+        ensure!(host["sign_off"]["reason"] == expected, "workers go first, told by the control plane: {host:#}");
+        ensure!(host["sign_off"]["processes_killed"] == 0, "{host:#}");
+    }
+    let shown = towline_tests::world::run(world.towline(&["cluster", "show", id]), LONG).await?;
+    ensure!(shown.stdout.contains("idle for as long as its owner allowed"), "{}", shown.stdout);
+    Ok(())
+}
+
+const FORGOTTEN: &str = r#"
+import json, time
+import towline
+
+if __name__ == "__main__":
+    cluster = towline.Cluster(n_workers=1, name="forgotten", no_client_timeout=4, progress=False)
+    client = cluster.get_client()
+    kept = client.submit(int, 3, pure=False)
+    kept.result(timeout=30)
+    print(json.dumps({"id": cluster.cluster_id}), flush=True)
+    time.sleep(600)
+"#;
+
+#[tokio::test]
+async fn a_cluster_whose_program_was_killed_ends_for_want_of_a_client() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let mut program = Program::start(&world, "forgotten", FORGOTTEN)?;
+    let id = program.next().await?["id"].as_str().context("id")?.to_owned();
+    // Somebody is there: a cluster object and a client that do nothing are no reason to end.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let view = world.api().get(&format!("/api/v1/clusters/{id}")).await?;
+    ensure!(view["state"] == "running", "{view:#}");
+    program.child.start_kill()?;
+    let begun = Instant::now();
+    let view = world.api().cluster_until(&id, LONG, |view| view["state"] == "stopped").await?;
+    ensure!(view["reason"]["code"] == "no_client", "{view:#}");
+    ensure!(begun.elapsed() > Duration::from_secs(4), "before its time: {:?}", begun.elapsed());
+    processes::gone(&world.data.join("hosts"), Duration::from_secs(30))
+        .await
+        .map_err(|left| anyhow::anyhow!("left: {left:?}"))
+}
+
+/// `BUSY` is replaced: seconds that its task sleeps.
+const ORPHAN: &str = r#"
+import json, time
+import towline
+
+if __name__ == "__main__":
+    cluster = towline.Cluster(n_workers=1, name="orphan", idle_timeout=4, max_lifetime=LIFETIME, progress=False)
+    client = cluster.get_client()
+    client.submit(int, 3, pure=False).result(timeout=30)
+    begun = time.time()
+    future = client.submit(time.sleep, BUSY, pure=False)
+    time.sleep(1)
+    print(json.dumps({"id": cluster.cluster_id}), flush=True)
+    try:
+        future.result(timeout=60)
+        what = "done"
+    except Exception as error:
+        what = type(error).__name__
+    print(json.dumps({"what": what, "after": time.time() - begun}), flush=True)
+    time.sleep(600)
+"#;
+
+/// What agents and runners say when a scheduler goes before its workers, as it must without a control plane.
+const ALONE: [&str; 3] = ["a process ended by itself", "a Dask process failed", "Dask did not stop in order"];
+
+#[tokio::test]
+async fn without_a_control_plane_idle_hosts_end_by_themselves() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let mut world = builder.settings("[rules]\nscheduler_lost = \"3s\"").expect(&ALONE).start().await?;
+    let mut program = Program::start(&world, "orphan", &ORPHAN.replace("LIFETIME", "600").replace("BUSY", "5"))?;
+    program.next().await?;
+    world.kill_server().await?;
+    let begun = Instant::now();
+    ensure!(program.next().await?["what"] == "done", "its task goes on without a control plane");
+    processes::gone(&world.data.join("hosts"), Duration::from_secs(60))
+        .await
+        .map_err(|left| anyhow::anyhow!("left: {left:?}"))?;
+    ensure!(begun.elapsed() > Duration::from_secs(7), "ended while a task ran: {:?}", begun.elapsed());
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_control_plane_busy_hosts_live_to_their_longest_life() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let mut world = builder.settings("[rules]\nscheduler_lost = \"3s\"").expect(&ALONE).start().await?;
+    let started = Instant::now();
+    let mut program = Program::start(&world, "orphan", &ORPHAN.replace("LIFETIME", "30").replace("BUSY", "300"))?;
+    program.next().await?;
+    world.kill_server().await?;
+    while started.elapsed() < Duration::from_secs(24) {
+        ensure!(!processes::below(&world.data.join("hosts")).is_empty(), "a busy host ended before its time");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    processes::gone(&world.data.join("hosts"), Duration::from_secs(60))
+        .await
+        .map_err(|left| anyhow::anyhow!("left: {left:?}"))
+}
+
+const RACES: &str = r#"
+import json, random, sys, time
+import towline
+
+def race(client, dice):
+    """Submit about when idleness ends the cluster. What came of it, and how long the answer took."""
+    time.sleep(dice.uniform(2.0, 4.5))
+    begun = time.monotonic()
+    try:
+        client.submit(int, 1, pure=False).result(timeout=30)
+        what = "done"
+    except towline.ClusterEnded as error:
+        what = error.code
+    except Exception as error:
+        what = repr(error)
+    return what, time.monotonic() - begun
+
+if __name__ == "__main__":
+    dice, races = random.Random(7), []
+    while len(races) < COUNT:
+        with towline.Cluster(n_workers=1, worker_threads=1, idle_timeout=2, progress=False) as cluster:
+            client = cluster.get_client()
+            client.submit(int, 1, pure=False).result(timeout=30)
+            while len(races) < COUNT and cluster.details["state"] == "running":
+                races.append(race(client, dice))
+            client.close()
+    print(json.dumps({"races": races}), flush=True)
+"#;
+
+async fn races(count: u32) -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let said = world.script_json(&RACES.replace("COUNT", &count.to_string()), LONG * 6).await?;
+    println!("{said}");
+    for race in said["races"].as_array().context("races")? {
+        ensure!(race[0] == "done" || race[0] == "idle", "neither completed nor ended: {race}");
+        ensure!(race[1].as_f64().is_some_and(|seconds| seconds < 5.0), "later than promised: {race}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_task_submitted_while_idleness_closes_the_cluster_completes_or_raises() -> Result<()> {
+    races(6).await
+}
+
+#[tokio::test]
+#[ignore = "slow tier: twenty real races take minutes"]
+async fn twenty_tasks_that_race_with_the_close_complete_or_raise() -> Result<()> {
+    races(20).await
+}
+
+const CUT_SHORT: &str = r#"
+import json, time
+import towline
+
+if __name__ == "__main__":
+    with towline.Cluster(n_workers=1, name="short", max_lifetime=12, progress=False) as cluster:
+        client = cluster.get_client()
+        finished = client.submit(int, 3, pure=False)
+        finished.result(timeout=30)
+        future = client.submit(time.sleep, 300, pure=False)
+        try:
+            future.result(timeout=60)
+            what, when = "done", 0
+        except Exception as error:
+            what, when = getattr(error, "code", repr(error)), time.time()
+        late = time.time() - cluster.details["created_at_ms"] / 1000 - 12
+        print(json.dumps({"what": what, "late": late}), flush=True)
+"#;
+
+#[tokio::test]
+async fn the_future_of_a_cluster_at_its_longest_life_says_so_within_five_seconds() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let said = world.script_json(CUT_SHORT, LONG).await?;
+    ensure!(said["what"] == "max_lifetime", "{said}");
+    ensure!(said["late"].as_f64().is_some_and(|late| late < 5.0), "{said}");
+    Ok(())
+}
