@@ -41,7 +41,7 @@ def view(**changes) -> ClusterView:
 def test_versions_are_one():
     project = (Path(towline.__file__).parents[2] / "pyproject.toml").read_text()
     assert f'version = "{towline.__version__}"' in project
-    assert set(towline.__all__) == {"Cluster", "ClusterError", "__version__"}
+    assert set(towline.__all__) == {"Cluster", "ClusterEnded", "ClusterError", "__version__"}
     assert (Path(towline.__file__).parent / "py.typed").exists()
 
 
