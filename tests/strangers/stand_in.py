@@ -1,7 +1,7 @@
 """What takes the place of `LocalCluster` in a stranger's tests: stock and counted, or Towline's.
 
-Owns the translation of argument names. Must not make up behaviour: what Towline does not offer raises here, and the test
-that asks for it is then lost, or stands in `skip.txt` with that reason. Driven by `plugin.py`.
+Owns the translation of argument names. Must not make up behaviour: what Towline does not offer raises here, and a test
+that asks for it is lost, or stands in `skip.txt` with that reason. Driven by `plugin.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import towline
 from distributed import LocalCluster
@@ -75,4 +76,5 @@ class Ours(towline.Cluster):
     @property
     def scheduler(self) -> SimpleNamespace:
         """The scheduler as far as another process can know it."""
-        return SimpleNamespace(address=self.scheduler_address, workers=self.scheduler_info["workers"])
+        address = self.scheduler_address
+        return SimpleNamespace(address=address, port=urlsplit(address).port, workers=self.scheduler_info["workers"])
