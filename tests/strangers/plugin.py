@@ -20,7 +20,6 @@ import cloudpickle
 import dask
 import distributed
 import pytest
-import stand_in
 from distributed import Client, Security, utils_test
 
 # The fixtures that the tests ask for by name: their own `conftest.py` imports everything.
@@ -33,6 +32,8 @@ from distributed.utils_test import (  # noqa: F401
     no_time_resync,
     requires_default_ports,
 )
+
+import stand_in
 
 #: Parts of a cluster that only the process which made it can hand out.
 INSIDE = {"s", "a", "b", "tls_cluster", "tls_client", "ws"}

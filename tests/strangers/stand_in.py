@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-import towline
 from distributed import LocalCluster
+
+import towline
 
 #: Arguments that choose how `LocalCluster` does what ours does in its own way, whatever the value.
 OWN_WAY = {"dashboard_address", "host", "processes", "scheduler_port", "scheduler_sync_interval", "security"}

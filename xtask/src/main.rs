@@ -15,7 +15,8 @@ cargo xtask <chore>
 
   test [fast|full|slow]   run the tests of a tier (default: full when CI=true, else fast)
                             fast  formatting, lints, unit tests, vectors, layering        (about 5 minutes)
-                            full  fast, then Python, end-to-end and the demo, released    (about 20 minutes)
+                            full  fast, then Python, end-to-end, Dask's own client tests
+                                  and the demo, released                          (about 23 minutes)
                             slow  full, then the tests that wait or repeat a lot
   strangers [OPTION…]     run Dask's own tests on a Towline cluster, beside stock Dask, and write docs/strangers.md
                             --check          fail when a test that stock Dask passes is lost; write nothing to docs/

@@ -91,6 +91,11 @@ pub fn run(wish: &Wish) -> Outcome {
     }
 }
 
+/// Whether the tests can be had without a checkout: from Debian, by its own tools.
+pub fn possible_here() -> bool {
+    read(Path::new("/etc/os-release")).is_ok_and(|text| text.lines().any(|line| line == "ID=debian"))
+}
+
 fn read(file: &Path) -> Outcome<String> {
     fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
