@@ -162,6 +162,7 @@ class Shared:
             with self.dial(set_as_default=False) as client:
                 for name in client.list_datasets():
                     client.unpublish_dataset(name)
+                client.run_on_scheduler(forget)
                 if self._settled(client, 1.0):
                     return
                 client.restart(timeout=30)
@@ -190,6 +191,11 @@ class Shared:
         with self.dial(set_as_default=False) as client:
             workers = list(client.scheduler_info()["workers"])
         yield {"address": self.place["address"]}, [{"address": worker} for worker in workers]
+
+
+def forget(dask_scheduler: Any) -> None:
+    """Forget what is remembered of earlier work: tests count it. Runs in the scheduler."""
+    dask_scheduler.computations.clear()
 
 
 def traces(dask_scheduler: Any) -> dict[str, Any]:

@@ -139,7 +139,10 @@ impl Verdict {
                 })),
             }
         };
-        let idle = skips.0.iter().map(|(skipped, _)| skipped);
+        // Of folders that were asked for.
+        let folder = |name: &str| name.split('/').next().map(str::to_owned);
+        let asked: BTreeSet<_> = counted.iter().map(|record| folder(shown(record.name()))).collect();
+        let idle = skips.0.iter().map(|(skipped, _)| skipped).filter(|skipped| asked.contains(&folder(skipped)));
         Self {
             fates: counted.iter().map(|record| (shown(record.name()).to_owned(), fate(record.name()))).collect(),
             stock_ran: stock.len(),
