@@ -19,6 +19,7 @@ cargo xtask <chore>
                                   and the demo, released                          (about 23 minutes)
                             slow  full, then the tests that wait or repeat a lot
   strangers [OPTION…]     run Dask's own tests on a Towline cluster, beside stock Dask, and write docs/strangers.md
+                          (about 5 minutes, 2 with --clients)
                             --check          fail when a test that stock Dask passes is lost; write nothing to docs/
                             --clients        only the tests that share one cluster
                             --all            run what tests/strangers/skip.txt names, too

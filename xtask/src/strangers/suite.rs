@@ -65,6 +65,8 @@ impl Suite {
         command.current_dir(self.home.join("suite")).env("PYTHONPATH", path).envs(variables.iter().cloned());
         // Plain tracebacks: pytest's own ones parse the source anew, which fails on the deep recursions that are tested.
         command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "plugin", "--rootdir", ".", "--tb=native"]);
+        // Neither Dask nor pytest cleans up all of its scratch space: leave nothing outside of `target/`.
+        command.env("DASK_TEMPORARY_DIRECTORY", self.home.join("scratch")).arg("--basetemp").arg(self.home.join("tmp"));
         command.args(["--timeout", "90", "--kind", kind, "--record"]).arg(&record);
         if let Some(names) = only {
             let file = self.home.join(format!("{label}.txt"));
