@@ -121,8 +121,8 @@ def test_no_name_becomes_another_address(name):
 
 
 def test_defaults_are_those_of_the_design():
-    options = _options.Options.parse(n_workers=2, cores=8)
-    assert (options.threads, options.processes, options.memory_limit, options.nanny) == (4, 1, None, True)
+    options = _options.Options.parse(n_workers=2, cores=8, memory=2 << 30)
+    assert (options.threads, options.processes, options.memory_limit, options.nanny) == (4, 1, 1 << 30, True)
     assert (options.idle_after, options.no_client_after, options.max_lifetime) == (1200, 120, 86400)
     assert _options.Options.parse(n_workers=0, cores=8).threads == 8
     assert _options.Options.parse(n_workers=100, cores=2).threads == 1
