@@ -250,12 +250,14 @@ async fn a_scheduler_that_cannot_be_gated_ends() {
     let keys = cluster.member("ho-scheduler", MemberRole::Scheduler);
     let preload = cluster.directory.path().join("towline_preload.py");
     std::fs::write(&preload, towline_agent::cluster::PRELOAD).expect("written");
+    let part = cluster.directory.path().join("towline_scheduler.py");
+    std::fs::write(part, towline_agent::cluster::SCHEDULER).expect("written");
     let settings = cluster.directory.path().join("preload.json");
     let source = r#"
 import asyncio, json, os, sys
 address, ca, cert, key, preload, settings, broken = sys.argv[1:]
 with open(settings, "w") as file:
-    json.dump({"cluster_suffix": "", "joined": "/nowhere", "runner": os.getppid(), "scheduler": [address],
+    json.dump({"agent": "/nowhere/agent.sock", "cluster_suffix": "", "joined": "/nowhere", "runner": os.getppid(), "scheduler": [address],
                "trust_prefix": "spiffe://"}, file)
 os.environ["TOWLINE_PRELOAD"] = settings
 from distributed import Scheduler

@@ -69,6 +69,15 @@ async fn lines_are_read_live_followed_to_the_end_and_read_after_death() -> Resul
     let unknown = run(world.towline(&["logs", "speaking", "--worker", "nobody"]), LIMIT).await?;
     ensure!(unknown.code == Some(1) && unknown.stderr.contains("the workers with lines are: ho-"), "{unknown:?}");
 
+    // Interrupted: at once, with the code that says so.
+    let mut interrupted = world.towline(&["logs", "speaking", "--follow"]);
+    let mut interrupted = interrupted.stdout(Stdio::null()).spawn()?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let pid = interrupted.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())).context("pid")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+    let status = tokio::time::timeout(Duration::from_secs(5), interrupted.wait()).await.context("it goes on")??;
+    ensure!(status.code() == Some(130), "{status}");
+
     // Followed: the last word comes, then the command ends by itself because the cluster has.
     let mut follow = world.towline(&["logs", "speaking", "--follow", "--tail", "0"]);
     let mut follow = follow.stderr(Stdio::inherit()).spawn()?;

@@ -103,9 +103,7 @@ def test_works_in_a_running_loop(bench):
             async with cluster.get_client() as client:
                 assert client.asynchronous
                 result = await client.submit(sum, range(5))
-            scaling = cluster.scale(2)
-            assert asyncio.iscoroutine(scaling)
-            await scaling
+            await cluster.scale(2)
             await cluster.wait_for_workers(2, timeout=30)
         assert cluster.status == Status.closed
         await cluster.close()
@@ -113,6 +111,15 @@ def test_works_in_a_running_loop(bench):
 
     assert asyncio.run(use()) == 10
     assert bench.plane.only["state"] == "stopped"
+
+
+def test_scaling_begins_without_being_awaited(bench):
+    async def use() -> None:
+        async with quick(asynchronous=True, wait_for_workers=True) as cluster:
+            cluster.scale(2)
+            await cluster.wait_for_workers(2, timeout=30)
+
+    asyncio.run(use())
 
 
 def test_plain_with_is_refused_in_a_running_loop(bench):

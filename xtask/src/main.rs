@@ -1,9 +1,10 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask install`.
+//! The project's chores: `cargo xtask test`, `cargo xtask strangers`, `cargo xtask install`.
 //!
 //! Standard library only, so that it builds in a second on a fresh machine. It decides nothing about the product.
 
 mod install;
 mod process;
+mod strangers;
 mod test;
 mod traces;
 
@@ -14,8 +15,15 @@ cargo xtask <chore>
 
   test [fast|full|slow]   run the tests of a tier (default: full when CI=true, else fast)
                             fast  formatting, lints, unit tests, vectors, layering        (about 5 minutes)
-                            full  fast, then Python, end-to-end and the demo, released    (about 20 minutes)
+                            full  fast, then Python, end-to-end, Dask's own client tests
+                                  and the demo, released                          (about 23 minutes)
                             slow  full, then the tests that wait or repeat a lot
+  strangers [OPTION…]     run Dask's own tests on a Towline cluster, beside stock Dask, and write docs/strangers.md
+                          (about 5 minutes, 2 with --clients)
+                            --check          fail when a test that stock Dask passes is lost; write nothing to docs/
+                            --clients        only the tests that share one cluster
+                            --all            run what tests/strangers/skip.txt names, too
+                            --checkout PATH  with this git checkout of distributed; default: Debian's source package
   install --destdir D     lay out the files of a host image below D
   help                    this text
 ";
@@ -34,6 +42,10 @@ fn main() -> ExitCode {
             None => {
                 return usage(&format!("there is no tier {tier:?}; choose fast, full or slow"));
             }
+        },
+        ["strangers", options @ ..] => match strangers::Wish::parse(options) {
+            Ok(wish) => strangers::run(&wish),
+            Err(why) => return usage(&why),
         },
         ["install", "--destdir", directory] => install::run(directory.as_ref()),
         other => return usage(&format!("there is no chore {other:?}")),

@@ -1,6 +1,7 @@
 //! The tests by tier. Quick checks first, so that a red run is red early.
 
 use crate::process::{Outcome, cargo, output, root, step, target, there_is};
+use crate::strangers;
 use crate::traces::Traces;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,7 @@ pub fn run(tier: Tier) -> Outcome {
             slow_tests(&environment)?;
         }
         python_tests(&tools.python, &environment)?;
+        strangers(tier)?;
         released_demo()?;
     }
     println!("\nall of tier {tier:?} passed in {:.0} s", begun.elapsed().as_secs_f64());
@@ -146,8 +148,10 @@ fn python_checks(python: &Path) -> Outcome {
         command.arg("-m").args(arguments).current_dir(&client);
         command
     };
-    step("Python formatting", &mut module(&["ruff", "format", "--check", "."]))?;
-    step("Python lints", &mut module(&["ruff", "check", "."]))?;
+    // One set of rules, also for what lies outside of the package's folder.
+    let everything = ["--config", "pyproject.toml", ".", "../tests/strangers"];
+    step("Python formatting", &mut module(&[&["ruff", "format", "--check"], &everything[..]].concat()))?;
+    step("Python lints", &mut module(&[&["ruff", "check"], &everything[..]].concat()))?;
     step("Python types", &mut module(&["mypy"]))
 }
 
@@ -156,6 +160,16 @@ fn python_tests(python: &Path, environment: &[(&str, OsString)]) -> Outcome {
     command.current_dir(root()).args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/python"]);
     command.env("PYTHONPATH", root().join("client/src")).envs(environment.iter().cloned());
     step("Python tests", &mut command)
+}
+
+/// Dask's own tests: those that share one cluster take two to three minutes, those that make one each wait for hosts.
+fn strangers(tier: Tier) -> Outcome {
+    let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    if !in_ci && !strangers::possible_here() {
+        println!("\n== Dask's own tests cannot run here: only Debian has them; see `cargo xtask strangers --checkout`");
+        return Ok(());
+    }
+    strangers::run(&strangers::Wish { check: true, clients: tier != Tier::Slow, ..Default::default() })
 }
 
 /// The main job as a person runs it, twice: the second run must start from what the first one left.

@@ -19,20 +19,27 @@ pub struct Inputs {
     pub renew_identity_after: Option<Duration>,
     /// `withheld_after`: seconds for which a newer assignment may be announced and not received.
     pub withheld_after: Option<Duration>,
+    /// `log_spool_bytes`: the most that is kept of log lines that their store does not take.
+    pub log_spool_bytes: Option<u64>,
     /// `reconnect_within`: longest pause between two tries to reach the control plane, in seconds.
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 5] = ["reconnect_within", "renew_identity_after", "store", "uv", "withheld_after"];
+const KEYS: [&str; 6] =
+    ["log_spool_bytes", "reconnect_within", "renew_identity_after", "store", "uv", "withheld_after"];
 
 /// Longest time that may be set: what no certificate outlives.
 const MAX_SECONDS: u64 = 96 * 3600;
+
+/// The smallest spool: below it a short pause of the store would cost lines.
+const MIN_SPOOL: u64 = 1024 * 1024;
 
 /// Read all keys.
 pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
     let mut inputs = Inputs::default();
     for (key, value) in fragments {
         match key.as_str() {
+            "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
             "reconnect_within" => inputs.reconnect_within = Some(seconds(key, value)?),
             "renew_identity_after" => inputs.renew_identity_after = Some(seconds(key, value)?),
             "store" => inputs.store = Some(absolute_path(key, value)?),
@@ -56,6 +63,13 @@ fn seconds(key: &str, value: &Value) -> Result<Duration, ConfigError> {
         Some(number @ 1..=MAX_SECONDS) => Ok(Duration::from_secs(number)),
         _ => Err(wrong(key, value, "a whole number of seconds between 1 and 345600")),
     }
+}
+
+fn spool_bytes(key: &str, value: &Value) -> Result<u64, ConfigError> {
+    let whole = value.value.as_integer().and_then(|number| u64::try_from(number).ok());
+    whole
+        .filter(|bytes| *bytes >= MIN_SPOOL)
+        .ok_or_else(|| wrong(key, value, "a whole number of bytes, 1048576 or more"))
 }
 
 fn absolute_path(key: &str, value: &Value) -> Result<PathBuf, ConfigError> {

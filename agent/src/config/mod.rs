@@ -28,6 +28,8 @@ pub struct Settings {
     pub store: PathBuf,
     /// The tool that makes environments; none: looked for on the path.
     pub uv: Option<PathBuf>,
+    /// The most that is kept of undelivered log lines; none: by the size of the disk.
+    pub log_spool_bytes: Option<u64>,
     /// From one identity certificate to the next.
     pub renew_identity_after: Duration,
     /// Longest pause between two tries to reach the control plane.
@@ -94,6 +96,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
     Ok(Settings {
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
+        log_spool_bytes: inputs.log_spool_bytes,
         renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
         reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
         withheld_after: inputs.withheld_after.unwrap_or(WITHHELD_AFTER),
@@ -117,6 +120,9 @@ mod tests {
         let settings = load_from(directory.path(), &[]).expect("defaults");
         assert_eq!(settings.store, directory.path().join("store"));
         assert_eq!(settings.renew_identity_after, Duration::from_secs(43_200));
+        assert_eq!(settings.log_spool_bytes, None);
+        let settings = load_from(host("log_spool_bytes = 1048576").path(), &[]).expect("settings");
+        assert_eq!(settings.log_spool_bytes, Some(1_048_576));
     }
 
     #[test]
@@ -139,8 +145,15 @@ mod tests {
 
     #[test]
     fn refuses_values_of_another_kind_or_size() {
-        for text in ["store = 1", "store = \"rel\"", "renew_identity_after = 0", "reconnect_within = 345601", "uv = []"]
-        {
+        for text in [
+            "store = 1",
+            "store = \"rel\"",
+            "renew_identity_after = 0",
+            "reconnect_within = 345601",
+            "uv = []",
+            "log_spool_bytes = 1048575",
+            "log_spool_bytes = \"1 GiB\"",
+        ] {
             let refused = load_from(host(text).path(), &[]);
             assert!(matches!(refused, Err(ConfigError::WrongValue { .. })), "{text}: {refused:?}");
         }

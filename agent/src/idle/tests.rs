@@ -39,6 +39,8 @@ fn steady(signals: Signals) -> Vec<Signals> {
     vec![signals; 7]
 }
 
+// One table, so that it can be read as one.
+#[allow(clippy::too_many_lines)]
 fn cases() -> Vec<Case> {
     use VerdictReason as Why;
     use VerdictState::{Busy, Idle, Unknown};

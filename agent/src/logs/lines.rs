@@ -125,7 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_numbered_over_windows() {
+    fn parts_are_numbered_within_and_over_windows() {
+        let parts: Vec<u32> = split(b"aaaaaaaaaa\nb\n", 0, false, 4).iter().map(|piece| piece.part).collect();
+        assert_eq!(parts, [1, 2, 3, 0]);
         let first = split(b"aaaaaa", 0, false, 4);
         assert_eq!(first, [Piece { text: 0..4, end: 4, part: 1, more: true }]);
         assert_eq!(split(b"aa\n", 1, false, 4), [Piece { text: 0..2, end: 3, part: 2, more: false }]);

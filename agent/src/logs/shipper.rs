@@ -50,14 +50,15 @@ pub struct Shipper {
 }
 
 impl Shipper {
-    /// Ship a host's lines to the sink of its plan. The spool need not be there yet.
-    pub fn start(files: LogFiles, plan: &LogPlan) -> std::io::Result<Self> {
+    /// Ship a host's lines to the sink of its plan. The spool need not be there yet; at most `cap` undelivered bytes of it
+    /// are kept.
+    pub fn start(files: LogFiles, plan: &LogPlan, cap: Option<u64>) -> std::io::Result<Self> {
         let SinkPlan::File { directory } = &plan.sink;
         let (directory, stream) = (directory.clone(), plan.stream.clone());
         let sink = move || -> Box<dyn Sink> {
             Box::new(file_sink::FileSink::new(directory.as_ref(), &stream, file_sink::FULL))
         };
-        Self::start_with(files, sink, BatchLimits::DEFAULT)
+        Self::start_with(files, sink, BatchLimits::DEFAULT, cap)
     }
 
     /// Ship to any sink.
@@ -65,9 +66,10 @@ impl Shipper {
         files: LogFiles,
         sink: impl Fn() -> Box<dyn Sink> + Send + 'static,
         limits: BatchLimits,
+        cap: Option<u64>,
     ) -> std::io::Result<Self> {
         let (flushes, inbox) = mpsc::sync_channel(1);
-        let open = move || Shipping::open(files.clone(), sink(), limits, None);
+        let open = move || Shipping::open(files.clone(), sink(), limits, cap);
         std::thread::Builder::new().name("logs".to_owned()).spawn(move || ship(&open, &inbox))?;
         Ok(Self { flushes })
     }
@@ -140,5 +142,100 @@ fn answer(flush: &mut Option<Flush>, shipping: &Option<Shipping>, complete: bool
         let left = shipping.as_ref().map_or(0, Shipping::left);
         // Whoever asked may have given up.
         let _ = flush.done.send(Flushed { left, complete });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cursor::Cursor;
+    use super::super::record::{Body, Record};
+    use super::super::sink::SinkError;
+    use super::*;
+    use std::io::{self, Write};
+    use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Store {
+        lines: Arc<Mutex<Vec<String>>>,
+        refuses: Arc<AtomicBool>,
+    }
+
+    impl Sink for Store {
+        fn write(&mut self, batch: &[Record]) -> Result<(), SinkError> {
+            if self.refuses.load(Ordering::SeqCst) {
+                return Err(SinkError { doing: "the test's store".into(), source: io::Error::other("refuses") });
+            }
+            let lines = batch.iter().filter_map(|record| match &record.body {
+                Body::Line { text, .. } => Some(text.clone()),
+                Body::Gap(_) => None,
+            });
+            self.lines.lock().expect("no panic").extend(lines);
+            Ok(())
+        }
+    }
+
+    fn start(directory: &Path, store: &Store) -> (LogFiles, Shipper) {
+        let files = LogFiles::of(&directory.join("a.log"));
+        let store = store.clone();
+        let shipper = Shipper::start_with(files.clone(), move || Box::new(store.clone()), BatchLimits::DEFAULT, None);
+        (files, shipper.expect("a thread"))
+    }
+
+    fn append(files: &LogFiles, text: &str) {
+        let mut spool = std::fs::File::options().append(true).create(true).open(&files.spool).expect("a spool");
+        spool.write_all(text.as_bytes()).expect("written");
+    }
+
+    async fn eventually(what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..1000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never: {what}");
+    }
+
+    #[tokio::test]
+    async fn lines_go_out_by_themselves_and_a_flush_brings_the_rest() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::default();
+        let (files, shipper) = start(directory.path(), &store);
+        let nothing = shipper.flush(Duration::from_secs(5)).await;
+        assert_eq!(nothing, Flushed { left: 0, complete: true }, "without a spool there is nothing to wait for");
+        append(&files, "one\ntwo\nhalf");
+        eventually("two lines", || store.lines.lock().expect("no panic").len() == 2).await;
+        assert_eq!(shipper.flush(Duration::from_secs(5)).await, Flushed { left: 0, complete: true });
+        assert_eq!(*store.lines.lock().expect("no panic"), ["one", "two", "half"]);
+    }
+
+    #[tokio::test]
+    async fn a_flush_to_a_store_that_refuses_ends_in_time_and_says_what_is_left() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::default();
+        store.refuses.store(true, Ordering::SeqCst);
+        let (files, shipper) = start(directory.path(), &store);
+        append(&files, "one\ntwo\n");
+        let begun = Instant::now();
+        let flushed = shipper.flush(Duration::from_millis(300)).await;
+        assert_eq!(flushed, Flushed { left: 8, complete: false });
+        let took = begun.elapsed();
+        assert!(Duration::from_millis(300) <= took && took < Duration::from_secs(2), "{took:?}");
+        // It goes on by itself when the store takes lines again.
+        store.refuses.store(false, Ordering::SeqCst);
+        eventually("both lines", || store.lines.lock().expect("no panic").len() == 2).await;
+    }
+
+    #[tokio::test]
+    async fn the_thread_ends_with_its_handle() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (files, shipper) = start(directory.path(), &Store::default());
+        append(&files, "one\n");
+        let held = || Cursor::open(&files.cursor).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        eventually("it holds the cursor", held).await;
+        drop(shipper);
+        eventually("it lets go", || !held()).await;
     }
 }

@@ -21,6 +21,9 @@ use towline_protocol::time::BootTime;
 /// Read at once. More than a piece, so that every window brings the work forward.
 const WINDOW: usize = 256 * 1024;
 
+/// How far two looks at the time of one line may lie apart.
+const INEXACT_MS: u64 = 2_000;
+
 /// Why a step failed. Every step can be tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum ShipError {
@@ -73,7 +76,7 @@ pub struct Shipping {
     read: Place,
     /// The longest that the spool was seen since it began.
     seen: u64,
-    /// Times never step back within a stream.
+    /// The time of the last record.
     last_ms: u64,
 }
 
@@ -135,8 +138,7 @@ impl Shipping {
     /// Fill the batch. True: the whole spool is read.
     fn fill(&mut self, look: Look, now: Now, finished: bool) -> Result<bool, ShipError> {
         if let (true, Some(gap)) = (self.batch.is_empty(), self.delivered.gap) {
-            self.last_ms = self.last_ms.max(now.wall_ms);
-            self.batch.push(Record { id: gap.from, time_ms: self.last_ms, body: Body::Gap(gap) }, now.boot);
+            self.batch.push(Record { id: gap.from, time_ms: now.wall_ms, body: Body::Gap(gap) }, now.boot);
         }
         self.times.look_again();
         let mut window = vec![0; WINDOW.min(usize::try_from(look.length - self.read.offset).unwrap_or(WINDOW))];
@@ -158,7 +160,7 @@ impl Shipping {
             let offset = begin + piece.text.start as u64;
             let indexed = self.times.of(offset).map_err(file_error(&self.files.index))?;
             let time = indexed.unwrap_or(look.written_ms.min(now.wall_ms));
-            self.last_ms = self.last_ms.max(time);
+            self.last_ms = smoothed(self.last_ms, time);
             let text = lines::text(&window[piece.text.clone()]).into_owned();
             let body = Body::Line { text, part: piece.part, more: piece.more };
             self.batch.push(Record { id: self.read.base + offset, time_ms: self.last_ms, body }, now.boot);
@@ -268,6 +270,12 @@ impl Shipping {
         self.read = Place { gap: None, ..place };
         Ok(())
     }
+}
+
+/// Times are right to about a second: a smaller step back is none. A larger one is a clock that was set.
+fn smoothed(last_ms: u64, time_ms: u64) -> u64 {
+    let step_back = last_ms.saturating_sub(time_ms);
+    if step_back <= INEXACT_MS { last_ms.max(time_ms) } else { time_ms }
 }
 
 /// The size of the file system that the spool lies on.

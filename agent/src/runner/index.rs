@@ -5,7 +5,7 @@ use crate::logs::index::Entry;
 use crate::logs::index_of;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 use towline_protocol::time::BootTime;
@@ -28,7 +28,7 @@ impl SpoolIndex {
     pub fn open(spool: &Path, file: File) -> io::Result<Self> {
         let path = index_of(spool);
         let mut index = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-        if std::fs::read(&path)?.last().is_some_and(|last| *last != b'\n') {
+        if last_byte(&path)?.is_some_and(|last| last != b'\n') {
             // A crash cut the last entry; the next one must not be glued to it.
             index.write_all(b"\n")?;
         }
@@ -59,6 +59,14 @@ impl SpoolIndex {
         self.noted = Some((length, now));
         Ok(())
     }
+}
+
+fn last_byte(path: &Path) -> io::Result<Option<u8>> {
+    let file = File::open(path)?;
+    let Some(at) = file.metadata()?.len().checked_sub(1) else { return Ok(None) };
+    let mut last = [0];
+    file.read_exact_at(&mut last, at)?;
+    Ok(Some(last[0]))
 }
 
 #[cfg(test)]

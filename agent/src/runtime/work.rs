@@ -207,9 +207,9 @@ impl Work {
         if self.shipper.is_some() {
             return;
         }
-        let started = logs::LogFiles::planned(&host.directory, plan)
-            .map_err(|error| story(&error))
-            .and_then(|files| logs::Shipper::start(files, plan).map_err(|error| story(&error)));
+        let started = logs::LogFiles::planned(&host.directory, plan).map_err(|error| story(&error)).and_then(|files| {
+            logs::Shipper::start(files, plan, host.settings.log_spool_bytes).map_err(|error| story(&error))
+        });
         match started {
             Ok(shipper) => self.shipper = Some(Arc::new(shipper)),
             // A plan that names no usable stream is refused when its file is made.

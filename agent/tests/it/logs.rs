@@ -40,21 +40,26 @@ fn read(folder: &Path) -> Found {
     let mut files: Vec<_> = fs::read_dir(folder).expect("a sink").flatten().map(|entry| entry.path()).collect();
     // `test.000001.jsonl` comes before `test.jsonl`.
     files.sort();
-    let (mut found, mut next, mut run) = (Found::default(), 0, 0);
+    let (mut found, mut next, mut before, mut run) = (Found::default(), 0, 0, 0);
     for file in files {
         let text = fs::read_to_string(&file).expect("readable");
         assert!(text.ends_with('\n'), "whole lines");
         for line in text.lines() {
             let record: LogRecord<'_> = serde_json::from_str(line).expect("a record");
             found.gaps += usize::from(record.gap.is_some());
+            if record.id < before {
+                // An agent that went on from its cursor; the life before may have been cut short as well.
+                found.crashes_seen += 1;
+                run = 0;
+            }
+            before = record.id;
             if record.id < next {
-                found.crashes_seen += usize::from(run == 0);
                 run += 1;
                 found.repeated += 1;
                 found.most_repeated_at_once = found.most_repeated_at_once.max(run);
                 continue;
             }
-            (next, run) = (record.id + 1, 0);
+            next = record.id + 1;
             found.lines.push((record.id, record.time, record.line.expect("a line").into_owned()));
         }
     }
@@ -147,4 +152,131 @@ async fn every_line_arrives_over_ten_kills_of_the_agent() {
 #[ignore = "takes about a minute"]
 async fn every_line_arrives_over_fifty_kills_of_the_agent() {
     every_line_arrives(200_000, 50, Duration::from_millis(1200)).await;
+}
+
+/// A launched host of the fake machine, and its spool.
+async fn launched(plane: &mut ControlPlane, host: &TestHost) -> std::path::PathBuf {
+    plane.certify_when_connected(&cluster_ca()).await;
+    plane.report("a launched host", |report| phases(report).contains(&"Launched".to_owned())).await;
+    host.machine.holds().launches[0].log_file.clone()
+}
+
+fn append(spool: &Path, text: &str) {
+    let mut spool = fs::OpenOptions::new().append(true).open(spool).expect("there");
+    std::io::Write::write_all(&mut spool, text.as_bytes()).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_words_are_in_the_store_before_the_host_signs_off() {
+    let mut plane = ControlPlane::start().await;
+    let host = TestHost::new(&plane, "");
+    let mut assignment = plane.assignment(1, RoleKind::Worker, &host.logs());
+    plane.assign(&assignment);
+    let agent = host.start();
+    let spool = launched(&mut plane, &host).await;
+    assignment.generation.0 = 2;
+    assignment.lifecycle = Lifecycle::End;
+    append(&spool, "a line\nthe last word");
+    plane.assign(&assignment);
+    plane.report("a sign-off", |report| report.sign_off.is_some()).await;
+    let lines: Vec<String> = read(&host.logs()).lines.into_iter().map(|(_, _, line)| line).collect();
+    assert_eq!(lines, ["a line", "the last word"]);
+    agent.left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_an_earlier_life_are_shipped_although_the_runner_is_gone() {
+    let mut plane = ControlPlane::start().await;
+    let host = TestHost::new(&plane, "");
+    let mut assignment = plane.assignment(1, RoleKind::Worker, &host.logs());
+    assignment.deadlines.scheduler_lost = 1;
+    plane.assign(&assignment);
+    let agent = host.start();
+    let spool = launched(&mut plane, &host).await;
+    agent.kill().await;
+    append(&spool, "while nobody looked\n");
+    host.machine.holds().runner = None;
+    host.machine.holds().processes.clear();
+    let agent = host.start();
+    plane.report("a sign-off", |report| report.sign_off.is_some()).await;
+    assert_eq!(read(&host.logs()).lines[0].2, "while nobody looked");
+    agent.left().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_delays_the_end_by_seconds_and_keeps_the_lines() {
+    let mut plane = ControlPlane::start().await;
+    let host = TestHost::new(&plane, "");
+    // A file where the store's folder should be.
+    fs::write(host.logs(), "in the way").expect("written");
+    let mut assignment = plane.assignment(1, RoleKind::Worker, &host.logs());
+    plane.assign(&assignment);
+    let agent = host.start();
+    let spool = launched(&mut plane, &host).await;
+    append(&spool, "kept\n");
+    assignment.generation.0 = 2;
+    assignment.lifecycle = Lifecycle::End;
+    let begun = Instant::now();
+    plane.assign(&assignment);
+    plane.report("a sign-off", |report| report.sign_off.is_some()).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    agent.left().await;
+    assert_eq!(fs::read_to_string(spool).expect("there"), "kept\n");
+}
+
+/// Half a minute of a chatty workload while the agent was dead.
+const BACKLOG: u64 = 200 * 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "ships 200 MB"]
+async fn a_large_backlog_takes_little_memory() {
+    let mut plane = ControlPlane::start().await;
+    let host = TestHost::new(&plane, "");
+    let (notes, done, go) = (host.path().join("starts"), host.path().join("done"), host.path().join("go"));
+    let line = "x".repeat(99);
+    let script = format!(
+        "while [ ! -e {} ]; do sleep 0.1; done\nyes {line} | head -c {BACKLOG}\ntouch {}",
+        go.display(),
+        done.display()
+    );
+    stand_in(&host.path().join("store"), &notes, &script);
+    let mut assignment = plane.assignment(1, RoleKind::Worker, &host.logs());
+    plane.assign(&assignment);
+    let mut agent = start(&host);
+    plane.certify_when_connected(&cluster_ca()).await;
+    plane.report("a launched host", |report| phases(report).contains(&"Launched".to_owned())).await;
+    let resting = high_water(agent.id());
+    agent.kill().expect("SIGKILL");
+    agent.wait().expect("ours");
+    fs::write(&go, "").expect("written");
+    while !done.exists() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let spool = host.path().join("spool/test.log");
+    assert_eq!(fs::metadata(&spool).expect("there").len(), BACKLOG);
+
+    let begun = Instant::now();
+    let mut agent = start(&host);
+    let allocated = || std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&spool).expect("there")) * 512;
+    while allocated() > 1024 * 1024 {
+        assert!(begun.elapsed() < Duration::from_secs(300), "{} bytes are left", allocated());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (seconds, most) = (begun.elapsed().as_secs_f64(), high_water(agent.id()));
+    println!(
+        "{BACKLOG} bytes in {seconds:.1} s ({:.1} MB/s); at most {most} kB resident, {resting} kB at rest before",
+        BACKLOG as f64 / 1e6 / seconds
+    );
+    assert!(most < resting + 24 * 1024, "bounded whatever the backlog");
+    assignment.generation.0 = 2;
+    assignment.lifecycle = Lifecycle::End;
+    plane.assign(&assignment);
+    assert_eq!(exited(&mut agent).await.code(), Some(0));
+}
+
+/// The most memory a process ever had, in kB.
+fn high_water(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel says");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

@@ -87,10 +87,16 @@ fn nothing(cluster: &Cluster, directory: &Path) -> Failure {
         let what = format!("The log lines of {} are not here: {} holds none", cluster.name, directory.display());
         return Failure::new(Exit::Failed, "logs_gone", what, remedy);
     }
+    let elsewhere = if directory.is_dir() {
+        String::new()
+    } else {
+        // Made with the first line; a person cannot know which it is.
+        format!(", or {} lies on the machine of the server and not here", directory.display())
+    };
     Failure::new(
         Exit::Failed,
         "logs_empty",
-        format!("{} has written no log lines yet", cluster.name),
+        format!("{} has written no log lines yet{elsewhere}", cluster.name),
         format!("wait for them with --follow, or see what its hosts do: `towline cluster show {}`", cluster.name),
     )
 }
@@ -202,4 +208,42 @@ fn unreadable(directory: &Path, error: &io::Error) -> Failure {
     };
     let what = format!("Cannot read the log files in {}", directory.display());
     Failure::new(Exit::Failed, "logs_unreadable", what, remedy).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(state: &str, logs: serde_json::Value) -> Cluster {
+        let json = serde_json::json!({ "id": "cl-a", "name": "mine", "state": state, "reason": null, "logs": logs });
+        serde_json::from_value(json).expect("reads")
+    }
+
+    #[test]
+    fn lines_that_are_in_no_files_are_sought_elsewhere() {
+        let file = serde_json::json!({ "kind": "file", "directory": "/logs/cl-a" });
+        assert_eq!(directory(&cluster("up", file)).expect("a directory"), Path::new("/logs/cl-a"));
+        for logs in [
+            serde_json::json!(null),
+            serde_json::json!({ "kind": "file" }),
+            serde_json::json!({ "kind": "cloudwatch", "directory": "/x" }),
+        ] {
+            assert_eq!(directory(&cluster("up", logs)).expect_err("no files").code, "logs_elsewhere");
+        }
+    }
+
+    #[test]
+    fn every_failure_says_what_to_do() {
+        let here = tempfile::tempdir().expect("a directory");
+        let (live, dead) = (cluster("up", serde_json::json!(null)), cluster("stopped", serde_json::json!(null)));
+        let waiting = nothing(&live, here.path());
+        assert!(waiting.code == "logs_empty" && waiting.remedy.contains("--follow"), "{waiting:?}");
+        assert!(!waiting.what.contains("machine"), "{waiting:?}");
+        let elsewhere = nothing(&live, &here.path().join("none"));
+        assert!(elsewhere.what.contains("on the machine of the server"), "{elsewhere:?}");
+        let gone = nothing(&dead, here.path());
+        assert!(gone.code == "logs_gone" && gone.remedy.contains("7 days"), "{gone:?}");
+        let denied = unreadable(here.path(), &io::Error::from(io::ErrorKind::PermissionDenied));
+        assert!(denied.code == "logs_unreadable" && denied.remedy.contains("as that user"), "{denied:?}");
+    }
 }

@@ -69,6 +69,8 @@ pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
         judge::interpreters(&measure::interpreters().await),
         judge::disk("disk", &data, measure::free_bytes(&data)),
         judge::hard_links(&data, measure::hard_links(&data, &measure::uv_cache())),
+        #[cfg(feature = "host")]
+        judge::holes(&data, measure::holes(&data)),
         judge::ports(measure::taken_ports()),
         judge::descriptors(measure::descriptors()),
     ];

@@ -15,6 +15,8 @@ pub struct LogFile {
     pub inode: u64,
     /// Its place among the stream's files; the one that is being written comes last.
     pub number: u64,
+    /// How long it was.
+    pub length: u64,
     /// When it was last written, in Unix milliseconds.
     pub written_ms: u64,
 }
@@ -42,6 +44,7 @@ pub fn list(directory: &Path) -> io::Result<Listing> {
             path: entry.path(),
             inode: metadata.ino(),
             number,
+            length: metadata.len(),
             written_ms: u64::try_from(written.as_millis()).unwrap_or(u64::MAX),
         });
     }

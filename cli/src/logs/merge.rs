@@ -86,10 +86,10 @@ mod tests {
 
     #[test]
     fn stops_when_it_is_told_to() {
-        let mut sources = entries(&[vec![1, 2, 3]]);
+        let mut sources = entries(&[vec![1, 2, 3], vec![1, 2, 3]]);
         let mut seen = 0;
         let Ok(()) = merge(
-            1,
+            2,
             |source| Ok::<_, Infallible>(sources[source].pop_front()),
             |_| {
                 seen += 1;

@@ -81,6 +81,7 @@ mod tests {
             "yesterday",
             "2026-01-02",
             "99999999999999999999d",
+            "9999999999999999d",
             "1969-01-01T00:00:00Z",
         ] {
             assert!(parse(text).expect_err(text).contains("RFC 3339"), "{text}");

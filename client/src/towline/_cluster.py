@@ -44,7 +44,8 @@ class Cluster(Lifecycle):
     worker_threads : int, optional
         Threads of each process. By default this machine's cores shared out over all workers.
     worker_memory : int or str, optional
-        Memory limit of each process, in bytes or as text (``"4 GiB"``); by default the host's memory shared out.
+        Memory limit of each process, in bytes or as text (``"4 GiB"``); by default the host's memory shared out
+        (with `backend="local"` this machine's, over all workers).
     worker_nanny : bool, default True
         Keep Dask's nanny, which restarts a worker that died. Without it `Client.restart` does not work.
     worker_resources : dict, optional
@@ -121,7 +122,7 @@ class Cluster(Lifecycle):
         quiet: bool = False,
         **unknown: Any,
     ) -> None:
-        _refuse_unknown(type(self).__init__, unknown)
+        _refuse_unknown(Cluster.__init__, unknown)
         refuse_second_import()
         options = Options.parse(
             n_workers=n_workers,
@@ -234,11 +235,17 @@ class Cluster(Lifecycle):
         return Client(self, asynchronous=self.asynchronous)
 
     def scale(self, n: int) -> Any:
-        """Set the number of worker hosts. In asynchronous use the result must be awaited."""
+        """Set the number of worker hosts. In asynchronous use the result can be awaited, and says if it failed."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ClusterError(
                 "argument_invalid", f"`n` takes a whole number from 0 up; it was given {n!r:.80}", "Change `n`."
             )
+        if self.asynchronous:
+            # Begun at once, as with Dask's own clusters: there it takes effect also when nobody awaits it.
+            scaling = asyncio.ensure_future(self._scale(n))
+            self._preparing.add(scaling)
+            scaling.add_done_callback(self._preparing.discard)
+            return scaling
         return self.sync(self._scale, n)
 
     async def _scale(self, n: int) -> None:

@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from dask.utils import parse_bytes, parse_timedelta
+from distributed.system import MEMORY_LIMIT
 
 from towline._errors import ClusterError
 
@@ -28,6 +29,8 @@ _NO_CLIENT_AFTER = 2 * 60
 #: The control plane's cap; it has the last word.
 _MAX_LIFETIME = 7 * 24 * 3600.0
 _MAX_WORKERS = 10_000
+#: A worker needs this to start.
+_LEAST_MEMORY = 64 * 1024 * 1024
 #: More memory than any machine has, and still a number that every part can hold.
 _MAX_MEMORY = 1 << 60
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -97,6 +100,7 @@ class Options:
         max_lifetime: Duration = "24 hours",
         tags: object = None,
         cores: int | None = None,
+        memory: int = MEMORY_LIMIT,
     ) -> Options:
         """Check every argument.
 
@@ -112,13 +116,17 @@ class Options:
             threads = max(1, (cores or os.cpu_count() or 1) // max(1, workers * processes))
         else:
             threads = _count("worker_threads", worker_threads, 1, 4096)
+        memory_limit = _memory(worker_memory)
+        if memory_limit is None and backend == "local":
+            # Likewise: left to its host, each would take the whole machine's memory for its own and none would spill.
+            memory_limit = max(_LEAST_MEMORY, memory // max(1, workers * processes))
         return cls(
             n_workers=workers,
             name=_name(name),
             backend=_text("backend", backend),
             processes=processes,
             threads=threads,
-            memory_limit=_memory(worker_memory),
+            memory_limit=memory_limit,
             nanny=_flag("worker_nanny", worker_nanny),
             resources=_resources(worker_resources),
             idle_after=_or_never("idle_timeout", idle_timeout),
@@ -261,7 +269,7 @@ def _memory(value: Any) -> int | None:
         amount = int(parse_bytes(value))
     except (TypeError, ValueError, KeyError, OverflowError):
         raise _invalid("worker_memory", value, 'takes bytes or text such as "4 GiB"') from None
-    if amount < 64 * 1024 * 1024:
+    if amount < _LEAST_MEMORY:
         raise _invalid("worker_memory", value, "must be at least 64 MiB: a worker needs that to start")
     if amount > _MAX_MEMORY:
         raise _invalid("worker_memory", value, "must be at most 1 EiB")

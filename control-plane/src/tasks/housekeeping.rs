@@ -218,6 +218,7 @@ mod tests {
             ("worker-a.000002.jsonl", now_ms, true),
             ("worker-a.jsonl", old, true),
             ("worker-a.x.jsonl", old, true),
+            ("worker-a..jsonl", old, true),
             ("worker-a.000001.jsonl.tmp", old, true),
         ];
         for (name, written_ms, _) in cases {

@@ -372,6 +372,13 @@ fn lines_have_the_time_of_the_index_or_of_the_last_write() {
 }
 
 #[test]
+fn times_step_back_only_with_the_clock() {
+    assert_eq!([smoothed(0, 5), smoothed(9_000, 9_500), smoothed(9_000, 7_500)], [5, 9_500, 9_000]);
+    // A clock that ran ten years ahead for a while does not date all later lines.
+    assert_eq!(smoothed(315_360_000_000 + 9_000, 9_000), 9_000);
+}
+
+#[test]
 fn a_last_line_without_an_end_goes_out_when_nobody_writes_any_more() {
     let mut bench = Bench::new(None);
     bench.append(b"half");
