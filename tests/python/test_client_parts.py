@@ -41,8 +41,52 @@ def view(**changes) -> ClusterView:
 def test_versions_are_one():
     project = (Path(towline.__file__).parents[2] / "pyproject.toml").read_text()
     assert f'version = "{towline.__version__}"' in project
-    assert set(towline.__all__) == {"Cluster", "ClusterEnded", "ClusterError", "__version__"}
+    assert set(towline.__all__) == {"Cluster", "ClusterEnded", "ClusterError", "__version__", "load_security"}
     assert (Path(towline.__file__).parent / "py.typed").exists()
+
+
+# -- environment values and the loader ---------------------------------------------------------------------------------
+
+
+def test_environment_values_are_checked_and_never_shown():
+    from towline._environ import parse_environ
+
+    assert parse_environ(None) == {}
+    assert parse_environ({"A": "x", "B": 2, "C": 0.5}) == {"A": "x", "B": "2", "C": "0.5"}
+    for wrong in (["A"], {"": "secret"}, {"A=B": "secret"}, {1: "secret"}, {"A": b"secret"}, {"A": "secret\0"},
+                  {"A": True}, {"TOWLINE_X": "secret"}):  # fmt: skip
+        with pytest.raises(ClusterError) as caught:
+            parse_environ(wrong)
+        assert caught.value.code == "argument_invalid"
+        assert "`environ`" in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+def test_the_loader_passes_by_what_is_not_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    address = "tls://127.0.0.1:20001"
+    assert towline.load_security({"address": address}) is None
+    for other in ({}, {"address": None}, {"address": "tcp://127.0.0.1:20001"}, {"address": "tls://nowhere"}):
+        assert towline.load_security(other) is None
+    folder = tmp_path / "towline/clusters/cl-abc"
+    folder.mkdir(parents=True)
+    file = folder / "client-x.scheduler.json"
+    for torn in ("", "{", "[]", '{"scheduler": 7}', '{"scheduler": ["tls://127.0.0.1:20002"]}'):
+        file.write_text(torn)
+        assert towline.load_security({"address": address}) is None
+    # Without its keys beside it an address opens nothing.
+    file.write_text('{"scheduler": ["tls://127.0.0.1:20001"]}')
+    assert towline.load_security({"address": address}) is None
+
+
+def test_a_persons_own_security_loader_stays():
+    import dask
+
+    from towline import _loader
+
+    with dask.config.set({"distributed.client.security-loader": "mine.own"}):
+        _loader.configure()
+        assert dask.config.get("distributed.client.security-loader") == "mine.own"
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------
@@ -455,7 +499,7 @@ def test_the_role_is_checked_by_where_we_dial(tmp_path):
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tls://127.0.0.1", "127.0.0.1:8786", "tls://:1"])
 def test_only_tls_addresses_are_dialled(address):
     with pytest.raises(ClusterError, match="tls://host:port"):
-        _security._endpoints([address])
+        _security.endpoints([address])
 
 
 def test_written_certificates_are_ours_alone(tmp_path):

@@ -82,7 +82,7 @@ def _age(file: Path) -> float:
 
 
 def _security(file: Path, wanted: frozenset[tuple[str, int]], port: int) -> ClusterSecurity | None:
-    """This client's settings, if its scheduler is where somebody dials. Files of others and torn ones are passed by."""
+    """The settings of one client, if its scheduler is where somebody dials. Files of others and torn ones are passed by."""
     try:
         if file.stat().st_uid != os.getuid():
             return None
