@@ -11,8 +11,8 @@ const ENVIRON: &str = r#"
 import json, os
 import towline
 
-def value():
-    return os.environ.get("COLOUR")
+def value(name="COLOUR"):
+    return os.environ.get(name)
 
 if __name__ == "__main__":
     environ = {"COLOUR": "green = blue", "TEMPERATURE": 3}
@@ -23,7 +23,7 @@ if __name__ == "__main__":
         cluster.scale(2)
         cluster.wait_for_workers(2, timeout=90)
         both = sorted(client.run(value).values())
-        number = client.submit(os.environ.get, "TEMPERATURE", pure=False).result(timeout=60)
+        number = client.submit(value, "TEMPERATURE", pure=False).result(timeout=60)
     print(json.dumps({"first": first, "both": both, "number": number}), flush=True)
 "#;
 

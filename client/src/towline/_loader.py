@@ -82,7 +82,7 @@ def _age(file: Path) -> float:
 
 
 def _security(file: Path, wanted: frozenset[tuple[str, int]], port: int) -> ClusterSecurity | None:
-    """The settings of one client, if its scheduler is where somebody dials. Files of others and torn ones are passed by."""
+    """The settings of one client, if its scheduler is where somebody dials. Others' and torn files are passed by."""
     try:
         if file.stat().st_uid != os.getuid():
             return None
