@@ -353,6 +353,8 @@ class Lifecycle(DaskCluster):
                 ended = await self._shut_down(until)
         finally:
             self._reporter.rest()
+            # Dask would stop adaptive scaling here. Ours is the cluster's, which may outlive this object.
+            self._adaptive = None
             await super()._close()
             self.status = Status.closed
             if self._attempt.watch is not None:

@@ -50,6 +50,8 @@ class Watch:
     def __init__(self, plane: ControlPlane, reporter: Reporter, first: ClusterView) -> None:
         self.view = first
         self.patience: float | None = _PATIENCE
+        #: Called with each newer view and the one before.
+        self.listeners: list[Callable[[ClusterView, ClusterView], None]] = []
         self._plane = plane
         self._reporter = reporter
         self._changed = asyncio.Event()
@@ -64,6 +66,8 @@ class Watch:
                 async for view in stream:
                     if view.revision >= self.view.revision:
                         self._reporter.cluster(view, self.view)
+                        for listener in self.listeners:
+                            listener(view, self.view)
                         self.view = view
                     self._changed.set()
         except Exception as error:

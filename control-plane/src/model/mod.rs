@@ -9,7 +9,7 @@ use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, Schedule
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki, VerifyingKey, WorkspaceId};
 use towline_protocol::message::Instance;
-use towline_protocol::report::{EndReason, Failure, ProcessRecord, SignOff, Verdict, Vitals};
+use towline_protocol::report::{EndReason, Failure, ProcessRecord, ScalingWord, SignOff, Verdict, Vitals};
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
@@ -79,6 +79,22 @@ pub struct WorkerShape {
     pub resources: Vec<Resource>,
 }
 
+/// Between which numbers of worker hosts the scheduler may choose, and how eagerly it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Adaptive {
+    /// At least this many worker hosts.
+    pub minimum: u32,
+    /// At most this many.
+    pub maximum: u32,
+    /// Milliseconds between two looks at the work.
+    pub interval_ms: u64,
+    /// Looks in a row that must find fewer hosts enough before there are fewer.
+    pub wait_count: u32,
+    /// Milliseconds that the work at hand may take: the shorter, the more hosts are asked for.
+    pub target_duration_ms: u64,
+}
+
 /// Time limits and labels that the owner chose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,6 +131,12 @@ pub struct ClusterRecord {
     pub worker: WorkerShape,
     /// How many worker hosts it should have.
     pub n_workers: u32,
+    /// Between which numbers the scheduler may choose; none: `n_workers` was chosen by a person.
+    #[serde(default)]
+    pub adaptive: Option<Adaptive>,
+    /// When `n_workers` last changed, Unix milliseconds; none: never.
+    #[serde(default)]
+    pub scaled_at_ms: Option<u64>,
     /// Limits and labels.
     pub terms: Terms,
     /// What the owner wants.
@@ -135,6 +157,23 @@ pub struct ClusterRecord {
     pub created_at_ms: u64,
     /// When it ended, Unix milliseconds.
     pub ended_at_ms: Option<u64>,
+}
+
+impl ClusterRecord {
+    /// Have another number of worker hosts from now on.
+    pub fn scale(&mut self, n_workers: u32, now_ms: u64) {
+        if self.n_workers != n_workers {
+            self.n_workers = n_workers;
+            self.scaled_at_ms = Some(now_ms);
+        }
+    }
+}
+
+impl Adaptive {
+    /// Whether the scheduler may choose this number.
+    pub fn holds(&self, n_workers: u32) -> bool {
+        (self.minimum..=self.maximum).contains(&n_workers)
+    }
 }
 
 /// The newest roster of a cluster.
@@ -310,6 +349,9 @@ pub struct LastSaid {
     /// Why it is on its way out.
     #[serde(default)]
     pub ending: Option<EndReason>,
+    /// What the scheduler wants of the worker hosts.
+    #[serde(default)]
+    pub scaling: Option<ScalingWord>,
     /// Since when it says so, Unix milliseconds.
     #[serde(default)]
     pub failed_at_ms: Option<u64>,
