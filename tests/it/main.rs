@@ -15,4 +15,5 @@ mod object;
 mod packages;
 mod people;
 mod refusals;
+mod scaling;
 mod upgrade;

@@ -359,16 +359,6 @@ def test_refusals_before_a_host_starts(bench):
     assert "local" in caught.value.message
 
 
-def test_adaptive_is_refused_with_a_sentence(bench):
-    async def use() -> None:
-        cluster = towline.Cluster(n_workers=1, asynchronous=True, progress="none")
-        with pytest.raises(ClusterError, match="not supported yet"):
-            cluster.adapt(minimum=1)
-        await cluster.close()
-
-    asyncio.run(use())
-
-
 def test_retries_wait_longer_and_never_too_long():
     assert pause(0, 0.0) == pytest.approx(0.05)
     assert pause(0, 1.0) < pause(3, 1.0) < pause(10, 1.0) == pause(10_000, 1.0) <= 5.05
@@ -702,3 +692,38 @@ def test_a_scan_reaches_the_binary_and_sees_edits(bench, tmp_path, monkeypatch):
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: fresh-thing\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(folder.parent))
     assert {record["name"] for record in _scan()["distributions"]} - first == {"fresh-thing"}
+
+
+# -- scaling -----------------------------------------------------------------------------------------------------------
+
+
+SHAPE = {"processes": 2, "threads": 3, "memory_limit": 1 << 30}
+
+
+def test_cores_and_memory_are_counted_in_hosts():
+    from towline._scaling import hosts_for
+
+    assert [hosts_for("cores", amount, SHAPE, "cores") for amount in (0, 1, 6, 6.5, 12)] == [0, 1, 1, 2, 2]
+    assert [hosts_for("memory", amount, SHAPE, "memory") for amount in (0, "2 GiB", "2.1 GiB", 1 << 32)] == [0, 1, 2, 2]
+    for kind, wrong in (("cores", -1), ("cores", "many"), ("cores", True), ("memory", "much"), ("memory", float("inf"))):
+        with pytest.raises(ClusterError) as caught:
+            hosts_for(kind, wrong, SHAPE, kind)
+        assert caught.value.code == "argument_invalid", wrong
+    with pytest.raises(ClusterError, match="memory limit"):
+        hosts_for("memory", 1, {**SHAPE, "memory_limit": None}, "memory")
+
+
+def test_adaptive_terms_are_as_in_dask_and_checked():
+    from towline._scaling import terms
+
+    assert terms(SHAPE, {}) == {
+        "minimum": 0, "maximum": None, "interval_ms": 1000, "wait_count": 3, "target_duration_ms": 5000,
+    }  # fmt: skip
+    given = terms(SHAPE, {"minimum": 1, "maximum": 9, "maximum_cores": 24, "minimum_memory": "3 GiB",
+                          "interval": "10 ms", "target_duration": timedelta(seconds=2)})  # fmt: skip
+    assert (given["minimum"], given["maximum"], given["interval_ms"], given["target_duration_ms"]) == (2, 4, 10, 2000)
+    for wrong in ({"minimum": -1}, {"minimum": 3, "maximum": 2}, {"maximum": 1.5}, {"interval": "soon"},
+                  {"wait_count": 0}, {"minimum": True}):  # fmt: skip
+        with pytest.raises(ClusterError) as caught:
+            terms(SHAPE, wrong)
+        assert caught.value.code == "argument_invalid", wrong

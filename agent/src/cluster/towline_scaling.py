@@ -109,7 +109,7 @@ class Scaling:
             return
         self.looks = 0
         if len(here) > target:
-            await self.retire(self.choose(len(here) - target), has_others=target > 0)
+            await self.retire(self.choose(len(here) - target))
         if plan is self.plan:
             # Hosts that could not be spared are still wanted; those that have not come yet are no more.
             self.wanted = target if self.is_fixed() else max(target, min(self.wanted, len(self.present())))
@@ -137,11 +137,8 @@ class Scaling:
             candidates = [h for h in candidates if not any(w.processing or w.long_running for w in workers[h])]
         return candidates[:many]
 
-    async def retire(self, hosts: Iterable[str], has_others: bool = True) -> list[str]:
-        """Move the data of these hosts away and have them named as those that may go.
-
-        Where no other stays the data has no place to go. Returns the hosts that may go now.
-        """
+    async def retire(self, hosts: Iterable[str]) -> list[str]:
+        """Move the data of these hosts away and have them named as those that may go. Returns those."""
         workers = self.hosts()
         hosts = [host for host in hosts if host in workers and host not in self.leaving]
         if not hosts:
@@ -151,14 +148,12 @@ class Scaling:
         logger.info("Towline retires %d of %d worker hosts", len(hosts), len(workers))
         self.leaving.update(hosts)
         try:
-            if has_others:
-                # Without removing them: a worker that is removed ends by itself, which would look like a failure.
-                await self.scheduler.retire_workers(names=names, close_workers=False, remove=False)
+            # Without removing them: a worker that is removed ends by itself, which would look like a failure.
+            moved = set(await self.scheduler.retire_workers(names=names, close_workers=False, remove=False))
         finally:
             self.leaving.difference_update(hosts)
-        left = self.hosts()
         # Dask leaves those whose data has no place to go as they were. Where somebody chose the number, they go.
-        done = [host for host in hosts if host not in left or fixed or not self.is_open(left[host])]
+        done = [host for host in hosts if fixed or moved.issuperset(worker.address for worker in workers[host])]
         self.retired.update(done)
         return done
 
@@ -168,8 +163,3 @@ class Scaling:
         names = {known[worker].name if worker in known else worker for worker in workers}
         hosts = {host for host, members in self.hosts().items() if any(member.name in names for member in members)}
         return await self.retire(sorted(hosts))
-
-    @staticmethod
-    def is_open(workers: list[Any]) -> bool:
-        """Some worker of these still takes tasks."""
-        return any(getattr(worker.status, "name", worker.status) == "running" for worker in workers)
