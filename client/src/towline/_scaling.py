@@ -147,8 +147,12 @@ class Adaptive:
 
     @property
     def periodic_callback(self) -> Any:
-        """None once stopped, as with Dask's own. There is none in this process."""
-        return self if self.state == "running" else None
+        """None once stopped, as with Dask's own; here it stands for what runs in the scheduler."""
+        return self if self.is_running() else None
+
+    def is_running(self) -> bool:
+        """Whether it scales, as far as this handle knows."""
+        return self.state == "running"
 
     def saw(self, view: ClusterView, before: ClusterView) -> None:
         """Take in a newer view of the cluster."""
