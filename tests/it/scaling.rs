@@ -59,7 +59,10 @@ async fn fewer_hosts_lose_no_data() -> Result<()> {
     ensure!(said["staying"] == true, "{said}");
     ensure!(said["fewer"].as_f64().is_some_and(|seconds| seconds < 20.0), "{said}");
     let reasons = said["reasons"].as_array().context("a list")?;
-    ensure!(reasons.len() == 2 && reasons.iter().all(Value::is_null), "hosts that went as asked have not failed: {said}");
+    ensure!(
+        reasons.len() == 2 && reasons.iter().all(Value::is_null),
+        "hosts that went as asked have not failed: {said}"
+    );
     ensure!(said["status"].as_str().is_some_and(|status| status.contains("Manual")), "{said}");
     Ok(())
 }

@@ -507,7 +507,8 @@ mod tests {
     #[test]
     fn the_configuration_demands_tls_1_3_and_names_key_files_and_scratch_folder() {
         let launch = made(&plan(RoleKind::Worker)).expect("a good plan");
-        let config: serde_json::Value = serde_json::from_str(&launch.files[2].contents).expect("JSON");
+        let config = launch.files.iter().find(|file| file.path.ends_with("dask.yaml")).expect("a configuration");
+        let config: serde_json::Value = serde_json::from_str(&config.contents).expect("JSON");
         let comm = &config["distributed"]["comm"];
         assert_eq!(config["temporary-directory"], "/h/work");
         assert_eq!(comm["require-encryption"], true);

@@ -13,8 +13,10 @@ use towline_protocol::report::{EndReason, Failure, ProcessRecord, ScalingWord, S
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
+mod adaptive;
 mod view;
 
+pub use adaptive::Adaptive;
 pub use view::{ClientView, ClusterView, CurrentPhase, HostView, LogsView};
 
 /// Where a cluster is in its life.
@@ -79,22 +81,6 @@ pub struct WorkerShape {
     pub resources: Vec<Resource>,
 }
 
-/// Between which numbers of worker hosts the scheduler may choose, and how eagerly it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Adaptive {
-    /// At least this many worker hosts.
-    pub minimum: u32,
-    /// At most this many.
-    pub maximum: u32,
-    /// Milliseconds between two looks at the work.
-    pub interval_ms: u64,
-    /// Looks in a row that must find fewer hosts enough before there are fewer.
-    pub wait_count: u32,
-    /// Milliseconds that the work at hand may take: the shorter, the more hosts are asked for.
-    pub target_duration_ms: u64,
-}
-
 /// Time limits and labels that the owner chose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -157,23 +143,6 @@ pub struct ClusterRecord {
     pub created_at_ms: u64,
     /// When it ended, Unix milliseconds.
     pub ended_at_ms: Option<u64>,
-}
-
-impl ClusterRecord {
-    /// Have another number of worker hosts from now on.
-    pub fn scale(&mut self, n_workers: u32, now_ms: u64) {
-        if self.n_workers != n_workers {
-            self.n_workers = n_workers;
-            self.scaled_at_ms = Some(now_ms);
-        }
-    }
-}
-
-impl Adaptive {
-    /// Whether the scheduler may choose this number.
-    pub fn holds(&self, n_workers: u32) -> bool {
-        (self.minimum..=self.maximum).contains(&n_workers)
-    }
 }
 
 /// The newest roster of a cluster.

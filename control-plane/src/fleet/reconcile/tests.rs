@@ -330,7 +330,9 @@ impl World {
             useful(RoleKind::Worker)
         };
         assert!(many <= self.cluster.n_workers as usize, "more workers than wanted");
-        for id in seen.scheduler().iter().flat_map(|host| host.record.said.scaling.iter().flat_map(|word| &word.retired)) {
+        for id in
+            seen.scheduler().iter().flat_map(|host| host.record.said.scaling.iter().flat_map(|word| &word.retired))
+        {
             assert!(seen.host(id).is_none_or(|host| !host.is_useful()), "a host that takes no tasks was kept");
         }
         if let (Some(allowed), false) = (self.cluster.adaptive, self.cluster.state.is_terminal()) {
