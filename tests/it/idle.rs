@@ -107,6 +107,70 @@ async fn nothing_busy_is_ended_and_what_is_idle_ends_with_its_reason() -> Result
     Ok(())
 }
 
+/// A person's request that holds the scheduler's event loop for longer than its last word counts, just before it would
+/// have been idle for long enough.
+const STUCK: &str = r#"
+import json, time
+import towline
+
+if __name__ == "__main__":
+    with towline.Cluster(n_workers=1, name="stuck", idle_timeout=6, progress=False) as cluster:
+        client = cluster.get_client()
+        client.submit(int, 3, pure=False).result(timeout=30)
+        time.sleep(5)
+        client.run_on_scheduler(time.sleep, 19)
+        alive = client.submit(int, 4, pure=False).result(timeout=30)
+        print(json.dumps({"alive": alive, "state": cluster.details["state"]}), flush=True)
+"#;
+
+#[tokio::test]
+async fn a_scheduler_that_is_stuck_in_a_request_is_not_closed_without_its_word() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let said = world.script_json(STUCK, LONG).await?;
+    ensure!(said["alive"] == 4 && said["state"] == "running", "{said}");
+    Ok(())
+}
+
+const STEADY: &str = r#"
+import json, time
+import towline
+
+if __name__ == "__main__":
+    cluster = towline.Cluster(n_workers=1, name="steady", idle_timeout=20, progress=False)
+    cluster.get_client().submit(int, 3, pure=False).result(timeout=30)
+    print(json.dumps({"id": cluster.cluster_id}), flush=True)
+    time.sleep(600)
+"#;
+
+#[tokio::test]
+async fn restarts_of_the_agent_do_not_make_a_cluster_young_again() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let mut program = Program::start(&world, "steady", STEADY)?;
+    let id = program.next().await?["id"].as_str().context("id")?.to_owned();
+    let begun = Instant::now();
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        for process in processes::below(&world.data.join("hosts")) {
+            if process.command.contains(" agent --host-dir") {
+                processes::kill(process.pid);
+            }
+        }
+    }
+    let ended = world.api().cluster_until(&id, LONG, |view| view["state"] == "stopping" || view["state"] == "stopped");
+    let view = ended.await?;
+    ensure!(view["reason"]["code"] == "idle", "{view:#}");
+    // Begun anew at the last restart it would be 34 seconds.
+    ensure!(begun.elapsed() < Duration::from_secs(32), "after {:?}", begun.elapsed());
+    program.child.start_kill()?;
+    Ok(())
+}
+
 const FORGOTTEN: &str = r#"
 import json, time
 import towline

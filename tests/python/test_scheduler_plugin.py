@@ -329,6 +329,98 @@ def test_the_agent_is_told_and_asks_over_a_socket_with_a_long_path(tmp_path: Pat
     run(spoken)
 
 
+class Slow:
+    """An actor."""
+
+    def nap(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+
+def test_a_call_of_an_actor_is_work_while_it_runs() -> None:
+    async def told() -> None:
+        async with cluster() as (_, activity), client_of(activity.scheduler) as client:
+            actor = await client.submit(Slow, actor=True)
+            await settled(activity)
+            # As a client does that cannot reach workers.
+            client.direct_to_workers = False
+            napping = asyncio.ensure_future(
+                client.scheduler.proxy(
+                    worker=next(iter(activity.scheduler.workers)),
+                    msg={"op": "actor_execute", "function": "nap", "actor": actor.key, "args": [], "kwargs": {}},
+                )
+            )
+            while not activity.tasks():
+                await asyncio.sleep(0.001)
+            await napping
+            assert activity.tasks() == 0
+
+    run(told)
+
+
+def test_what_people_say_to_each_other_is_news_and_waiting_for_it_no_work() -> None:
+    async def told() -> None:
+        from distributed import Queue
+
+        async with cluster() as (_, activity), client_of(activity.scheduler) as client:
+            queue = await Queue("q", client=client)
+            still = await settled(activity)
+            waiting = asyncio.ensure_future(queue.get())
+            while activity.moves() == still:
+                await asyncio.sleep(0.01)
+            assert activity.tasks() == 0, "somebody who waits keeps nobody alive"
+            still = activity.moves()
+            await queue.put(3)
+            assert await waiting == 3
+            assert activity.moves() > still
+
+    run(told)
+
+
+def test_the_busiest_client_counts_and_not_the_newest() -> None:
+    async def told() -> None:
+        from distributed.core import rpc
+
+        async with cluster() as (scheduler, activity), rpc(scheduler.address) as one, rpc(scheduler.address) as two:
+            await one.towline_client(client="a", cpu_milli=900)
+            await two.towline_client(client="b", cpu_milli=3)
+            assert activity.statement()["client_cpu_milli"] == 900
+            await one.towline_client(client="a", cpu_milli=2)
+            assert activity.statement()["client_cpu_milli"] == 3
+
+    run(told)
+
+
+def test_tasks_without_any_worker_are_unrunnable() -> None:
+    async def told() -> None:
+        async with Scheduler(port=0, protocol="tcp", dashboard=False, host="127.0.0.1") as scheduler:
+            activity = plugin.Activity(scheduler, as_client)
+            activity.attach()
+            async with client_of(scheduler, guarded=False) as client:
+                futures = client.map(int, range(3))
+                while not activity.statement()["unrunnable"]:
+                    await asyncio.sleep(0.01)
+                assert (activity.statement()["unrunnable"], activity.tasks()) == (3, 0)
+                del futures
+
+    run(told)
+
+
+def test_the_same_key_after_the_end_is_refused_again_and_never_waits() -> None:
+    async def closed() -> None:
+        async with cluster() as (_, activity), client_of(activity.scheduler) as client:
+            assert await activity.close(await settled(activity), "idle")
+            assert activity.statement()["closed"] == "idle"
+            while attach(client, no_reason).error is None:
+                await asyncio.sleep(0.001)
+            for _ in range(3):
+                with pytest.raises(ClusterEnded):
+                    client.submit(int, 7, key="the-same")
+                assert client.futures == {}
+
+    run(closed)
+
+
 def test_names_of_hosts() -> None:
     assert [plugin.host_of(name) for name in ("ho-abc", "ho-abc-0", "ho-a1-12", 7)] == [
         "ho-abc",

@@ -51,6 +51,8 @@ pub struct SchedulerActivity {
     pub workers_cpu_milli: u64,
     /// Worker hosts that are in the cluster.
     pub hosts: u64,
+    /// It takes no more tasks, for this reason.
+    pub closed: Option<EndReason>,
 }
 
 /// A statement and when it came.
@@ -236,6 +238,10 @@ fn take_in(
     match serde_json::from_str(line)? {
         Said::Activity(activity) => {
             socket.heard.send_replace(Some(Heard { activity, at: boot_time() }));
+            if activity.closed.is_some() {
+                // Whoever waits for a word of the scheduler is not to wait for the next sample.
+                socket.word.send_modify(|_| ());
+            }
         }
         Said::Closed => answer(CloseAnswer::Closed),
         Said::Kept => answer(CloseAnswer::Kept),
@@ -273,7 +279,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
-    const STATEMENT: &str = r#"{"op":"activity","moves":7,"tasks":0,"unrunnable":0,"clients":1,"had_client":true,"no_client_for":null,"client_cpu_milli":null,"workers_cpu_milli":12,"hosts":2}"#;
+    const STATEMENT: &str = r#"{"op":"activity","moves":7,"tasks":0,"unrunnable":0,"clients":1,"had_client":true,"no_client_for":null,"client_cpu_milli":null,"workers_cpu_milli":12,"hosts":2,"closed":null}"#;
 
     struct Served {
         directory: tempfile::TempDir,

@@ -43,8 +43,14 @@ TICK_SECONDS = 1.0
 LINE_LIMIT = 64 * 1024
 #: What a person's request does that no task shows. Each counts as work while it runs and as news once it has.
 REQUESTS = (
-    "broadcast", "cancel", "gather", "rebalance", "register_nanny_plugin", "register_scheduler_plugin",
-    "register_worker_plugin", "replicate", "restart", "restart_workers", "run_function", "scatter",
+    "benchmark_hardware", "broadcast", "cancel", "gather", "proxy", "rebalance", "register_nanny_plugin",
+    "register_scheduler_plugin", "register_worker_plugin", "replicate", "restart", "restart_workers", "retire_workers",
+    "run_function", "scatter", "update_data",
+)  # fmt: skip
+#: Requests that may wait for others as long as they like: news when they come, and no work while they wait.
+SIGNALS = (
+    "event_set", "event_wait", "lock_acquire", "lock_release", "publish_get", "publish_put", "queue_get", "queue_put",
+    "semaphore_acquire", "semaphore_release", "variable_get", "variable_set",
 )  # fmt: skip
 
 
@@ -61,8 +67,8 @@ class Activity:
         self.people: dict[str, Any] = {}
         self.had_client = False
         self.alone_since = monotonic()
-        #: The newest word of a client on its own work: thousandths of a core, and when it came.
-        self.client_word: tuple[int, float] | None = None
+        #: Each client's newest word on its own work: thousandths of a core, and when it came.
+        self.client_words: dict[str, tuple[int, float]] = {}
         #: Who was asked to hold and has not answered, by the question's token.
         self.waiting: dict[str, set[str]] = {}
         self.held = asyncio.Event()
@@ -78,6 +84,9 @@ class Activity:
         for op in REQUESTS:
             if op in handlers:
                 handlers[op] = self._counted(handlers[op])
+        for op in SIGNALS:
+            if op in handlers:
+                handlers[op] = self._noticed(handlers[op])
         handlers["towline_client"] = self._hear_client
         streams["update-graph"] = self._graphs(streams["update-graph"])
         streams["towline-holding"] = self._holding
@@ -110,7 +119,7 @@ class Activity:
         """A cluster object says that it is there, and how much its process works."""
         if self.role_of(comm) == "client":
             self._arrived(f"object-{client}", comm)
-            self.client_word = (int(cpu_milli), monotonic())
+            self.client_words[client] = (int(cpu_milli), monotonic())
         return {"closed": self.closed}
 
     def _counted(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,6 +133,14 @@ class Activity:
                 self.pending -= 1
 
         return counted
+
+    def _noticed(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        async def noticed(comm: Any, **message: Any) -> Any:
+            self.came += 1
+            result = call(original, comm, message)
+            return await result if isinstance(result, Awaitable) else result
+
+        return noticed
 
     def _graphs(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def counted(client: str, **message: Any) -> Any:
@@ -151,7 +168,21 @@ class Activity:
     def tasks(self) -> int:
         """Tasks that workers have, that wait for one, or that are about to be made of a graph."""
         state = self.scheduler
-        return sum(len(worker.processing) for worker in state.workers.values()) + len(state.queued) + self.pending
+        # Without any worker nothing waits for its turn.
+        waiting = len(state.queued) if state.workers else 0
+        return sum(len(worker.processing) for worker in state.workers.values()) + waiting + self.pending
+
+    def unrunnable(self) -> int:
+        """Tasks that no worker could run."""
+        state = self.scheduler
+        return len(state.unrunnable) + (0 if state.workers else len(state.queued))
+
+    def _busiest_client(self) -> int | None:
+        now = monotonic()
+        self.client_words = {
+            client: word for client, word in self.client_words.items() if now - word[1] <= CLIENT_WORD_SECONDS
+        }
+        return max((milli for milli, _ in self.client_words.values()), default=None)
 
     def _alone_for(self) -> float | None:
         """Seconds without anybody; None while somebody is there."""
@@ -163,21 +194,20 @@ class Activity:
     def statement(self) -> dict[str, Any]:
         """Everything that the agent is told."""
         alone = self._alone_for()
-        word = self.client_word
-        fresh = word is not None and monotonic() - word[1] <= CLIENT_WORD_SECONDS
         busiest = max((worker.metrics.get("cpu", 0) for worker in self.scheduler.workers.values()), default=0)
         return {
             "op": "activity",
             "moves": self.moves(),
             "tasks": self.tasks(),
-            "unrunnable": len(self.scheduler.unrunnable),
+            "unrunnable": self.unrunnable(),
             "clients": len(self.people),
             "had_client": self.had_client,
             "no_client_for": None if alone is None else int(alone),
-            "client_cpu_milli": word[0] if fresh and word is not None else None,
+            "client_cpu_milli": self._busiest_client(),
             # Dask gives percent of one core.
             "workers_cpu_milli": max(0, int(busiest * 10)),
             "hosts": len({host_of(worker.name) for worker in self.scheduler.workers.values()}),
+            "closed": self.closed,
         }
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -259,8 +289,11 @@ async def tell(activity: Activity, scaling: Any, path: str) -> None:
             continue
         try:
             await converse(activity, scaling, reader, writer)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             logger.info("The agent's socket was lost: %s", error)
+        except Exception:
+            # A scheduler that said nothing any more would be taken for dead.
+            logger.exception("Towline could not speak with its agent; it tries again")
         finally:
             writer.close()
             with contextlib.suppress(OSError):

@@ -66,6 +66,8 @@ pub struct Engine {
     silent_since: Option<BootTime>,
     moves: Option<u64>,
     moved_at: Option<BootTime>,
+    crew: usize,
+    crew_grew: Option<BootTime>,
 }
 
 impl Engine {
@@ -97,6 +99,15 @@ impl Engine {
             verdict: Verdict { state, reasons, idle_for: seconds(self.idle_since), no_client_for },
             silent_for: seconds(self.silent_since),
         }
+    }
+
+    /// When worker hosts were last added, of which there are now so many.
+    pub fn crew_grew(&mut self, crew: usize, now: BootTime) -> BootTime {
+        if crew > self.crew {
+            self.crew_grew = Some(now);
+        }
+        self.crew = crew;
+        *self.crew_grew.get_or_insert(now)
     }
 
     /// Something spoke against the end: idleness begins anew.

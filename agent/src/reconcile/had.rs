@@ -5,6 +5,7 @@
 
 use super::{Effect, Wanted};
 use towline_protocol::ids::{Digest, Epoch, Position};
+use towline_protocol::report::EndReason;
 use towline_protocol::time::BootTime;
 
 /// A roster's place in their order.
@@ -144,8 +145,8 @@ pub enum DaskHad {
 pub enum CloseHad {
     /// It was asked and has not answered.
     Asking,
-    /// It takes none any more, and its clients know.
-    Closed,
+    /// It takes none any more for this reason, and its clients know.
+    Closed(EndReason),
     /// It does.
     Open,
 }
@@ -198,7 +199,7 @@ pub enum Outcome {
     /// [`Effect::AdoptRunner`].
     Adopted(Adoption),
     /// [`Effect::AskClose`]: whether it closed.
-    Asked(bool),
+    Asked(Option<EndReason>),
     /// [`Effect::JournalEnding`]: workers may go first until then.
     Ending(BootTime),
     /// The control plane answered the report that held the last word.
@@ -264,7 +265,7 @@ impl Had {
     /// An effect ended.
     pub fn ended(&mut self, outcome: &Outcome) {
         match outcome {
-            Outcome::Asked(closed) => self.close = if *closed { CloseHad::Closed } else { CloseHad::Open },
+            Outcome::Asked(closed) => self.close = closed.map_or(CloseHad::Open, CloseHad::Closed),
             Outcome::Ending(until) => self.workers_until = Some(*until),
             Outcome::Adopted(Adoption::Held) => {
                 (self.runner, self.dask) = (RunnerHad::Held, DaskHad::Unknown);

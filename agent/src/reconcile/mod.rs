@@ -39,6 +39,10 @@ pub struct Wanted {
     pub local_end: Option<EndReason>,
     /// The scheduler's plugin is there to be asked whether it can close (scheduler hosts).
     pub can_close: bool,
+    /// It has been silent for so long, while nothing ran, that it will not speak again.
+    pub given_up: bool,
+    /// It says that it has closed, and why.
+    pub closed: Option<EndReason>,
     /// The control plane hears us.
     pub heard: bool,
 }
@@ -107,7 +111,7 @@ pub fn reconcile(wanted: &Wanted, had: &Had, now: BootTime) -> Vec<Effect> {
     if let Some(reason) = wanted.ending {
         return end(wanted, had, reason, now);
     }
-    if let Some(reason) = reason_to_end(wanted) {
+    if let Some(reason) = reason_to_end(wanted, had) {
         return close_step(wanted, had, reason).unwrap_or_else(|| vec![Effect::JournalEnding(reason)]);
     }
     let Some(order) = &wanted.order else { return Vec::new() };
@@ -146,21 +150,33 @@ pub fn next_timeout(wanted: &Wanted, had: &Had) -> Option<BootTime> {
     times.into_iter().min()
 }
 
-fn reason_to_end(wanted: &Wanted) -> Option<EndReason> {
+fn reason_to_end(wanted: &Wanted, had: &Had) -> Option<EndReason> {
     let told = wanted.order.as_ref().is_some_and(|order| order.lifecycle == Lifecycle::End);
-    if told { Some(EndReason::Assigned) } else { wanted.local_end }
+    if told {
+        return Some(EndReason::Assigned);
+    }
+    // A scheduler that has closed takes no task any more, whatever the rules say by now: all that is left is to end. It
+    // says so in its answer, and in each of its statements for an agent that did not get the answer.
+    let closed = match had.close {
+        CloseHad::Closed(reason) => Some(reason),
+        CloseHad::Asking | CloseHad::Open => wanted.closed,
+    };
+    closed.or(wanted.local_end)
 }
 
 /// A cluster that nobody needs is asked first: a task may be on its way that no counter shows yet. None: nothing is left
 /// to ask.
 fn close_step(wanted: &Wanted, had: &Had, reason: EndReason) -> Option<Vec<Effect>> {
-    if !is_gentle(reason) || !wanted.can_close {
+    if !is_gentle(reason) || wanted.closed.is_some() {
         return None;
     }
     match had.close {
-        CloseHad::Open => Some(vec![Effect::AskClose(reason)]),
+        CloseHad::Closed(_) => None,
+        // Also when it speaks no more: it may be thinking, and its answer has a deadline.
         CloseHad::Asking => Some(Vec::new()),
-        CloseHad::Closed => None,
+        CloseHad::Open if wanted.can_close => Some(vec![Effect::AskClose(reason)]),
+        // One that was there a moment ago may be busy; one that was silent for very long is gone.
+        CloseHad::Open => (!wanted.given_up).then(Vec::new),
     }
 }
 

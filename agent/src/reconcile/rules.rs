@@ -90,6 +90,12 @@ pub fn judge(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Ruling {
     first(rules)
 }
 
+/// Whether a scheduler that was silent for so many seconds while nothing ran is not waited for any more.
+pub fn given_up(limits: Option<&Limits>, silent_for: u64) -> bool {
+    let limit = limits.filter(|limits| limits.scheduler).and_then(|limits| limits.idle_after);
+    limit.is_some_and(|after| Duration::from_secs(silent_for) >= after * SILENT_FACTOR)
+}
+
 /// The rules for a cluster that nobody needs.
 fn for_nobody(limits: &Limits, judgement: &Judgement, had_client: bool) -> Vec<(Duration, Duration, EndReason)> {
     let mut rules = Vec::new();

@@ -202,21 +202,34 @@ fn a_cluster_that_nobody_needs_is_asked_and_may_refuse() {
         had.began(&Effect::AskClose(reason));
         assert_eq!(reconcile(&wanted, &had, at(0)), []);
         let mut kept = had.clone();
-        kept.ended(&Outcome::Asked(false));
+        kept.ended(&Outcome::Asked(None));
         let busy = Wanted { local_end: None, ..wanted.clone() };
         assert_eq!(reconcile(&busy, &kept, at(0)), [Effect::JournalLaunch(place(1))], "it goes on as before");
-        had.ended(&Outcome::Asked(true));
+        had.ended(&Outcome::Asked(Some(reason)));
         assert_eq!(reconcile(&wanted, &had, at(0)), [Effect::JournalEnding(reason)]);
+        assert_eq!(reconcile(&busy, &had, at(0)), [Effect::JournalEnding(reason)], "it takes no task any more");
     }
 }
 
 #[test]
 fn a_scheduler_that_nobody_can_ask_and_other_endings_are_not_waited_for() {
     let (wanted, had) = ready();
-    let silent = Wanted { local_end: Some(EndReason::Idle), ..wanted.clone() };
+    let silent = Wanted { local_end: Some(EndReason::Idle), given_up: true, ..wanted.clone() };
     assert_eq!(reconcile(&silent, &had, at(0)), [Effect::JournalEnding(EndReason::Idle)]);
     let old = Wanted { local_end: Some(EndReason::MaxLifetime), can_close: true, ..wanted };
     assert_eq!(reconcile(&old, &had, at(0)), [Effect::JournalEnding(EndReason::MaxLifetime)]);
+}
+
+#[test]
+fn a_scheduler_that_has_only_just_fallen_silent_may_be_busy() {
+    let (wanted, mut had) = ready();
+    let idle = Wanted { local_end: Some(EndReason::Idle), ..wanted };
+    assert_eq!(reconcile(&idle, &had, at(0)), [], "it can neither be asked nor be given up");
+    had.began(&Effect::AskClose(EndReason::Idle));
+    assert_eq!(reconcile(&idle, &had, at(0)), [], "it was asked and has not answered");
+    let late = Wanted { local_end: None, closed: Some(EndReason::Idle), ..idle };
+    had.ended(&Outcome::Asked(None));
+    assert_eq!(reconcile(&late, &had, at(0)), [Effect::JournalEnding(EndReason::Idle)], "it closed after our patience");
 }
 
 #[test]
@@ -299,7 +312,7 @@ impl Life {
                 assert!(wanted.ending.is_none(), "launched on the way out");
             }
             Effect::JournalEnding(reason @ (EndReason::Idle | EndReason::NoClient)) => {
-                let asked = !wanted.can_close || self.had.close == CloseHad::Closed;
+                let asked = matches!(self.had.close, CloseHad::Closed(_));
                 assert!(asked, "{reason:?} was journaled before the scheduler had agreed");
             }
             Effect::StartRunner => assert!(!wanted.runner_recorded && wanted.launch_begun.is_none()),
@@ -359,12 +372,12 @@ impl Life {
                 (false, true) => Adoption::Gone,
                 (_, false) => Adoption::Silent(retry),
             }),
-            Effect::AskClose(_) => {
+            Effect::AskClose(reason) => {
                 if !well {
                     // Something moved: idleness begins anew.
                     self.world.wanted.local_end = None;
                 }
-                Outcome::Asked(well)
+                Outcome::Asked(well.then_some(*reason))
             }
             Effect::Issue(place) => Outcome::Issued(*place, well.then_some(()).ok_or(retry)),
             Effect::Launch(_) => Outcome::Launched,

@@ -150,7 +150,7 @@ impl Owner {
         let now = boot_time();
         let outcome = match done {
             Done::Adopted(result) => self.adopted(result, now),
-            Done::Asked(answer) => self.asked(answer),
+            Done::Asked(reason, answer) => self.asked(reason, answer),
             Done::IdleKept(result) => return self.idle_kept(result),
             Done::Issued(place, result) => self.issued(place, result, now).await,
             Done::Launched(result) => {
@@ -356,12 +356,12 @@ impl Owner {
         self.work.retry_at(now)
     }
 
-    fn asked(&mut self, answer: CloseAnswer) -> Outcome {
+    fn asked(&mut self, reason: EndReason, answer: CloseAnswer) -> Outcome {
         tracing::info!(component = "ending", ?answer, "the scheduler was asked to close");
         if answer != CloseAnswer::Closed {
             self.idleness.interrupt();
         }
-        Outcome::Asked(answer == CloseAnswer::Closed)
+        Outcome::Asked((answer == CloseAnswer::Closed).then_some(reason))
     }
 
     fn idle_kept(&mut self, result: std::io::Result<()>) {

@@ -1,6 +1,6 @@
 //! What the owner knows of being needed: samples and the scheduler's words go in, the engine's judgement comes out.
 //!
-//! Owns the engine, its handle on the scheduler's plugin and the memory of when workers were last added. Must not end
+//! Owns the engine and its handle on the scheduler's plugin. Must not end
 //! anything: the rules ask it, the reconciler asks the scheduler. Part of the owner task.
 
 use crate::cluster::SchedulerLink;
@@ -9,7 +9,7 @@ use crate::vitals::Sample;
 use std::path::Path;
 use std::time::Duration;
 use towline_protocol::assignment::{Assignment, RoleKind};
-use towline_protocol::report::Verdict;
+use towline_protocol::report::{EndReason, Verdict};
 use towline_protocol::roster::{MemberRole, Roster};
 use towline_protocol::time::BootTime;
 
@@ -22,6 +22,8 @@ pub struct Around<'a> {
     pub roster: Option<&'a Roster>,
     /// The Dask processes have arrived, or have had their time.
     pub started: bool,
+    /// What became of them is known: an agent that has just begun has to look first.
+    pub looked: bool,
 }
 
 /// Whether this host is needed.
@@ -32,15 +34,19 @@ pub struct Idleness {
     judgement: Option<Judgement>,
     had_client: bool,
     moves: u64,
-    crew: usize,
-    crew_grew: BootTime,
+    opened: BootTime,
 }
+
+/// An agent that has just begun judges nothing for this long, unless it has seen its processes and heard its scheduler
+/// before: what it does not know yet is no work, and must not make a host young again. Shorter than the gap that breaks
+/// idleness.
+const FIRST_LOOK: Duration = Duration::from_secs(15);
 
 impl Idleness {
     /// Go on from what an earlier agent of this boot knew.
     pub fn open(host_dir: &Path, boot: &str, link: SchedulerLink, now: BootTime) -> Self {
         let engine = memory::recall(host_dir, boot);
-        Self { engine, link, judgement: None, had_client: false, moves: 0, crew: 0, crew_grew: now }
+        Self { engine, link, judgement: None, had_client: false, moves: 0, opened: now }
     }
 
     /// Take in a sample.
@@ -50,12 +56,17 @@ impl Idleness {
         if let Some(activity) = scheduler {
             (self.had_client, self.moves) = (activity.had_client, activity.moves);
         }
+        let decides = role.is_some_and(|role| role.kind == RoleKind::Scheduler);
+        let knows = around.looked && (scheduler.is_some() || !decides);
+        if !knows && now.since(self.opened) < FIRST_LOOK {
+            return;
+        }
         let signals = Signals {
             starting: role.is_some() && !around.started,
-            arriving: self.arriving(around, scheduler.map_or(0, |activity| activity.hosts), now),
+            arriving: scheduler.is_some_and(|activity| self.arriving(around, activity.hosts, now)),
             cpu_milli: sample.workload_cpu_milli,
             scheduler,
-            decides: role.is_some_and(|role| role.kind == RoleKind::Scheduler),
+            decides,
         };
         self.judgement = Some(self.engine.judge(signals, now));
     }
@@ -65,13 +76,10 @@ impl Idleness {
     fn arriving(&mut self, around: Around<'_>, present: u64, now: BootTime) -> bool {
         let (Some(roster), Some(assignment)) = (around.roster, around.assignment) else { return false };
         let crew = roster.entries.iter().filter(|entry| entry.role == MemberRole::Worker).count();
-        if crew > self.crew {
-            self.crew_grew = now;
-        }
-        self.crew = crew;
+        let grew = self.engine.crew_grew(crew, now);
         let limits = assignment.deadlines.phases;
         let limit = Duration::from_secs(limits.synced + limits.launched + limits.joined);
-        present < crew as u64 && now.since(self.crew_grew) < limit
+        present < crew as u64 && now.since(grew) < limit
     }
 
     /// The scheduler would not close, or did not answer: idleness begins anew with the next sample.
@@ -93,6 +101,16 @@ impl Idleness {
     /// Whether the cluster ever had a client.
     pub fn had_client(&self) -> bool {
         self.had_client
+    }
+
+    /// Seconds for which the scheduler has said nothing while nothing ran.
+    pub fn silent_for(&self) -> u64 {
+        self.judgement.as_ref().map_or(0, |judgement| judgement.silent_for)
+    }
+
+    /// The scheduler has closed, and why: it says so for as long as it lives, and does not take it back.
+    pub fn closed(&self) -> Option<EndReason> {
+        self.link.heard().and_then(|heard| heard.activity.closed)
     }
 
     /// The scheduler is there to be asked.

@@ -102,6 +102,8 @@ impl Memory {
             signed_off: state.sign_off.is_some(),
             local_end,
             can_close: false,
+            given_up: false,
+            closed: None,
             heard: false,
         }
     }

@@ -18,7 +18,7 @@ use super::{Departure, RuntimeError, certificates};
 use crate::cluster::SchedulerLink;
 use crate::launch::StopReport;
 use crate::reconcile::rules::{self, Limits, Ruling, Signs};
-use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, Wanted, starting};
+use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, RunnerHad, Wanted, starting};
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
 use crate::vitals::{Sample, Sampler, Wish};
@@ -46,6 +46,9 @@ const SAY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Samples before the first assignment says how often.
 const VITALS_PERIOD: Duration = Duration::from_secs(10);
+
+/// An end that waits for something is looked at again after this long.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a failure belongs: the report shows the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -229,6 +232,8 @@ impl Owner {
     fn wanted(&self, now: BootTime) -> Wanted {
         Wanted {
             can_close: self.idleness.can_close(now),
+            given_up: rules::given_up(self.memory.assignment().map(Limits::from).as_ref(), self.idleness.silent_for()),
+            closed: self.idleness.closed(),
             heard: self.talk.connected(),
             ..self.memory.wanted(self.local_end(now))
         }
@@ -260,7 +265,8 @@ impl Owner {
         let wanted = self.memory.wanted(None);
         let ruling = match self.ruling(now) {
             Ruling::Wait(wait) => now.plus(wait),
-            Ruling::End(_) => now,
+            // What could be done about it is done: it waits for the scheduler.
+            Ruling::End(_) => now.plus(AGAIN),
         };
         [
             reconcile::next_timeout(&wanted, &self.had),
@@ -293,6 +299,7 @@ impl Owner {
             assignment: self.memory.assignment(),
             roster: self.memory.roster(),
             started: matches!(self.had.dask, DaskHad::Joined | DaskHad::Exited),
+            looked: self.had.dask != DaskHad::Unknown && self.had.runner != RunnerHad::Adopting,
         };
         self.idleness.measure(sample, around, boot_time());
         self.work.keep_idle(self.host.clone(), self.idleness.engine());

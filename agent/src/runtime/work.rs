@@ -56,7 +56,7 @@ pub enum Done {
     /// The launch was answered.
     Launched(Result<(), StepError>),
     /// What the scheduler answered to being asked to close.
-    Asked(CloseAnswer),
+    Asked(EndReason, CloseAnswer),
     /// The idle engine's memory was written, or not.
     IdleKept(io::Result<()>),
     /// What the runner said.
@@ -132,7 +132,7 @@ impl Work {
     pub fn ask_close(&mut self, link: SchedulerLink, moves: u64, reason: EndReason) {
         self.tasks.spawn(async move {
             let answer = tokio::time::timeout(CLOSE_DEADLINE, link.close(moves, reason)).await;
-            Done::Asked(answer.unwrap_or(CloseAnswer::Silent))
+            Done::Asked(reason, answer.unwrap_or(CloseAnswer::Silent))
         });
     }
 

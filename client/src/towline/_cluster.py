@@ -216,7 +216,10 @@ class Cluster(Scalable):
             current = Client.current()
             if current.cluster is self:
                 return current
-        return Client(self, asynchronous=self.asynchronous)
+        client = Client(self, asynchronous=self.asynchronous)
+        if not self.asynchronous and client.loop is not None:
+            client.loop.add_callback(self._attach_clients)
+        return client
 
     async def _get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: bool | Iterable[str] = True

@@ -101,6 +101,10 @@ class Ending:
     def send(self, message: dict[str, Any]) -> None:
         """Refuse new work in the thread that asks for it."""
         if self.error is not None and message.get("op") == "update-graph":
+            # Dask has made futures of it already, and would give them to whoever asks for the same key again.
+            refused = self._forget(message)
+            if self.client.loop is not None:
+                self.client.loop.add_callback(self._refuse, refused)
             raise self.error
         self._send(message)
 
@@ -109,10 +113,7 @@ class Ending:
         operation = message.get("op")
         if self.error is not None and operation == "update-graph":
             # It was on its way here while the cluster closed.
-            for key in message.get("keys", ()):
-                state = self.client.futures.pop(key, None)
-                if state is not None:
-                    state.set_error(self.error, None)
+            self._refuse(self._forget(message))
             return
         if self._held is None:
             self._send_safe(message)
@@ -121,6 +122,14 @@ class Ending:
             self._send_safe(message)
         else:
             self._held.append(message)
+
+    def _forget(self, message: dict[str, Any]) -> list[Any]:
+        states = [self.client.futures.pop(key, None) for key in message.get("keys", ())]
+        return [state for state in states if state is not None]
+
+    def _refuse(self, states: list[Any]) -> None:
+        for state in states:
+            state.set_error(self.error, None)
 
     async def gather(self, *args: Any, **kwargs: Any) -> Any:
         """Fetch results; a connection that broke because the cluster ended says so."""

@@ -125,9 +125,12 @@ class Lifecycle(DaskCluster):
         """
         for pause in _LOOKS_FOR_CLIENTS:
             await asyncio.sleep(pause)
-            for client in list(Client._instances):
-                if client.cluster is self and client.status in ("newly-created", "connecting", "running"):
-                    self._endings.add(_ending.attach(client, self._ended_within))
+            self._attach_clients()
+
+    def _attach_clients(self) -> None:
+        for client in list(Client._instances):
+            if client.cluster is self and client.status in ("newly-created", "connecting", "running"):
+                self._endings.add(_ending.attach(client, self._ended_within))
 
     async def __aenter__(self: Self) -> Self:
         await self._ensure_started()
@@ -227,6 +230,8 @@ class Lifecycle(DaskCluster):
         while True:
             used, now = time.process_time(), time.monotonic()
             milli = int(1000 * (used - before) / (now - at)) if now > at else 0
+            # One whose start took long was not listed yet when it asked for us.
+            self._attach_clients()
             before, at = used, now
             # A scheduler that is away for a moment is asked again; one that is gone is `_guard`'s matter.
             with contextlib.suppress(OSError):
