@@ -155,7 +155,8 @@ async fn restarts_of_the_agent_do_not_make_a_cluster_young_again() -> Result<()>
     let id = program.next().await?["id"].as_str().context("id")?.to_owned();
     let begun = Instant::now();
     for _ in 0..2 {
-        tokio::time::sleep(Duration::from_secs(7)).await;
+        // Longer than two samples are apart.
+        tokio::time::sleep(Duration::from_secs(9)).await;
         for process in processes::below(&world.data.join("hosts")) {
             if process.command.contains(" agent --host-dir") {
                 processes::kill(process.pid);
@@ -165,8 +166,8 @@ async fn restarts_of_the_agent_do_not_make_a_cluster_young_again() -> Result<()>
     let ended = world.api().cluster_until(&id, LONG, |view| view["state"] == "stopping" || view["state"] == "stopped");
     let view = ended.await?;
     ensure!(view["reason"]["code"] == "idle", "{view:#}");
-    // Begun anew at the last restart it would be 34 seconds.
-    ensure!(begun.elapsed() < Duration::from_secs(32), "after {:?}", begun.elapsed());
+    // Begun anew at the last restart it would be 38 seconds, at the first 29 to 33.
+    ensure!(begun.elapsed() < Duration::from_secs(29), "after {:?}", begun.elapsed());
     program.child.start_kill()?;
     Ok(())
 }

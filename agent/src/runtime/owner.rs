@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use towline_protocol::assignment::Assignment;
 use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord};
 use towline_protocol::time::BootTime;
 use towline_protocol::trust::Trust;
@@ -134,7 +135,8 @@ impl Owner {
             // Lines that an earlier life of the agent left, also of a runner that is gone.
             work.ship_logs(&host, &assignment.logs);
         }
-        let wish = Wish { period: VITALS_PERIOD, runner: memory.state().runner.as_ref().map(|runner| runner.pid) };
+        let runner = memory.state().runner.as_ref().map(|runner| runner.pid);
+        let wish = Wish { period: vitals_period(memory.assignment()), runner };
         let sampler = Sampler::start(&host.directory, wish).map_err(RuntimeError::Vitals)?;
         tracing::info!(
             component = "runtime", host_id = %host.user_data.host, cluster_id = %host.user_data.cluster,
@@ -299,7 +301,9 @@ impl Owner {
             assignment: self.memory.assignment(),
             roster: self.memory.roster(),
             started: matches!(self.had.dask, DaskHad::Joined | DaskHad::Exited),
-            looked: self.had.dask != DaskHad::Unknown && self.had.runner != RunnerHad::Adopting,
+            // Without a runner in the journal there is nothing to look at yet.
+            looked: self.memory.state().runner.is_none()
+                || (self.had.runner == RunnerHad::Held && self.had.dask != DaskHad::Unknown),
         };
         self.idleness.measure(sample, around, boot_time());
         self.work.keep_idle(self.host.clone(), self.idleness.engine());
@@ -349,10 +353,7 @@ impl Owner {
     }
 
     fn tune_sampler(&mut self) {
-        let period = self
-            .memory
-            .assignment()
-            .map_or(VITALS_PERIOD, |assignment| Duration::from_secs(assignment.vitals.period.clamp(1, 3600)));
+        let period = vitals_period(self.memory.assignment());
         let wish = Wish { period, runner: self.work.runner.as_ref().map(|runner| runner.record().pid) };
         if wish != self.out.wish {
             self.out.wish = wish;
@@ -371,4 +372,8 @@ impl Owner {
         self.publish();
         tracing::info!(component = "runtime", ?departure, "the agent leaves");
     }
+}
+
+fn vitals_period(assignment: Option<&Assignment>) -> Duration {
+    assignment.map_or(VITALS_PERIOD, |assignment| Duration::from_secs(assignment.vitals.period.clamp(1, 3600)))
 }

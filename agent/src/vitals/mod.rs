@@ -86,10 +86,15 @@ fn sample_until_dropped(
             workload_cpu_milli: workload.cpu_milli(wish.runner),
         };
         outbox.send_replace(Some(sample));
-        let due = Instant::now() + wish.period;
+        let taken = Instant::now();
+        let mut due = taken + wish.period;
         loop {
             match inbox.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                Ok(new) => wish = new,
+                Ok(new) => {
+                    wish = new;
+                    // A shorter period begins now, not after the long one.
+                    due = due.min(taken + wish.period);
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => break,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
