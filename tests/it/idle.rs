@@ -146,7 +146,7 @@ if __name__ == "__main__":
 "#;
 
 #[tokio::test]
-async fn restarts_of_the_agent_do_not_make_a_cluster_young_again() -> Result<()> {
+async fn a_restart_of_the_agent_does_not_make_a_cluster_young_again() -> Result<()> {
     let Some(builder) = World::builder() else {
         return Ok(());
     };
@@ -154,20 +154,18 @@ async fn restarts_of_the_agent_do_not_make_a_cluster_young_again() -> Result<()>
     let mut program = Program::start(&world, "steady", STEADY)?;
     let id = program.next().await?["id"].as_str().context("id")?.to_owned();
     let begun = Instant::now();
-    for _ in 0..2 {
-        // Longer than two samples are apart.
-        tokio::time::sleep(Duration::from_secs(9)).await;
-        for process in processes::below(&world.data.join("hosts")) {
-            if process.command.contains(" agent --host-dir") {
-                processes::kill(process.pid);
-            }
+    // Late enough that a clock begun anew shows.
+    tokio::time::sleep(Duration::from_secs(16)).await;
+    for process in processes::below(&world.data.join("hosts")) {
+        if process.command.contains(" agent --host-dir") {
+            processes::kill(process.pid);
         }
     }
     let ended = world.api().cluster_until(&id, LONG, |view| view["state"] == "stopping" || view["state"] == "stopped");
     let view = ended.await?;
     ensure!(view["reason"]["code"] == "idle", "{view:#}");
-    // Begun anew at the last restart it would be 38 seconds, at the first 29 to 33.
-    ensure!(begun.elapsed() < Duration::from_secs(29), "after {:?}", begun.elapsed());
+    // Begun anew it would be 40 seconds and more.
+    ensure!(begun.elapsed() < Duration::from_secs(38), "after {:?}", begun.elapsed());
     program.child.start_kill()?;
     Ok(())
 }
