@@ -166,6 +166,7 @@ async fn a_restart_of_the_agent_does_not_make_a_cluster_young_again() -> Result<
     ensure!(view["reason"]["code"] == "idle", "{view:#}");
     // Begun anew it would be 40 seconds and more.
     ensure!(begun.elapsed() < Duration::from_secs(38), "after {:?}", begun.elapsed());
+    world.api().cluster_until(&id, LONG, |view| view["state"] == "stopped").await?;
     program.child.start_kill()?;
     Ok(())
 }
