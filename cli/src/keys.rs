@@ -11,11 +11,11 @@ use crate::{files, paths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use towline_protocol::{LONGEST_LIFETIME, WIRE_VERSION};
 use towline_protocol::envelope::{self, verifying_key};
 use towline_protocol::ids::{ClusterId, Spki};
 use towline_protocol::roster::{Admission, MemberRole};
 use towline_protocol::time::UnixSeconds;
+use towline_protocol::{LONGEST_LIFETIME, WIRE_VERSION};
 use towline_transport::keys::{self, KeyPair};
 
 /// An admission lasts as long as a cluster may, and a day more for clocks.

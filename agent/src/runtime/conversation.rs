@@ -251,7 +251,7 @@ mod tests {
     }
 
     fn vitals(cpu_milli: u64) -> Report {
-        let vitals = Vitals { cpu_milli, cores: 1, memory_used: 0, memory_total: 0, disk_free: 0 };
+        let vitals = Vitals { cpu_milli: Some(cpu_milli), ..Vitals::default() };
         Report { vitals: Some(vitals), ..Report::default() }
     }
 
@@ -268,7 +268,7 @@ mod tests {
             talk.flush(at(tick * 1_000));
             talk.handle_lease();
         }
-        let sent: Vec<u64> = reports(&mut socket).iter().filter_map(|r| r.vitals.map(|v| v.cpu_milli)).collect();
+        let sent: Vec<u64> = reports(&mut socket).iter().filter_map(|r| r.vitals?.cpu_milli).collect();
         assert_eq!(sent, [0, 30]);
     }
 
