@@ -4,6 +4,7 @@ use crate::assignment::RoleKind;
 use crate::ids::{Digest, KeyId, Position};
 use crate::time::UnixSeconds;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The state of a host, sent every 30 s and at changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct Report {
     pub vitals: Option<Vitals>,
     /// The idle engine's answer.
     pub verdict: Option<Verdict>,
+    /// The host's own rules that would end it if nothing changed, one for each reason, nearest first.
+    pub deadlines: Vec<Deadline>,
     /// Dask certificates that this host's cluster CA made since the last acknowledged report.
     pub issued: Vec<IssuedCertificate>,
     /// The cluster CA's certificate as PEM (scheduler hosts).
@@ -231,6 +234,9 @@ pub struct Verdict {
     pub state: VerdictState,
     /// Why, as stable words.
     pub reasons: Vec<VerdictReason>,
+    /// Seconds for which each of the reasons has held without a break.
+    #[serde(default)]
+    pub held_for: BTreeMap<VerdictReason, u64>,
     /// Seconds of unbroken idleness.
     pub idle_for: u64,
     /// Seconds without a client (scheduler hosts); null while one is there, while tasks run, and when it cannot be told.
@@ -249,8 +255,18 @@ pub enum VerdictState {
     Unknown,
 }
 
+/// When a rule of the host's own would end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deadline {
+    /// The reason it would sign off with.
+    pub reason: EndReason,
+    /// Seconds from now.
+    pub remaining: u64,
+}
+
 /// Why a verdict is what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerdictReason {
     /// A client's process works: it may be building a graph.

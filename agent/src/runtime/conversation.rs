@@ -120,6 +120,7 @@ impl Conversation {
             Some((last, at)) if now.since(*at) < REPORT_PERIOD && without_numbers(last) == without_numbers(&report) => {
                 report.vitals = last.vitals;
                 report.verdict.clone_from(&last.verdict);
+                report.deadlines.clone_from(&last.deadlines);
             }
             _ => self.offered = Some((report.clone(), now)),
         }
@@ -201,8 +202,11 @@ impl Conversation {
 fn without_numbers(report: &Report) -> Report {
     let mut report = report.clone();
     report.vitals = None;
+    // Which clocks run follows from the rest of the report.
+    report.deadlines.clear();
     if let Some(verdict) = &mut report.verdict {
         verdict.idle_for = 0;
+        verdict.held_for.clear();
         verdict.no_client_for = verdict.no_client_for.map(|_| 0);
     }
     report

@@ -24,7 +24,7 @@ pub const BLKIO: Hierarchy = Hierarchy::Controller("blkio");
 pub const PIDS: Hierarchy = Hierarchy::Controller("pids");
 
 /// A process's group in a hierarchy, from `/proc/<pid>/cgroup`: lines of `id:controllers:path`, in version 2 `0::path`.
-pub fn group<'a>(text: &'a str, hierarchy: Hierarchy) -> Option<&'a str> {
+pub fn group(text: &str, hierarchy: Hierarchy) -> Option<&str> {
     text.lines().find_map(|line| {
         let (id, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;
