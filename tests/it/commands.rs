@@ -144,7 +144,10 @@ async fn life(world: &World, id: &str) -> Result<()> {
         ensure!(workload["processes"].as_u64().is_some_and(|count| count >= least), "{workload:#}");
     }
     let said = text(world, &["cluster", "show", id]).await?;
-    has(&said, &["why", "If nothing changes it ends in", "dleness ends it", "max_lifetime 1 d", "Without a control plane"])?;
+    has(
+        &said,
+        &["why", "If nothing changes it ends in", "dleness ends it", "max_lifetime 1 d", "Without a control plane"],
+    )?;
     has(&said, &["vitals", "memory", "network i/o", " cores, ", "processes: "])?;
     let why = &view["why"];
     ensure!(why["deadlines"].as_array().is_some_and(|rules| !rules.is_empty()), "{why:#}");
