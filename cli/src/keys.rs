@@ -11,15 +11,15 @@ use crate::{files, paths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use towline_protocol::WIRE_VERSION;
 use towline_protocol::envelope::{self, verifying_key};
 use towline_protocol::ids::{ClusterId, Spki};
 use towline_protocol::roster::{Admission, MemberRole};
 use towline_protocol::time::UnixSeconds;
+use towline_protocol::{LONGEST_LIFETIME, WIRE_VERSION};
 use towline_transport::keys::{self, KeyPair};
 
-/// An admission lasts as long as a cluster may: the lifetime's cap of seven days, and one for clocks.
-const ADMISSION_LIFE: Duration = Duration::from_secs(8 * 24 * 3600);
+/// An admission lasts as long as a cluster may, and a day more for clocks.
+const ADMISSION_LIFE: Duration = LONGEST_LIFETIME.saturating_add(Duration::from_secs(24 * 3600));
 /// Key directories of clusters that never came to be, or ended long ago, are removed after this time.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 const OWNER_KEY: &str = "owner.key";

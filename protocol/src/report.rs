@@ -4,6 +4,7 @@ use crate::assignment::RoleKind;
 use crate::ids::{Digest, HostId, KeyId, Position};
 use crate::time::UnixSeconds;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The state of a host, sent every 30 s and at changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub struct Report {
     pub vitals: Option<Vitals>,
     /// The idle engine's answer.
     pub verdict: Option<Verdict>,
+    /// The host's own rules that would end it if nothing changed, one for each reason, nearest first.
+    pub deadlines: Vec<Deadline>,
     /// Dask certificates that this host's cluster CA made since the last acknowledged report.
     pub issued: Vec<IssuedCertificate>,
     /// The cluster CA's certificate as PEM (scheduler hosts).
@@ -146,20 +149,93 @@ pub struct ExitRecord {
     pub at: UnixSeconds,
 }
 
-/// What a host measures of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a host measures of itself. Null: cannot be told, as every rate is at the first sample and whenever a counter was
+/// set back. Rates are those of the last period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vitals {
     /// CPU in use by the whole host, in thousandths of one core.
-    pub cpu_milli: u64,
+    pub cpu_milli: Option<u64>,
     /// Cores of the host.
-    pub cores: u32,
-    /// Memory in use, in bytes.
-    pub memory_used: u64,
+    pub cores: Option<u32>,
+    /// Memory in use that could not be given to somebody else, in bytes.
+    pub memory_used: Option<u64>,
     /// Memory of the host, in bytes.
-    pub memory_total: u64,
+    pub memory_total: Option<u64>,
     /// Bytes free on the host directory's file system.
-    pub disk_free: u64,
+    pub disk_free: Option<u64>,
+    /// Size of that file system, in bytes.
+    pub disk_total: Option<u64>,
+    /// Read from all disks of the host, in bytes per second.
+    pub disk_read_rate: Option<u64>,
+    /// Written to all disks of the host, in bytes per second.
+    pub disk_write_rate: Option<u64>,
+    /// Traffic with other machines.
+    pub network: Option<Traffic>,
+    /// Received over loopback, which is also what was sent over it, in bytes per second.
+    pub loopback_rate: Option<u64>,
+    /// The Dask processes and all that they started; null: there is no runner, or it cannot be seen.
+    pub workload: Option<WorkloadVitals>,
+}
+
+/// Traffic of network interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traffic {
+    /// In bytes per second.
+    pub receive_rate: u64,
+    /// In bytes per second.
+    pub send_rate: u64,
+}
+
+/// What the workload uses: the runner's children with whole process trees. Null: cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadVitals {
+    /// Where the numbers come from.
+    pub source: WorkloadSource,
+    /// CPU in use, in thousandths of one core.
+    pub cpu_milli: Option<u64>,
+    /// CPU time used since its start, in milliseconds; processes that have exited count.
+    pub cpu_used_ms: Option<u64>,
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// What `memory` counts.
+    pub memory_counts: Option<MemoryCount>,
+    /// Live processes.
+    pub processes: Option<u32>,
+    /// Live threads.
+    pub threads: Option<u32>,
+    /// Processes that the kernel killed for want of memory, since its cgroup was made.
+    pub oom_kills: Option<u64>,
+    /// Read from disks, in bytes per second.
+    pub disk_read_rate: Option<u64>,
+    /// Written to disks, in bytes per second.
+    pub disk_write_rate: Option<u64>,
+}
+
+/// Where the numbers of a workload come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkloadSource {
+    /// A cgroup of its own, version 1; what it does not say is summed over processes.
+    CgroupV1,
+    /// A cgroup of its own, version 2; what it does not say is summed over processes.
+    CgroupV2,
+    /// Sums over processes.
+    Processes,
+}
+
+/// What a number of bytes of memory counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryCount {
+    /// All that is charged to the workload's cgroup, cached files included.
+    Cgroup,
+    /// Each process's share: a page of two processes counts half for each.
+    Proportional,
+    /// What each process has in memory: a page of two processes counts twice.
+    Resident,
 }
 
 /// The idle engine's answer.
@@ -170,6 +246,9 @@ pub struct Verdict {
     pub state: VerdictState,
     /// Why, as stable words.
     pub reasons: Vec<VerdictReason>,
+    /// Seconds for which each of the reasons has held without a break.
+    #[serde(default)]
+    pub held_for: BTreeMap<VerdictReason, u64>,
     /// Seconds of unbroken idleness.
     pub idle_for: u64,
     /// Seconds without a client (scheduler hosts); null while one is there, while tasks run, and when it cannot be told.
@@ -188,8 +267,18 @@ pub enum VerdictState {
     Unknown,
 }
 
+/// When a rule of the host's own would end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deadline {
+    /// The reason it would sign off with.
+    pub reason: EndReason,
+    /// Seconds from now.
+    pub remaining: u64,
+}
+
 /// Why a verdict is what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerdictReason {
     /// A client's process works: it may be building a graph.
@@ -290,4 +379,49 @@ pub enum EventCode {
     DocumentRefused,
     /// A newer assignment was announced than received for two minutes. Numbers: epoch, generation.
     Withheld,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vitals_are_small_whatever_they_say() {
+        let most = Some(u64::MAX);
+        let workload = WorkloadVitals {
+            source: WorkloadSource::Processes,
+            cpu_milli: most,
+            cpu_used_ms: most,
+            memory: most,
+            memory_counts: Some(MemoryCount::Proportional),
+            processes: Some(u32::MAX),
+            threads: Some(u32::MAX),
+            oom_kills: most,
+            disk_read_rate: most,
+            disk_write_rate: most,
+        };
+        let vitals = Vitals {
+            cpu_milli: most,
+            cores: Some(u32::MAX),
+            memory_used: most,
+            memory_total: most,
+            disk_free: most,
+            disk_total: most,
+            disk_read_rate: most,
+            disk_write_rate: most,
+            network: Some(Traffic { receive_rate: u64::MAX, send_rate: u64::MAX }),
+            loopback_rate: most,
+            workload: Some(workload),
+        };
+        let text = serde_json::to_string(&vitals).expect("numbers");
+        assert!(text.len() < 1024, "{} bytes", text.len());
+        assert_eq!(serde_json::from_str::<Vitals>(&text).expect("reads"), vitals);
+    }
+
+    #[test]
+    fn vitals_that_an_older_agent_stored_are_read() {
+        let stored = r#"{"cpu_milli":5,"cores":2,"memory_used":1,"memory_total":2,"disk_free":3}"#;
+        let vitals: Vitals = serde_json::from_str(stored).expect("reads");
+        assert_eq!((vitals.cpu_milli, vitals.disk_total, vitals.workload), (Some(5), None, None));
+    }
 }

@@ -68,8 +68,13 @@ async fn commands_show_and_end_a_running_cluster() -> Result<()> {
     ensure!(json(&world, &["cluster", "list"]).await? == serde_json::json!([]));
 
     let (_held, id) = cluster(&world).await?;
+    // Dask sees a worker before its host has said so.
+    let up =
+        |view: &Value| view["hosts"].as_array().is_some_and(|hosts| hosts.iter().all(|host| host["state"] == "up"));
+    world.api().cluster_until(&id, LIMIT, up).await?;
     clusters(&world, &id).await?;
     hosts(&world, &id).await?;
+    life(&world, &id).await?;
     environments(&world).await?;
     tools(&world).await?;
     unknown(&world).await?;
@@ -107,6 +112,49 @@ async fn hosts(world: &World, id: &str) -> Result<()> {
         let view = json(world, &["host", "show", name]).await?;
         ensure!(view["id"] == name && view["cluster"] == id && view["state"] == "up", "{view:#}");
     }
+    Ok(())
+}
+
+/// Why it is alive, what would end it, and what its hosts measure.
+async fn life(world: &World, id: &str) -> Result<()> {
+    // Rates need two samples, and a report that carries them.
+    let begun = std::time::Instant::now();
+    let view = loop {
+        let view = json(world, &["cluster", "show", id]).await?;
+        let measured = |host: &Value| host["vitals"]["workload"]["cpu_milli"].is_u64() && host["verdict"].is_object();
+        if view["hosts"].as_array().is_some_and(|hosts| hosts.iter().all(measured)) {
+            break view;
+        }
+        ensure!(begun.elapsed() < LIMIT, "no vitals come: {view:#}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    for host in view["hosts"].as_array().context("hosts")? {
+        let vitals = &host["vitals"];
+        for number in ["cpu_milli", "cores", "memory_used", "memory_total", "disk_free", "disk_total", "loopback_rate"]
+        {
+            ensure!(vitals[number].is_u64(), "{number}: {vitals:#}");
+        }
+        ensure!(vitals["network"]["receive_rate"].is_u64(), "{vitals:#}");
+        let workload = &vitals["workload"];
+        ensure!(workload["source"] == "processes", "on this machine all are in one cgroup: {workload:#}");
+        ensure!(workload["memory"].as_u64().is_some_and(|bytes| bytes > 10 << 20), "Dask is larger: {workload:#}");
+        ensure!(workload["cpu_used_ms"].as_u64().is_some_and(|millis| millis > 100), "{workload:#}");
+        // A nanny and its worker, or a scheduler.
+        let least = if host["role"] == "worker" { 2 } else { 1 };
+        ensure!(workload["processes"].as_u64().is_some_and(|count| count >= least), "{workload:#}");
+    }
+    let said = text(world, &["cluster", "show", id]).await?;
+    has(
+        &said,
+        &["why", "If nothing changes it ends in", "dleness ends it", "max_lifetime 1 d", "Without a control plane"],
+    )?;
+    has(&said, &["vitals", "memory", "network i/o", " cores, ", "processes: "])?;
+    let why = &view["why"];
+    ensure!(why["deadlines"].as_array().is_some_and(|rules| !rules.is_empty()), "{why:#}");
+    let worker = view["hosts"].as_array().and_then(|hosts| hosts.iter().find(|host| host["role"] == "worker"));
+    let worker = worker.and_then(|host| host["id"].as_str()).context("a worker")?;
+    has(&text(world, &["host", "show", worker]).await?, &["why", "never ends for idleness by itself", "vitals"])?;
+    ensure!(json(world, &["host", "show", worker]).await?["why"]["sentences"].is_array());
     Ok(())
 }
 
@@ -171,10 +219,12 @@ async fn end(world: &World, id: &str) -> Result<()> {
     // Asking again changes nothing and says so.
     let again = json(world, &["cluster", "stop", id]).await?;
     ensure!(again["id"] == id && again["state"] == "stopped", "{again:#}");
+    let said = text(world, &["cluster", "show", id]).await?;
+    has(&said, &["It ended", "stopped it.", "2 of 2 hosts signed off.", "[assigned]", "SHA-256"])?;
     let ended = json(world, &["host", "list", "--cluster", id]).await?;
     for host in ended.as_array().context("hosts")? {
         let name = host["id"].as_str().context("id")?;
-        has(&text(world, &["host", "show", name]).await?, &["ended", "signed off", "assigned"])?;
+        has(&text(world, &["host", "show", name]).await?, &["ended", "signed off", "assigned", "why", "SHA-256"])?;
     }
     Ok(())
 }

@@ -103,7 +103,10 @@ async fn nothing_busy_is_ended_and_what_is_idle_ends_with_its_reason() -> Result
         ensure!(host["sign_off"]["processes_killed"] == 0, "{host:#}");
     }
     let shown = towline_tests::world::run(world.towline(&["cluster", "show", id]), LONG).await?;
-    ensure!(shown.stdout.contains("idle for as long as its owner allowed"), "{}", shown.stdout);
+    for words in ["idle for as long as its owner allowed", "decided so by its rule", "signed off", "[idle]: 1 process"]
+    {
+        ensure!(shown.stdout.contains(words), "{words:?} is missing in {}", shown.stdout);
+    }
     Ok(())
 }
 

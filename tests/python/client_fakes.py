@@ -203,6 +203,7 @@ class FakeControlPlane:
                 (r"/api/v1/clusters", Clusters, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)", OneCluster, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)/(scale|adapt|admissions)", Act, {"plane": self}),
+                (r"/api/v1/clusters/([^/]+)/why", Why, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)/events", Events, {"plane": self}),
             ],
             log_function=lambda handler: None,
@@ -533,6 +534,12 @@ class OneCluster(Handler):
         before = copy.deepcopy(view)
         self.plane.spawn(self.plane.stop(view))
         self.answer(before, 202)
+
+
+class Why(Handler):
+    def get(self, name: str) -> None:
+        view = self.plane.find(name)
+        self.answer({"sentences": [f"It is {view['state']}.", "It ends in 5 min."], "deadlines": []})
 
 
 class Act(Handler):

@@ -105,6 +105,7 @@ def test_works_in_a_running_loop(bench):
                 result = await client.submit(sum, range(5))
             await cluster.scale(2)
             await cluster.wait_for_workers(2, timeout=30)
+            assert "It is running." in await cluster.why()
         assert cluster.status == Status.closed
         await cluster.close()
         return result
@@ -219,6 +220,17 @@ def test_a_cluster_that_ends_by_itself_is_noticed(bench):
         with pytest.raises(ClusterError, match="the scheduler is gone"):
             cluster.wait_for_workers(5, timeout=20)
     assert any(event["event"] == "note" and "the scheduler is gone" in event["message"] for event in events)
+
+
+def test_tells_why_it_is_alive_and_why_it_ended(bench):
+    with quick() as cluster:
+        assert cluster.why() == "It is running.\nIt ends in 5 min."
+        bench.plane.do(bench.plane.change(bench.plane.only, state="failed", reason={
+            "code": "scheduler_lost", "message": "the scheduler is gone", "remedy": "Make a new one."}))  # fmt: skip
+        wait_until(lambda: cluster.status == Status.failed)
+        assert cluster.why().startswith("It is failed.")
+    with pytest.raises(ClusterError, match=f"towline cluster show {cluster.cluster_id}"):
+        cluster.why()
 
 
 def test_logs_keep_dasks_keys_and_outlive_the_cluster(bench):

@@ -6,7 +6,7 @@
 
 use crate::cluster::SchedulerActivity;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use towline_protocol::report::{Verdict, VerdictReason, VerdictState};
 use towline_protocol::time::BootTime;
@@ -68,6 +68,9 @@ pub struct Engine {
     moved_at: Option<BootTime>,
     crew: usize,
     crew_grew: Option<BootTime>,
+    /// Since when each reason of the newest answer has held. An older agent kept none.
+    #[serde(default)]
+    reasons_since: BTreeMap<VerdictReason, BootTime>,
 }
 
 impl Engine {
@@ -76,6 +79,7 @@ impl Engine {
         if self.last.is_some_and(|last| now.since(last) > LARGEST_GAP) {
             self.interrupt();
             self.window.clear();
+            self.reasons_since.clear();
         }
         self.last = Some(now);
         // A scheduler of a thousand workers is never quiet; its word on its tasks and workers is better than its CPU.
@@ -94,9 +98,10 @@ impl Engine {
         let quiet = signals.cpu_milli.is_some_and(|milli| milli < CPU_QUIET_MILLI);
         keep(&mut self.silent_since, quiet && reasons == [VerdictReason::SchedulerSilent], now);
         let seconds = |since: Option<BootTime>| since.map_or(0, |since| now.since(since).as_secs());
+        let held_for = self.held_for(&reasons, now);
         let no_client_for = signals.scheduler.filter(|activity| activity.tasks == 0).and_then(|a| a.no_client_for);
         Judgement {
-            verdict: Verdict { state, reasons, idle_for: seconds(self.idle_since), no_client_for },
+            verdict: Verdict { state, reasons, held_for, idle_for: seconds(self.idle_since), no_client_for },
             silent_for: seconds(self.silent_since),
         }
     }
@@ -113,6 +118,16 @@ impl Engine {
     /// Something spoke against the end: idleness begins anew.
     pub fn interrupt(&mut self) {
         (self.idle_since, self.silent_since) = (None, None);
+    }
+
+    /// How long each reason has held without a break, this sample included.
+    fn held_for(&mut self, reasons: &[VerdictReason], now: BootTime) -> BTreeMap<VerdictReason, u64> {
+        self.reasons_since.retain(|reason, _| reasons.contains(reason));
+        let held = reasons.iter().map(|reason| {
+            let since = *self.reasons_since.entry(*reason).or_insert(now);
+            (*reason, now.since(since).as_secs())
+        });
+        held.collect()
     }
 
     fn state(&mut self, signals: Signals, now: BootTime) -> (VerdictState, Vec<VerdictReason>) {

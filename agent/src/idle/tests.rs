@@ -217,6 +217,21 @@ fn nobody_counts_as_missing_while_tasks_run() {
     assert_eq!(engine.judge(scheduler(left_work), at(10)).verdict.no_client_for, None);
 }
 
+#[test]
+fn each_reason_says_for_how_long_it_has_held_without_a_break() {
+    use VerdictReason::{ClientBusy, SchedulerBusy};
+    let mut engine = Engine::default();
+    let mut held = |activity, now| engine.judge(scheduler(activity), at(now)).verdict.held_for;
+    let working = SchedulerActivity { tasks: 1, ..still() };
+    held(working, 0);
+    let both = SchedulerActivity { client_cpu_milli: Some(990), ..working };
+    held(both, 10);
+    assert_eq!(held(both, 30), [(SchedulerBusy, 30), (ClientBusy, 20)].into());
+    held(working, 40);
+    assert_eq!(held(both, 50), [(SchedulerBusy, 50), (ClientBusy, 0)].into());
+    assert_eq!(held(both, 90), [(SchedulerBusy, 0), (ClientBusy, 0)].into(), "nobody watched for too long");
+}
+
 fn any_signals() -> impl Strategy<Value = Signals> {
     let activity = (0u64..3, 0u64..2, 0u64..200, proptest::option::of(0u64..900));
     (any::<bool>(), any::<bool>(), proptest::option::of(0u64..300), proptest::option::of(activity)).prop_map(

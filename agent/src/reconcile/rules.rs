@@ -6,7 +6,7 @@
 use crate::idle::Judgement;
 use std::time::Duration;
 use towline_protocol::assignment::{Assignment, RoleKind};
-use towline_protocol::report::{EndReason, VerdictState};
+use towline_protocol::report::{Deadline, EndReason, VerdictState};
 use towline_protocol::time::BootTime;
 
 /// A host that never got an assignment and hears nothing ends after this long: nobody else knows that it exists.
@@ -72,10 +72,42 @@ pub enum Ruling {
     Wait(Duration),
 }
 
+/// One rule whose clock runs: for how long something has held, for how long it may, and what follows.
+type Clock = (Duration, Duration, EndReason);
+
 /// Ask all rules.
 pub fn judge(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Ruling {
+    let mut wait = Duration::MAX;
+    for (elapsed, limit, reason) in clocks(limits, signs, now) {
+        if elapsed >= limit {
+            return Ruling::End(reason);
+        }
+        wait = wait.min(limit - elapsed);
+    }
+    Ruling::Wait(wait)
+}
+
+/// What would end the host if nothing changed, nearest first, and each reason once.
+pub fn deadlines(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Vec<Deadline> {
+    let running = clocks(limits, signs, now).into_iter();
+    let mut deadlines: Vec<Deadline> = running
+        .map(|(elapsed, limit, reason)| Deadline { reason, remaining: limit.saturating_sub(elapsed).as_secs() })
+        .collect();
+    // Stable: rules that fire together stay in the order in which they are asked.
+    deadlines.sort_by_key(|deadline| deadline.remaining);
+    let mut told = Vec::new();
+    deadlines.retain(|deadline| {
+        !told.contains(&deadline.reason) && {
+            told.push(deadline.reason);
+            true
+        }
+    });
+    deadlines
+}
+
+fn clocks(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Vec<Clock> {
     let Some(limits) = limits else {
-        return first([(signs.silent, NO_ASSIGNMENT, EndReason::StartFailed)]);
+        return vec![(signs.silent, NO_ASSIGNMENT, EndReason::StartFailed)];
     };
     let mut rules = vec![
         (signs.lived, limits.max_lifetime, EndReason::MaxLifetime),
@@ -87,7 +119,7 @@ pub fn judge(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Ruling {
     if let (true, Some(judgement)) = (limits.scheduler, &signs.judgement) {
         rules.extend(for_nobody(limits, judgement, signs.had_client));
     }
-    first(rules)
+    rules
 }
 
 /// Whether a scheduler that was silent for so many seconds while nothing ran is not waited for any more.
@@ -97,7 +129,7 @@ pub fn given_up(limits: Option<&Limits>, silent_for: u64) -> bool {
 }
 
 /// The rules for a cluster that nobody needs.
-fn for_nobody(limits: &Limits, judgement: &Judgement, had_client: bool) -> Vec<(Duration, Duration, EndReason)> {
+fn for_nobody(limits: &Limits, judgement: &Judgement, had_client: bool) -> Vec<Clock> {
     let mut rules = Vec::new();
     let verdict = &judgement.verdict;
     if let Some(after) = limits.idle_after {
@@ -106,7 +138,9 @@ fn for_nobody(limits: &Limits, judgement: &Judgement, had_client: bool) -> Vec<(
             rules.push((Duration::from_secs(verdict.idle_for), after, EndReason::Idle));
         }
         // With one exception: a scheduler that said nothing for so long while nothing ran will not speak again.
-        rules.push((Duration::from_secs(judgement.silent_for), after * SILENT_FACTOR, EndReason::Idle));
+        if judgement.silent_for > 0 {
+            rules.push((Duration::from_secs(judgement.silent_for), after * SILENT_FACTOR, EndReason::Idle));
+        }
     }
     if let (Some(after), Some(nobody_for)) = (limits.no_client, verdict.no_client_for) {
         let after = if had_client { after } else { after.max(limits.first_client) };
@@ -115,20 +149,10 @@ fn for_nobody(limits: &Limits, judgement: &Judgement, had_client: bool) -> Vec<(
     rules
 }
 
-fn first(rules: impl IntoIterator<Item = (Duration, Duration, EndReason)>) -> Ruling {
-    let mut wait = Duration::MAX;
-    for (elapsed, limit, reason) in rules {
-        if elapsed >= limit {
-            return Ruling::End(reason);
-        }
-        wait = wait.min(limit - elapsed);
-    }
-    Ruling::Wait(wait)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use towline_protocol::report::{Verdict, VerdictReason};
 
     const NOW: BootTime = BootTime(Duration::from_secs(10_000));
@@ -156,7 +180,8 @@ mod tests {
     }
 
     fn judged(state: VerdictState, idle_for: u64) -> Judgement {
-        let verdict = Verdict { state, reasons: vec![VerdictReason::Quiet], idle_for, no_client_for: None };
+        let reasons = vec![VerdictReason::Quiet];
+        let verdict = Verdict { state, reasons, held_for: BTreeMap::new(), idle_for, no_client_for: None };
         Judgement { verdict, silent_for: 0 }
     }
 
@@ -231,5 +256,22 @@ mod tests {
         assert!(matches!(judge(None, &Signs { lived: NO_ASSIGNMENT * 9, ..signs() }, NOW), Ruling::Wait(_)));
         let silent = Signs { silent: NO_ASSIGNMENT, ..signs() };
         assert_eq!(judge(None, &silent, NOW), Ruling::End(EndReason::StartFailed));
+    }
+
+    #[test]
+    fn tells_what_would_end_it_nearest_first_and_only_for_clocks_that_run() {
+        let told = |signs: &Signs| {
+            let deadlines = deadlines(Some(&limits(true)), signs, NOW);
+            deadlines.into_iter().map(|deadline| (deadline.reason, deadline.remaining)).collect::<Vec<_>>()
+        };
+        let always = [(EndReason::ControlPlaneLost, 100), (EndReason::MaxLifetime, 970)];
+        assert_eq!(told(&signs()), always);
+        assert_eq!(told(&Signs { judgement: verdict(VerdictState::Busy, 0), ..signs() }), always);
+        let mut idle = judged(VerdictState::Idle, 15);
+        idle.verdict.no_client_for = Some(2);
+        let idle = told(&Signs { judgement: Some(idle), ..signs() });
+        assert_eq!(idle, [&[(EndReason::Idle, 5), (EndReason::NoClient, 8)][..], &always].concat());
+        assert_eq!(told(&Signs { judgement: silent_for(30), ..signs() })[0], (EndReason::Idle, 50));
+        assert_eq!(told(&Signs { lived: Duration::from_secs(2_000), ..signs() })[0], (EndReason::MaxLifetime, 0));
     }
 }

@@ -29,7 +29,8 @@ const LOOK_EMPTY: Duration = Duration::from_secs(5);
 /// Unanswered questions after which a runner counts as gone.
 const SILENT_LOOKS: u32 = 5;
 
-/// How long a scheduler that ends for want of need lets its workers go first. The control plane gives them ten seconds.
+/// How long a scheduler that ends for want of need lets its workers go first. The control plane tells it to end once they
+/// are gone or had three seconds; this is for a control plane that hears us and then does nothing.
 const WORKERS_FIRST: Duration = Duration::from_secs(30);
 
 /// How long a host waits for the answer to its last word.

@@ -120,6 +120,7 @@ impl Conversation {
             Some((last, at)) if now.since(*at) < REPORT_PERIOD && without_numbers(last) == without_numbers(&report) => {
                 report.vitals = last.vitals;
                 report.verdict.clone_from(&last.verdict);
+                report.deadlines.clone_from(&last.deadlines);
             }
             _ => self.offered = Some((report.clone(), now)),
         }
@@ -201,8 +202,11 @@ impl Conversation {
 fn without_numbers(report: &Report) -> Report {
     let mut report = report.clone();
     report.vitals = None;
+    // Which clocks run follows from the rest of the report.
+    report.deadlines.clear();
     if let Some(verdict) = &mut report.verdict {
         verdict.idle_for = 0;
+        verdict.held_for.clear();
         verdict.no_client_for = verdict.no_client_for.map(|_| 0);
     }
     report
@@ -251,7 +255,7 @@ mod tests {
     }
 
     fn vitals(cpu_milli: u64) -> Report {
-        let vitals = Vitals { cpu_milli, cores: 1, memory_used: 0, memory_total: 0, disk_free: 0 };
+        let vitals = Vitals { cpu_milli: Some(cpu_milli), ..Vitals::default() };
         Report { vitals: Some(vitals), ..Report::default() }
     }
 
@@ -268,7 +272,7 @@ mod tests {
             talk.flush(at(tick * 1_000));
             talk.handle_lease();
         }
-        let sent: Vec<u64> = reports(&mut socket).iter().filter_map(|r| r.vitals.map(|v| v.cpu_milli)).collect();
+        let sent: Vec<u64> = reports(&mut socket).iter().filter_map(|r| r.vitals?.cpu_milli).collect();
         assert_eq!(sent, [0, 30]);
     }
 

@@ -177,6 +177,9 @@ impl Memory {
     }
 
     /// Check a lease. It is not journaled: only the clock floor moves, and the next commit carries that.
+    ///
+    /// One that is refused for its times alone is a sign of life all the same: the control plane signed it for this host
+    /// and it came over the session. A clock that somebody set must not look like a control plane that is lost.
     pub fn accept_lease(
         &mut self,
         envelope: &Envelope,
@@ -184,7 +187,11 @@ impl Memory {
         now: BootTime,
     ) -> Result<Verified<Lease>, Refusal> {
         let mut next = self.state().clone();
-        let lease = next.trust.accept_lease(envelope, system)?;
+        let lease = next.trust.accept_lease(envelope, system);
+        if matches!(lease, Err(Refusal::Expired | Refusal::NotYetValid)) {
+            self.heard = Some(now);
+        }
+        let lease = lease?;
         self.state = next;
         self.heard = Some(now);
         Ok(lease)
@@ -340,6 +347,50 @@ mod tests {
         assert!(matches!(refused, Err(Rejected::Refused(Refusal::OtherScheduler(_)))), "{refused:?}");
         assert_eq!((memory.state(), memory.roster()), (&before, None), "a refusal changes nothing");
         assert!(memory.accept_roster(&envelope::sign(&roster(&own), &pair), &own, NOW).await.expect("accepted"));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_jumped_two_days_is_no_lost_control_plane() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (pair, key) = key();
+        let mut memory = open(directory.path(), &key);
+        let delegation = Delegation {
+            v: WIRE_VERSION,
+            key: key.clone(),
+            workspaces: vec![me().workspace],
+            version: 1,
+            epoch_floor: Epoch(0),
+            not_before: NOW.minus(DAY * 10),
+            not_after: NOW.plus(DAY * 20),
+        };
+        memory.accept_delegation(&envelope::sign(&delegation, &pair), NOW).await.expect("accepted");
+        let lease = |audience| Lease {
+            v: WIRE_VERSION,
+            audience,
+            epoch: Epoch(1),
+            newest: None,
+            now: NOW,
+            lease_until: NOW.plus(Duration::from_secs(95)),
+        };
+        let at = |hours: u32| BootTime(Duration::from_secs(3600) * hours);
+        memory.heard = Some(at(0));
+        let silent = |memory: &Memory, hours| memory.ages(at(hours)).1.as_secs() / 3600;
+        // Two days ahead here, or two days behind.
+        for (hours, system) in [(5, NOW.plus(DAY * 2)), (9, NOW.minus(DAY * 2))] {
+            assert!(silent(&memory, hours) >= 4);
+            let floor = memory.state().trust.clock_floor;
+            let refused = memory.accept_lease(&envelope::sign(&lease(me().host), &pair), system, at(hours));
+            assert!(refused.is_err(), "{refused:?}");
+            assert_eq!(silent(&memory, hours), 0, "it was heard");
+            assert_eq!(memory.state().trust.clock_floor, floor, "and counts for nothing else");
+        }
+        let stranger = Ed25519KeyPair::from_seed_unchecked(&[2; 32]).expect("a seed");
+        let others = [(me().host, &stranger), (HostId::from_random([9; 10]), &pair)];
+        for (audience, signer) in others {
+            let refused = memory.accept_lease(&envelope::sign(&lease(audience), signer), NOW.plus(DAY * 2), at(20));
+            assert!(refused.is_err());
+            assert_eq!(silent(&memory, 20), 11, "somebody else's word is none");
+        }
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::assignment::Assignment;
-use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord};
+use towline_protocol::report::{Deadline, EndReason, Failure, Phase, PhaseRecord, ProcessRecord};
 use towline_protocol::time::BootTime;
 use towline_protocol::trust::Trust;
 use towline_transport::TlsIdentity;
@@ -249,16 +249,26 @@ impl Owner {
         }
     }
 
-    fn ruling(&self, now: BootTime) -> Ruling {
+    fn signs(&self, now: BootTime) -> Signs {
         let (lived, silent) = self.memory.ages(now);
-        let limits = self.memory.assignment().map(Limits::from);
-        let signs = Signs {
+        Signs {
             lived,
             silent,
             scheduler_gone: self.seen.scheduler_gone,
             judgement: self.idleness.judgement(),
             had_client: self.idleness.had_client(),
-        };
+        }
+    }
+
+    /// What would end the host if nothing changed.
+    pub(super) fn deadlines(&self, now: BootTime) -> Vec<Deadline> {
+        rules::deadlines(self.memory.assignment().map(Limits::from).as_ref(), &self.signs(now), now)
+    }
+
+    fn ruling(&self, now: BootTime) -> Ruling {
+        let limits = self.memory.assignment().map(Limits::from);
+        let signs = self.signs(now);
+        let silent = signs.silent;
         let joined = self.memory.state().phases.iter().any(|record| record.phase == Phase::Joined);
         rules::judge(limits.as_ref(), &signs, now).and(starting::judge(self.memory.assignment(), joined, silent))
     }

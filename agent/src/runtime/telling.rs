@@ -24,8 +24,10 @@ impl Owner {
             phases: state.phases.clone(),
             failure: self.seen.failures.values().next().cloned(),
             processes: self.seen.processes.clone(),
-            vitals: self.seen.sample.and_then(|sample| sample.vitals),
+            vitals: self.seen.sample.map(|sample| sample.vitals),
             verdict: self.idleness.verdict(),
+            // On the way out no rule counts any more.
+            deadlines: if state.ending.is_none() { self.deadlines(now) } else { Vec::new() },
             issued: Vec::new(),
             cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
             ending: state.ending,

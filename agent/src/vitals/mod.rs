@@ -1,14 +1,20 @@
-//! What this host measures of itself: CPU, memory, disk, and the CPU of the runner's children.
+//! What this host measures of itself: CPU, memory, disk and network, and what the runner's children use.
 //!
 //! Sampling happens on one named thread, because reading `/proc` blocks; readers take the newest sample from a watch.
-//! Owns the thread and stops it when dropped. Must not judge: `idle` does.
+//! `read` reads the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
+//! readings. Owns the thread and stops it when dropped. Must not judge: `idle` does.
 
+mod cgroup;
+mod counters;
+mod host;
+mod meter;
 mod processes;
+mod read;
 
+use meter::Meter;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use tokio::sync::watch;
 use towline_protocol::report::Vitals;
 
@@ -17,9 +23,10 @@ use towline_protocol::report::Vitals;
 pub struct Sample {
     /// Counts samples, so that a reader knows a new one.
     pub number: u64,
-    /// The whole host; none: the system does not say.
-    pub vitals: Option<Vitals>,
-    /// CPU of the workload since the sample before, in thousandths of one core; none: could not be read.
+    /// The host and its workload.
+    pub vitals: Vitals,
+    /// CPU of the workload since the sample before, in thousandths of one core, as idleness is judged by; none: could
+    /// not be read.
     pub workload_cpu_milli: Option<u64>,
 }
 
@@ -69,22 +76,13 @@ fn sample_until_dropped(
     inbox: &mpsc::Receiver<Wish>,
     outbox: &watch::Sender<Option<Sample>>,
 ) {
-    let kinds = RefreshKind::nothing()
-        .with_cpu(CpuRefreshKind::nothing().with_usage())
-        .with_memory(MemoryRefreshKind::nothing().with_ram());
-    let mut system = System::new_with_specifics(kinds).ok();
-    let mut workload = Workload::default();
+    let begun = Instant::now();
+    let mut meter = Meter::default();
     let mut number = 0;
     loop {
-        if let Some(system) = &mut system {
-            system.refresh_specifics(kinds);
-        }
+        let (vitals, workload_cpu_milli) = meter.measure(read::reading(begun.elapsed(), directory, wish.runner));
         number += 1;
-        let sample = Sample {
-            number,
-            vitals: system.as_ref().map(|system| vitals(system, directory)),
-            workload_cpu_milli: workload.cpu_milli(wish.runner),
-        };
+        let sample = Sample { number, vitals, workload_cpu_milli };
         outbox.send_replace(Some(sample));
         let taken = Instant::now();
         let mut due = taken + wish.period;
@@ -102,44 +100,6 @@ fn sample_until_dropped(
     }
 }
 
-fn vitals(system: &System, directory: &Path) -> Vitals {
-    let disk = rustix::fs::statvfs(directory).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    let cores = system.cpus().len();
-    Vitals {
-        // Percent of all cores → thousandths of one core. Negative and NaN cast to 0.
-        cpu_milli: (f64::from(system.global_cpu_usage()) * cores as f64 * 10.0) as u64,
-        cores: u32::try_from(cores).unwrap_or(u32::MAX),
-        memory_used: system.used_memory(),
-        memory_total: system.total_memory(),
-        disk_free: disk,
-    }
-}
-
-#[derive(Debug, Default)]
-struct Workload {
-    before: Option<(u32, Instant, Duration)>,
-}
-
-impl Workload {
-    fn cpu_milli(&mut self, runner: Option<u32>) -> Option<u64> {
-        let Some(runner) = runner else {
-            // No runner, no workload: that is a known zero.
-            self.before = None;
-            return Some(0);
-        };
-        let used = processes::descendants_cpu(runner)?;
-        let now = Instant::now();
-        let before = self.before.replace((runner, now, used));
-        let (same, at, earlier) = before?;
-        let elapsed = now.duration_since(at);
-        if same != runner || elapsed.is_zero() {
-            return None;
-        }
-        // A child that exited takes its time with it: that shows as less, never as a jump.
-        Some((used.saturating_sub(earlier).as_secs_f64() / elapsed.as_secs_f64() * 1000.0) as u64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,11 +114,31 @@ mod tests {
             .expect("a sample comes")
             .expect("the thread lives")
             .expect("waited for");
-        let vitals = sample.vitals.expect("this system says");
-        assert!(vitals.cores > 0);
-        assert!(vitals.memory_used <= vitals.memory_total);
-        assert!(vitals.disk_free > 0);
+        let vitals = sample.vitals;
+        assert!(vitals.cores > Some(0));
+        assert!(vitals.memory_used.is_some() && vitals.memory_used <= vitals.memory_total);
+        assert!(vitals.disk_free > Some(0) && vitals.disk_free <= vitals.disk_total);
+        assert_eq!((vitals.cpu_milli, vitals.workload), (None, None), "nothing to compare with, and no runner");
         assert_eq!(sample.workload_cpu_milli, Some(0));
+    }
+
+    #[tokio::test]
+    async fn the_second_sample_has_rates() {
+        let wish = Wish { period: Duration::from_millis(50), runner: Some(std::process::id()) };
+        let sampler = Sampler::start(Path::new("/"), wish).expect("threads can be made");
+        let mut samples = sampler.samples();
+        let second = |sample: &Option<Sample>| sample.is_some_and(|sample| sample.number > 1);
+        let sample = tokio::time::timeout(Duration::from_secs(10), samples.wait_for(second))
+            .await
+            .expect("a sample comes")
+            .expect("the thread lives")
+            .expect("waited for");
+        let vitals = sample.vitals;
+        assert!(vitals.cpu_milli.is_some() && vitals.network.is_some() && vitals.loopback_rate.is_some(), "{vitals:?}");
+        let says = Path::new("/proc/diskstats").exists();
+        assert_eq!((vitals.disk_read_rate.is_some(), vitals.disk_write_rate.is_some()), (says, says), "{vitals:?}");
+        let workload = vitals.workload.expect("this test's own process is there");
+        assert!(workload.cpu_milli.is_some() && sample.workload_cpu_milli.is_some(), "{workload:?}");
     }
 
     #[tokio::test]

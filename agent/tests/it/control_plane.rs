@@ -39,7 +39,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub enum Heard {
     Event(Event),
     Hello(Hello),
-    Report(Report),
+    Report(Box<Report>),
 }
 
 /// What the fake sends by itself.
@@ -339,7 +339,7 @@ impl ControlPlane {
 
     pub async fn report(&mut self, what: &str, fits: impl Fn(&Report) -> bool) -> Report {
         self.until(what, |heard| match heard {
-            Heard::Report(report) if fits(report) => Some(report.clone()),
+            Heard::Report(report) if fits(report) => Some((**report).clone()),
             _ => None,
         })
         .await
@@ -441,7 +441,7 @@ impl Shared {
                     let envelope = envelope::sign(&lease, &self.signing);
                     session.handle_send(FromControlPlane::Lease { envelope }, now);
                 }
-                let _ = self.heard.try_send(Heard::Report(*report));
+                let _ = self.heard.try_send(Heard::Report(report));
             }
             ControlPlaneEvent::Event(event) => {
                 let _ = self.heard.try_send(Heard::Event(event));

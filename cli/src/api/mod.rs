@@ -19,7 +19,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 use tokio_util::io::ReaderStream;
-use views::{BlobCapability, Cluster, Environment, Host, Missing, WhoAmI};
+use views::{BlobCapability, Cluster, Environment, Host, Missing, WhoAmI, Why};
 
 /// Limit of one request but uploads.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
@@ -123,6 +123,16 @@ impl Api {
     /// One host.
     pub async fn host(&self, host: &str) -> Outcome<Answer<Host>> {
         self.get(&["hosts", host], &[]).await
+    }
+
+    /// Why a cluster is alive or has ended.
+    pub async fn why_cluster(&self, cluster: &str) -> Outcome<Answer<Why>> {
+        self.get(&["clusters", cluster, "why"], &[]).await
+    }
+
+    /// Why a host is alive or has ended.
+    pub async fn why_host(&self, host: &str) -> Outcome<Answer<Why>> {
+        self.get(&["hosts", host, "why"], &[]).await
     }
 
     /// Environments of the workspace.

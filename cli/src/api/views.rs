@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::fmt;
 use towline_protocol::ids::Digest;
+use towline_protocol::report::Vitals;
 
 /// Who a token belongs to.
 #[derive(Clone, Debug, Deserialize)]
@@ -129,6 +130,8 @@ pub struct Host {
     pub reports: u64,
     /// When it was last heard.
     pub last_seen_at_ms: Option<u64>,
+    /// What it measures of itself, as the server said it.
+    pub vitals: Option<Value>,
     /// Whether it is busy.
     pub verdict: Option<Verdict>,
     /// Its last word.
@@ -139,6 +142,11 @@ impl Host {
     /// Whether the backend holds nothing for it any more.
     pub fn ended(&self) -> bool {
         self.state == "ended"
+    }
+
+    /// What it measures of itself; none: it has said nothing, or something newer than this program.
+    pub fn measured(&self) -> Option<Vitals> {
+        serde_json::from_value(self.vitals.clone()?).ok()
     }
 
     /// Why it signed off, if it did.
@@ -190,6 +198,14 @@ pub struct Verdict {
     /// Why.
     #[serde(default)]
     pub reasons: Vec<String>,
+}
+
+/// Why something is alive or has ended.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Why {
+    /// For people.
+    #[serde(default)]
+    pub sentences: Vec<String>,
 }
 
 /// An environment.

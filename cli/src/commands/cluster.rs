@@ -1,5 +1,6 @@
 //! `towline cluster list | show | scale | adapt | stop`.
 
+use super::why::{show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
 use crate::api::Api;
 use crate::api::views::Cluster;
@@ -71,7 +72,8 @@ fn row(cluster: &Cluster, now: u64) -> Vec<String> {
 
 async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
     let answer = api.cluster(name).await?;
-    output.value(&answer.json);
+    let why = api.why_cluster(&answer.view.id).await?;
+    output.value(&with_why(answer.json, &why));
     let cluster = &answer.view;
     let mut rows = vec![
         vec!["name".to_owned(), cluster.name.clone()],
@@ -95,6 +97,8 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
         output.line("");
         output.table(&crate::commands::host::HEADER, host_rows(&cluster.hosts, now_ms()));
     }
+    show_why(&why.view, output);
+    show_vitals(&cluster.hosts, output);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `towline host list | show`.
 
+use super::why::{show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
 use crate::api::views::Host;
 use crate::arguments::HostCommand;
@@ -29,8 +30,11 @@ pub async fn run(command: HostCommand, profile: Option<&str>, output: Output) ->
         }
         HostCommand::Show { host } => {
             let answer = api.host(&host).await?;
-            output.value(&answer.json);
+            let why = api.why_host(&answer.view.id).await?;
+            output.value(&with_why(answer.json, &why));
             show(&answer.view, output);
+            show_why(&why.view, output);
+            show_vitals(std::slice::from_ref(&answer.view), output);
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod environment;
 pub mod host;
 pub mod logs;
+mod why;
 
 use crate::api::Api;
 use crate::failure::Outcome;

@@ -87,6 +87,12 @@ class ControlPlane:
         """One cluster by id or name."""
         return ClusterView.parse(await self._call("GET", _path(name), what=f"the cluster {name}", seconds=seconds))
 
+    async def why(self, name: str, seconds: float = 20) -> list[str]:
+        """Why a cluster is alive or has ended, in sentences."""
+        answer = await self._call("GET", f"{_path(name)}/why", what=f"why {name} is alive", seconds=seconds)
+        said = answer.get("sentences") if isinstance(answer, dict) else None
+        return [sentence for sentence in said if isinstance(sentence, str)] if isinstance(said, list) else []
+
     async def clusters(self, seconds: float = 20) -> list[ClusterView]:
         """All live clusters of the workspace."""
         answer = await self._call("GET", "/api/v1/clusters", what="the list of clusters", seconds=seconds)

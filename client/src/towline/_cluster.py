@@ -205,6 +205,24 @@ class Cluster(Scalable):
         """The control plane's newest word on the cluster: state, hosts with their phases, where logs are. A copy."""
         return dict(self._view.raw) if self._view is not None else {}
 
+    def why(self) -> Any:
+        """Why the cluster is alive and what would end it first, or why it has ended: sentences, one a line.
+
+        The control plane is asked anew each time. In asynchronous use the result is to be awaited.
+        """
+        if self.status == Status.closed:
+            raise ClusterError(
+                "cluster_closed",
+                f"this object of the cluster {self.name} is closed",
+                f"`towline cluster show {self.cluster_id or self.name}` says why it ended.",
+            )
+        return self.sync(self._why)
+
+    async def _why(self) -> str:
+        if self.cluster_id is None:
+            raise ClusterError("cluster_not_running", f"the cluster {self.name} was not asked for yet", "Start it.")
+        return "\n".join(await self._attempt.plane.why(self.cluster_id))
+
     # -- work --------------------------------------------------------------------------------------------------------
 
     def get_client(self) -> Client:

@@ -5,6 +5,7 @@ use super::problem::{Code, Problem, ProblemBody};
 use super::{ApiState, create};
 use crate::model::{Adaptive, ClusterRecord, ClusterView, Wish};
 use crate::signer::capacity;
+use crate::why::{self, Facts, Why};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -59,9 +60,20 @@ pub async fn stop(
     Part(cluster): Part,
 ) -> Result<(StatusCode, Json<ClusterView>), Problem> {
     let record = state.find_own_cluster(&caller, &cluster).await?;
-    let record = state.store().update_cluster(&record.id, |cluster| cluster.wish = Wish::End).await?;
+    let record = state.store().update_cluster(&record.id, |cluster| cluster.stop(&caller.person)).await?;
     state.nudge(&record.id);
     Ok((StatusCode::ACCEPTED, Json(state.view(&record).await?)))
+}
+
+/// Why a cluster is alive and what would end it; or why it has ended, by whom, and its hosts' last words.
+#[utoipa::path(get, path = "/api/v1/clusters/{cluster}/why",
+    params(("cluster" = String, Path, description = "Id or name")),
+    responses((status = 200, body = Why), (status = "default", body = ProblemBody)))]
+pub async fn why(State(state): State<ApiState>, caller: Caller, Part(cluster): Part) -> Result<Json<Why>, Problem> {
+    let cluster = state.find_cluster(&caller, &cluster).await?;
+    let hosts = state.store().hosts_of(&cluster.id).await?;
+    let facts = Facts { cluster: &cluster, settings: state.settings(), now_ms: state.now_ms() };
+    Ok(Json(why::of_cluster(&facts, &hosts)))
 }
 
 /// How many worker hosts a cluster should have.

@@ -8,6 +8,7 @@ mod changes;
 pub mod clock;
 mod execute;
 pub mod intent;
+pub mod lifetime;
 pub mod limits;
 pub mod observed;
 pub mod reasons;

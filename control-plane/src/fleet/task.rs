@@ -5,6 +5,7 @@
 
 use super::execute::{Done, Operation};
 use super::intent::Wanted;
+use super::lifetime::{self, Clocks};
 use super::observed::{Observed, Presence, SeenHost};
 use super::reconcile::reconcile;
 use super::{FleetHandle, FleetParts, clock};
@@ -31,6 +32,7 @@ pub struct Fleet {
     seen: Seen,
     pub(super) calls: Calls,
     rosters_due: BTreeMap<ClusterId, Instant>,
+    clocks: Clocks,
 }
 
 /// What backends saw last.
@@ -68,6 +70,7 @@ impl Fleet {
             seen: Seen::default(),
             calls: Calls::default(),
             rosters_due: BTreeMap::new(),
+            clocks: Clocks::default(),
         }
     }
 
@@ -116,6 +119,9 @@ impl Fleet {
     }
 
     async fn work(&mut self) {
+        if let Some(millis) = self.clocks.look(clock::unix_ms(), clock::boot_now()) {
+            tracing::warn!(component = "fleet", millis, "the wall clock jumped; limits go by the time that passed");
+        }
         if std::mem::take(&mut self.observe_due) {
             self.observe().await;
         }
@@ -203,7 +209,11 @@ impl Fleet {
             }
             let hosts = self.parts.store.hosts_of(id).await?;
             let observed = self.observed(&cluster, hosts);
-            let actions = reconcile(&Wanted::of(&cluster), &observed, &self.parts.settings, clock::unix_ms());
+            let scheduler = observed.scheduler().map(|seen| &seen.record);
+            let phases = &self.parts.settings.policy.phases;
+            let ends_at_ms = lifetime::ends_at_ms(&cluster, scheduler, &self.clocks, phases);
+            let wanted = Wanted { ends_at_ms, ..Wanted::of(&cluster) };
+            let actions = reconcile(&wanted, &observed, &self.parts.settings, clock::unix_ms());
             let mut acted = false;
             for action in actions {
                 acted |= self.execute(&cluster, action).await?;
@@ -223,7 +233,8 @@ impl Fleet {
         self.calls.cooling.retain(|_, until| *until > now);
         let here = self.parts.backends.named(&cluster.backend).is_some();
         let seen = self.seen.by_backend.get(cluster.backend.as_str()).and_then(Option::as_ref);
-        let hosts = hosts.into_iter().map(|record| {
+        let hosts = hosts.into_iter().map(|mut record| {
+            self.clocks.host_as_of_now(&mut record);
             let id = &record.id;
             let busy = self.calls.busy.contains_key(id) || self.calls.cooling.contains_key(id);
             let presence = match seen {
@@ -241,7 +252,7 @@ impl Fleet {
                     self.calls.restarts_ms.remove(id);
                     None
                 }
-                _ => Some(*self.seen.ending_since_ms.entry(id.clone()).or_insert(now_ms)),
+                _ => Some(self.clocks.as_of_now(*self.seen.ending_since_ms.entry(id.clone()).or_insert(now_ms))),
             };
             let restarts = self.calls.restarts_ms.get(id).into_iter().flatten();
             let recent_restarts = restarts.filter(|at| now_ms.saturating_sub(**at) < window).count();

@@ -61,6 +61,7 @@ pub fn cluster(n: u8) -> ClusterRecord {
             tags: std::collections::BTreeMap::new(),
         },
         wish: Wish::Run,
+        stopped_by: None,
         state: ClusterState::Starting,
         reason: None,
         scheduler: Some(SchedulerAddress { addresses: vec!["tls://127.0.0.1:20001".to_owned()] }),

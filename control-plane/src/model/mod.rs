@@ -9,7 +9,7 @@ use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, Schedule
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki, VerifyingKey, WorkspaceId};
 use towline_protocol::message::Instance;
-use towline_protocol::report::{EndReason, Failure, ProcessRecord, ScalingWord, SignOff, Verdict, Vitals};
+use towline_protocol::report::{Deadline, EndReason, Failure, ProcessRecord, ScalingWord, SignOff, Verdict, Vitals};
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
@@ -127,6 +127,9 @@ pub struct ClusterRecord {
     pub terms: Terms,
     /// What the owner wants.
     pub wish: Wish,
+    /// The person who stopped it, if one did.
+    #[serde(default)]
+    pub stopped_by: Option<String>,
     /// Where it is.
     pub state: ClusterState,
     /// Why, when that needs saying.
@@ -143,6 +146,16 @@ pub struct ClusterRecord {
     pub created_at_ms: u64,
     /// When it ended, Unix milliseconds.
     pub ended_at_ms: Option<u64>,
+}
+
+impl ClusterRecord {
+    /// A person wants its end. Who asks again, or asks for the end of what ends already, changes nothing.
+    pub fn stop(&mut self, person: &str) {
+        if self.wish == Wish::Run {
+            self.stopped_by = Some(person.to_owned());
+        }
+        self.wish = Wish::End;
+    }
 }
 
 /// The newest roster of a cluster.
@@ -311,6 +324,9 @@ pub struct LastSaid {
     pub vitals: Option<Vitals>,
     /// The idle engine's answer.
     pub verdict: Option<Verdict>,
+    /// What would end it by its own rules, as of `at_ms`.
+    #[serde(default)]
+    pub deadlines: Vec<Deadline>,
     /// Its Dask processes.
     pub processes: Vec<ProcessRecord>,
     /// What failed.

@@ -8,6 +8,9 @@ use towline_protocol::report::{Failure, Phase, PhaseRecord, Report};
 /// Longest subject of a failure that is kept: a package name and version, a number.
 const SUBJECT_LIMIT: usize = 200;
 
+/// Most deadlines that are kept: a host tells of one for each reason.
+const DEADLINES_LIMIT: usize = 8;
+
 /// Something about a hello that a person should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HelloOddity {
@@ -22,6 +25,7 @@ pub fn apply_hello(host: &mut HostRecord, hello: &Hello, now_ms: u64) -> Option<
     host.said.observed = hello.last;
     // What it thought before its silence says nothing of now; its first report will.
     host.said.verdict = None;
+    host.said.deadlines.clear();
     if let Some(enrolment) = &mut host.enrolment {
         enrolment.instance = Some(hello.instance.clone());
     }
@@ -45,6 +49,7 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
     said.observed = report.observed.or(said.observed);
     said.vitals = report.vitals;
     said.verdict.clone_from(&report.verdict);
+    said.deadlines = report.deadlines.iter().take(DEADLINES_LIMIT).copied().collect();
     said.processes.clone_from(&report.processes);
     let failure = report.failure.clone().map(|failure| Failure {
         subject: failure.subject.map(|subject| subject.chars().take(SUBJECT_LIMIT).collect()),

@@ -1,7 +1,7 @@
 //! Making, seeing, scaling and stopping clusters; admitting clients.
 
 use super::*;
-use crate::model::{ClusterRecord, MemberRecord, Wish};
+use crate::model::{ClusterRecord, ClusterState, MemberRecord, Wish};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use towline_protocol::envelope::{self, Envelope};
 use towline_protocol::ids::Spki;
@@ -35,6 +35,32 @@ async fn a_cluster_is_made_shown_scaled_and_stopped() {
     let record = ground.store.cluster(&id.parse().unwrap()).await.unwrap().unwrap();
     assert_eq!((record.wish, record.terms.idle_after), (Wish::End, Some(600)));
     assert!(ground.nudges.0.lock().unwrap().len() >= 3, "the fleet hears of each");
+}
+
+#[tokio::test]
+async fn why_is_told_of_a_clusters_life_and_end_and_to_its_workspace_alone() {
+    let ground = Ground::with_environment().await;
+    ground.post(CLUSTERS, &body()).await;
+    let of_first = format!("{CLUSTERS}/first/why");
+    let (status, why) = ground.get(&of_first).await;
+    assert_eq!((status, &why["deadlines"][0]["rule"]), (StatusCode::OK, &json!("max_lifetime")), "{why}");
+    let (status, _) = read(ground.send(request(Method::GET, &of_first, EVE, None)).await).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (_, stopped) = ground.delete(&format!("{CLUSTERS}/first")).await;
+    let id = stopped["id"].as_str().unwrap().parse().unwrap();
+    let record = ground.store.cluster(&id).await.unwrap().unwrap();
+    assert_eq!(record.stopped_by.as_deref(), Some("ada"));
+    ground.store.update_cluster(&id, |record| record.state = ClusterState::Stopped).await.unwrap();
+    let (_, why) = ground.get(&format!("{CLUSTERS}/{id}/why")).await;
+    assert_eq!(why["sentences"][0], "It has ended: ada stopped it.", "{why}");
+
+    let mut host = records::host(&record, 1);
+    host.cluster = id;
+    ground.store.insert_host(host.clone()).await.unwrap();
+    let of_host = format!("/api/v1/hosts/{}/why", host.id);
+    assert_eq!(ground.get(&of_host).await.0, StatusCode::OK);
+    let (status, _) = read(ground.send(request(Method::GET, &of_host, EVE, None)).await).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

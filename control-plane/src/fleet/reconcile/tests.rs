@@ -598,7 +598,13 @@ fn a_worker_is_not_late_while_its_scheduler_is_not_there() {
 #[test]
 fn what_hosts_measure_ends_nothing_until_the_schedulers_host_decides() {
     let mut world = running();
-    let idle = Verdict { state: VerdictState::Idle, reasons: Vec::new(), idle_for: 9_999, no_client_for: Some(9_999) };
+    let idle = Verdict {
+        state: VerdictState::Idle,
+        reasons: Vec::new(),
+        held_for: std::collections::BTreeMap::new(),
+        idle_for: 9_999,
+        no_client_for: Some(9_999),
+    };
     for host in &mut world.hosts {
         host.said.verdict = Some(idle.clone());
     }

@@ -63,6 +63,7 @@ pub(crate) fn cluster(name: &str) -> ClusterRecord {
             tags: BTreeMap::new(),
         },
         wish: Wish::Run,
+        stopped_by: None,
         state: ClusterState::Starting,
         reason: None,
         scheduler: None,

@@ -1,0 +1,195 @@
+//! Reads the kernel's files for `meter`: the only part of the vitals that touches a file.
+//!
+//! Must not judge or keep anything. What cannot be read is none. Runs on the sampler's thread, because these reads block.
+
+use super::cgroup::{self, Hierarchy, Usage};
+use super::host;
+use super::meter::{Reading, WorkloadReading};
+use super::processes::{self, Processes, Tree};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use towline_protocol::report::WorkloadSource;
+
+/// Above this much resident memory nobody asks for shares: the kernel walks every page for the answer (measured: 8 ms
+/// for each GiB), and holds up the process's own memory calls meanwhile. What is shared is small beside so much.
+const SHARES_UP_TO: u64 = 1 << 30;
+
+/// Longest file that is read: `/proc/stat` of a machine with a thousand cores is below it.
+const LONGEST: u64 = 4 << 20;
+
+/// Look at the host, and at the workload below `runner`.
+pub fn reading(at: Duration, directory: &Path, runner: Option<u32>) -> Reading {
+    let space = rustix::fs::statvfs(directory).ok();
+    Reading {
+        at,
+        cpu: text("/proc/stat").as_deref().and_then(host::cpu_times),
+        memory: text("/proc/meminfo").as_deref().and_then(host::memory),
+        space: space.map(|space| {
+            (space.f_bavail.saturating_mul(space.f_frsize), space.f_blocks.saturating_mul(space.f_frsize))
+        }),
+        disks: text("/proc/diskstats").and_then(|text| host::disks(&text, &names("/sys/block", |_| true))),
+        interfaces: text("/proc/net/dev").as_deref().and_then(host::interfaces),
+        hardware: names("/sys/class/net", |path| path.join("device").exists()),
+        workload: runner.map(workload),
+    }
+}
+
+fn workload(runner: u32) -> WorkloadReading {
+    let tree = processes().and_then(|processes| processes::tree(&processes, runner));
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or_default();
+    WorkloadReading {
+        runner,
+        proportional: tree.as_ref().and_then(|tree| shares(tree, page)),
+        group: tree.as_ref().and_then(|tree| own_group(runner, tree)),
+        tree,
+        page,
+    }
+}
+
+fn processes() -> Option<Processes> {
+    let mut table = Processes::new();
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // A process may end between the listing and the reading.
+        let Some(stat) = bytes(entry.path().join("stat")) else { continue };
+        // A command's name need not be UTF-8.
+        if let Some(row) = processes::row(&String::from_utf8_lossy(&stat)) {
+            table.insert(pid, row);
+        }
+    }
+    Some(table)
+}
+
+/// The sum of the shares, if it is cheap. One that ended meanwhile uses nothing; one that may not be asked makes the sum
+/// unknown.
+fn shares(tree: &Tree, page: u64) -> Option<u64> {
+    if tree.pages.saturating_mul(page) > SHARES_UP_TO {
+        return None;
+    }
+    let mut sum = 0u64;
+    for pid in &tree.pids {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        match text(folder.join("smaps_rollup")).as_deref().and_then(processes::proportional) {
+            Some(share) => sum = sum.saturating_add(share),
+            None if !folder.exists() => {}
+            None => return None,
+        }
+    }
+    Some(sum)
+}
+
+/// What the workload's own group says, if it has one. Files of version 2 first, then those of version 1.
+fn own_group(runner: u32, tree: &Tree) -> Option<(WorkloadSource, Usage)> {
+    let theirs = text(format!("/proc/{runner}/cgroup"))?;
+    let ours = text("/proc/self/cgroup")?;
+    let mounts = text("/proc/self/mountinfo")?;
+    let folder = |hierarchy| {
+        let group = cgroup::group(&theirs, hierarchy)?;
+        if !cgroup::is_own(group, cgroup::group(&ours, hierarchy)?) {
+            return None;
+        }
+        let folder = cgroup::folder(&mounts, hierarchy, group)?;
+        let members = text(folder.join("cgroup.procs")).as_deref().and_then(cgroup::members)?;
+        // Somebody else's process in it, and its numbers are not the workload's.
+        members.iter().all(|pid| *pid == runner || tree.pids.contains(pid)).then_some(folder)
+    };
+    if let Some(folder) = folder(Hierarchy::Unified) {
+        return Some((WorkloadSource::CgroupV2, version_2(&folder)));
+    }
+    let usage = version_1(folder);
+    (usage != Usage::default()).then_some((WorkloadSource::CgroupV1, usage))
+}
+
+fn version_2(folder: &Path) -> Usage {
+    let file = |name: &str| text(folder.join(name));
+    Usage {
+        cpu_ms: file("cpu.stat").as_deref().and_then(cgroup::cpu_stat),
+        memory: file("memory.current").as_deref().and_then(cgroup::number),
+        oom_kills: file("memory.events").and_then(|text| cgroup::entry(&text, "oom_kill")),
+        disks: file("io.stat").as_deref().and_then(cgroup::io_stat),
+        tasks: file("pids.current").as_deref().and_then(cgroup::number),
+    }
+}
+
+/// Each controller has a hierarchy of its own, and the workload may have its own group in some of them only.
+fn version_1(folder: impl Fn(Hierarchy) -> Option<PathBuf>) -> Usage {
+    let file = |hierarchy, name: &str| text(folder(hierarchy)?.join(name));
+    Usage {
+        cpu_ms: file(cgroup::CPUACCT, "cpuacct.usage").as_deref().and_then(cgroup::cpuacct_usage),
+        memory: file(cgroup::MEMORY, "memory.usage_in_bytes").as_deref().and_then(cgroup::number),
+        oom_kills: file(cgroup::MEMORY, "memory.oom_control").and_then(|text| cgroup::entry(&text, "oom_kill")),
+        disks: file(cgroup::BLKIO, "blkio.throttle.io_service_bytes").as_deref().and_then(cgroup::io_service_bytes),
+        tasks: file(cgroup::PIDS, "pids.current").as_deref().and_then(cgroup::number),
+    }
+}
+
+/// The names in a folder that are wanted; empty if it cannot be read.
+fn names(folder: &str, wanted: impl Fn(&Path) -> bool) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| wanted(&entry.path())).filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn text(path: impl AsRef<Path>) -> Option<String> {
+    String::from_utf8(bytes(path)?).ok()
+}
+
+fn bytes(path: impl AsRef<Path>) -> Option<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    fs::File::open(path).ok()?.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+    use std::time::Instant;
+
+    #[test]
+    fn sees_a_tree_of_processes_of_which_one_has_ended() {
+        // A shell as the runner: it has waited for one child that used CPU, and keeps one of two processes.
+        let script =
+            "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; sh -c 'sleep 60; :' & echo ready; wait";
+        let mut runner = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("a shell");
+        let mut out = std::io::BufReader::new(runner.stdout.take().expect("piped"));
+        std::io::BufRead::read_line(&mut out, &mut String::new()).expect("ready");
+        let begun = Instant::now();
+        let seen = loop {
+            let seen = reading(Duration::ZERO, Path::new("/"), Some(runner.id())).workload.expect("asked for");
+            let tree = seen.tree.clone().expect("it runs");
+            if tree.pids.len() == 2 || begun.elapsed() > Duration::from_secs(20) {
+                break (seen, tree);
+            }
+        };
+        let (seen, tree) = seen;
+        for pid in &tree.pids {
+            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("not zero");
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        runner.wait().expect("it ends with its children");
+        assert_eq!((tree.pids.len(), tree.threads), (2, 2), "{tree:?}");
+        assert!(tree.ticks > 0, "the child that ended used CPU: {tree:?}");
+        let shares = seen.proportional.expect("they are ours and small");
+        assert!(shares > 0 && shares <= tree.pages * seen.page, "{seen:?}");
+        assert_eq!(seen.group, None, "it lives in the group of this test");
+    }
+
+    #[test]
+    #[ignore = "a measurement, not a check: run it by hand"]
+    fn what_a_look_costs() {
+        let looks = 200;
+        let begun = Instant::now();
+        for _ in 0..looks {
+            std::hint::black_box(reading(Duration::ZERO, Path::new("/"), Some(1)));
+        }
+        println!("{:?} a look with all processes as the workload", begun.elapsed() / looks);
+        let begun = Instant::now();
+        for _ in 0..looks {
+            std::hint::black_box(reading(Duration::ZERO, Path::new("/"), None));
+        }
+        println!("{:?} a look without a workload", begun.elapsed() / looks);
+    }
+}

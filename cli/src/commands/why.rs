@@ -1,0 +1,162 @@
+//! Why a cluster or host is alive or has ended, and what its hosts measure, as people see it.
+//!
+//! The sentences are the control plane's; the rows of vitals are made here. Must not judge.
+
+use crate::api::Answer;
+use crate::api::views::{Host, Why};
+use crate::output::{Output, size};
+use serde_json::Value;
+use towline_protocol::report::{MemoryCount, Vitals, WorkloadVitals};
+
+/// Hosts whose vitals are shown; `--json` has all.
+const SHOWN: usize = 30;
+
+/// An answer with the reasons beside it, under `why`.
+pub fn with_why(mut answer: Value, why: &Answer<Why>) -> Value {
+    if let Value::Object(fields) = &mut answer {
+        fields.insert("why".to_owned(), why.json.clone());
+    }
+    answer
+}
+
+/// The sentences, each on its line.
+pub fn show_why(why: &Why, output: Output) {
+    if !why.sentences.is_empty() {
+        output.line("");
+        output.line("why");
+    }
+    for sentence in &why.sentences {
+        // They name things that other people named.
+        output.line(&format!("  {}", crate::failure::one_line(sentence)));
+    }
+}
+
+/// What hosts measure of themselves, one row each; nothing if none has said so.
+pub fn show_vitals(hosts: &[Host], output: Output) {
+    let measured = hosts.iter().filter(|host| !host.ended()).filter_map(|host| Some((host, host.measured()?)));
+    let rows: Vec<_> = measured.map(|(host, vitals)| row(host, &vitals)).collect();
+    if rows.is_empty() {
+        return;
+    }
+    output.line("");
+    let unshown = rows.len().saturating_sub(SHOWN);
+    output.table(
+        &["vitals", "cpu", "memory", "disk free", "disk i/o", "network i/o", "workload"],
+        rows.into_iter().take(SHOWN).collect(),
+    );
+    if unshown > 0 {
+        output.line(&format!("{unshown} more hosts: towline host show, or --json"));
+    }
+}
+
+fn row(host: &Host, vitals: &Vitals) -> Vec<String> {
+    let cores = vitals.cores.map_or_else(unknown, |cores| cores.to_string());
+    vec![
+        host.id.clone(),
+        format!("{} of {cores}", milli(vitals.cpu_milli)),
+        format!("{} of {}", bytes(vitals.memory_used), bytes(vitals.memory_total)),
+        format!("{} of {}", bytes(vitals.disk_free), bytes(vitals.disk_total)),
+        format!("{} / {}", rate(vitals.disk_read_rate), rate(vitals.disk_write_rate)),
+        format!(
+            "{} / {}",
+            rate(vitals.network.map(|network| network.receive_rate)),
+            rate(vitals.network.map(|network| network.send_rate))
+        ),
+        vitals.workload.as_ref().map_or_else(unknown, workload),
+    ]
+}
+
+fn workload(workload: &WorkloadVitals) -> String {
+    let counts = match workload.memory_counts {
+        Some(MemoryCount::Cgroup) => " with cached files",
+        Some(MemoryCount::Resident) => " resident",
+        Some(MemoryCount::Proportional) | None => "",
+    };
+    let number = |number: Option<u32>| number.map_or_else(unknown, |number| number.to_string());
+    let mut text = format!(
+        "{} cores, {}{counts}, processes: {}, threads: {}",
+        milli(workload.cpu_milli),
+        bytes(workload.memory),
+        number(workload.processes),
+        number(workload.threads)
+    );
+    if let Some(kills @ 1..) = workload.oom_kills {
+        text.push_str(&format!(", killed for want of memory: {kills}"));
+    }
+    text
+}
+
+fn unknown() -> String {
+    "?".to_owned()
+}
+
+/// Thousandths of a core as cores.
+fn milli(milli: Option<u64>) -> String {
+    milli.map_or_else(unknown, |milli| format!("{}.{:02}", milli / 1000, milli % 1000 / 10))
+}
+
+fn bytes(bytes: Option<u64>) -> String {
+    bytes.map_or_else(unknown, size)
+}
+
+fn rate(bytes: Option<u64>) -> String {
+    bytes.map_or_else(unknown, |bytes| format!("{}/s", size(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use towline_protocol::report::{Traffic, WorkloadSource};
+
+    fn host() -> Host {
+        let json = serde_json::json!({ "id": "ho-a", "role": "worker", "state": "up" });
+        serde_json::from_value(json).expect("a host")
+    }
+
+    #[test]
+    fn vitals_are_one_row_and_what_is_unknown_is_a_question_mark() {
+        let workload = WorkloadVitals {
+            source: WorkloadSource::CgroupV2,
+            cpu_milli: Some(950),
+            cpu_used_ms: Some(1),
+            memory: Some(300 << 20),
+            memory_counts: Some(MemoryCount::Cgroup),
+            processes: Some(3),
+            threads: None,
+            oom_kills: Some(1),
+            disk_read_rate: None,
+            disk_write_rate: None,
+        };
+        let vitals = Vitals {
+            cpu_milli: Some(1_256),
+            cores: Some(2),
+            memory_used: Some(3 << 30),
+            memory_total: Some(8 << 30),
+            disk_free: None,
+            disk_total: None,
+            disk_read_rate: Some(2048),
+            disk_write_rate: Some(0),
+            network: Some(Traffic { receive_rate: 10, send_rate: 20 }),
+            loopback_rate: None,
+            workload: Some(workload),
+        };
+        let expected = [
+            "ho-a",
+            "1.25 of 2",
+            "3.0 GiB of 8.0 GiB",
+            "? of ?",
+            "2.0 KiB/s / 0 B/s",
+            "10 B/s / 20 B/s",
+            "0.95 cores, 300.0 MiB with cached files, processes: 3, threads: ?, killed for want of memory: 1",
+        ];
+        assert_eq!(row(&host(), &vitals), expected);
+        assert_eq!(row(&host(), &Vitals::default())[6], "?");
+    }
+
+    #[test]
+    fn reasons_are_beside_what_the_server_said() {
+        let why = Answer { json: serde_json::json!({"sentences": ["It is busy."]}), view: Why::default() };
+        let joined = with_why(serde_json::json!({"id": "cl-a"}), &why);
+        assert_eq!(joined, serde_json::json!({"id": "cl-a", "why": {"sentences": ["It is busy."]}}));
+    }
+}
