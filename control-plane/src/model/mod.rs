@@ -14,9 +14,11 @@ use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
 mod adaptive;
+mod environment;
 mod view;
 
 pub use adaptive::Adaptive;
+pub use environment::{BlobSize, EnvironmentRecord, PackageName};
 pub use view::{ClientView, ClusterView, CurrentPhase, HostView, LogsView};
 
 /// Where a cluster is in its life.
@@ -360,47 +362,4 @@ pub struct MemberRecord {
     pub not_after: UnixSeconds,
     /// Its certificate, PEM, once issued.
     pub certificate: Option<String>,
-}
-
-/// An environment that the workspace has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EnvironmentRecord {
-    /// SHA-256 of its lock.
-    pub digest: Digest,
-    /// Its workspace.
-    pub workspace: WorkspaceId,
-    /// `implementation-version`.
-    pub interpreter: String,
-    /// Platform it was chosen for.
-    pub platform: String,
-    /// Names and versions.
-    pub packages: Vec<PackageName>,
-    /// Blobs it needs.
-    pub blobs: Vec<BlobSize>,
-    /// Whether every blob is in the store.
-    pub complete: bool,
-    /// When it was first named, Unix milliseconds.
-    pub created_at_ms: u64,
-}
-
-/// A package of an environment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PackageName {
-    /// Normalised name.
-    pub name: String,
-    /// Version.
-    pub version: String,
-}
-
-/// A blob and its size.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BlobSize {
-    /// SHA-256.
-    #[schema(value_type = String)]
-    pub digest: Digest,
-    /// Bytes.
-    pub size: u64,
 }
