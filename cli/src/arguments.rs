@@ -40,7 +40,7 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Remember a control plane and the token for it
     Login(LoginArguments),
-    /// Clusters: list, show, stop
+    /// Clusters: list, show, events, stop
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Show the log lines of a cluster, live or after its end
@@ -86,6 +86,14 @@ pub struct LoginArguments {
 /// `towline cluster …`
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
+    /// Show what happened to a cluster, when and why
+    Events {
+        /// Name or id
+        cluster: String,
+        /// Go on with what happens, until the cluster has ended
+        #[arg(long, short)]
+        follow: bool,
+    },
     /// List clusters
     List {
         /// Ended ones too
@@ -249,6 +257,7 @@ mod tests {
             "towline version",
             "towline cluster show x",
             "towline cluster stop x",
+            "towline cluster events x --follow --json",
             "towline logs x",
             "towline logs x -f --since 10m --until 2026-01-02T03:04:05Z --filter t --worker a --worker b --scheduler --tail 5",
             "towline host list --cluster x",

@@ -1,4 +1,4 @@
-//! `towline cluster list | show | stop`.
+//! `towline cluster list | show | stop`. The events of a cluster are `events`'.
 
 use super::{ago, api, now_ms};
 use crate::api::Api;
@@ -16,8 +16,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 
 /// Run one of the commands.
 pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output) -> Outcome<()> {
+    if let ClusterCommand::Events { cluster, follow } = command {
+        return super::events::run(&cluster, follow, profile, output).await;
+    }
     let api = api(profile)?;
     match command {
+        ClusterCommand::Events { .. } => Ok(()),
         ClusterCommand::List { all } => list(&api, all, output).await,
         ClusterCommand::Show { cluster } => show(&api, &cluster, output).await,
         ClusterCommand::Stop { cluster, no_wait } => stop(&api, &cluster, no_wait, output).await,

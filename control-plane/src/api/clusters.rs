@@ -59,7 +59,8 @@ pub async fn stop(
     Part(cluster): Part,
 ) -> Result<(StatusCode, Json<ClusterView>), Problem> {
     let record = state.find_own_cluster(&caller, &cluster).await?;
-    let record = state.store().update_cluster(&record.id, |cluster| cluster.wish = Wish::End).await?;
+    let record =
+        state.store().update_cluster_by(Some(&caller.person), &record.id, |cluster| cluster.wish = Wish::End).await?;
     state.nudge(&record.id);
     Ok((StatusCode::ACCEPTED, Json(state.view(&record).await?)))
 }
@@ -95,7 +96,7 @@ pub async fn scale(
     let mut ended = false;
     let record = state
         .store()
-        .update_cluster(&record.id, |cluster| {
+        .update_cluster_by(Some(&caller.person), &record.id, |cluster| {
             // Judged inside the transaction: the cluster may have ended since it was found.
             ended = cluster.wish == Wish::End || cluster.state.is_terminal();
             if !ended {

@@ -14,6 +14,7 @@ mod observe;
 mod problem;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod view;
 mod whoami;
 
@@ -161,6 +162,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(clusters::scale))
         .routes(routes!(admissions::admit))
         .routes(routes!(events::events))
+        .routes(routes!(timeline::timeline))
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::show))
         .routes(routes!(environments::list, environments::announce))

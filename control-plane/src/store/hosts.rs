@@ -1,8 +1,10 @@
 //! Hosts and admitted clients of clusters.
 
 use super::clusters::touch;
-use super::{Doing, Store, StoreError, from_body, id_of, signed, to_body};
+use super::{Doing, Store, StoreError, from_body, id_of, signed, timeline, to_body};
+use crate::clock::unix_ms;
 use crate::model::{HostRecord, MemberRecord};
+use crate::timeline as events;
 use sqlx::sqlite::SqliteRow;
 use towline_protocol::ids::{ClusterId, HostId};
 
@@ -20,6 +22,7 @@ impl Store {
             .await
             .doing("insert a host")?;
         touch(&mut transaction, &record.cluster).await?;
+        timeline::append(&mut transaction, &record.cluster, vec![events::of_new_host(&record)]).await?;
         transaction.commit().await.doing("commit a new host")?;
         self.changed(&record.cluster);
         Ok(())
@@ -84,6 +87,7 @@ impl Store {
             .await
             .doing("change a host")?;
         touch(&mut transaction, &record.cluster).await?;
+        timeline::append(&mut transaction, &record.cluster, events::of_host(&before, &record, unix_ms())).await?;
         transaction.commit().await.doing("commit a change of a host")?;
         self.changed(&record.cluster);
         Ok(record)
@@ -125,6 +129,7 @@ impl Store {
             .await
             .doing("write a new member")?;
         touch(&mut transaction, &record.cluster).await?;
+        timeline::append(&mut transaction, &record.cluster, vec![events::of_admission(&record, unix_ms())]).await?;
         transaction.commit().await.doing("commit an admission")?;
         self.changed(&record.cluster);
         Ok(Ok(true))

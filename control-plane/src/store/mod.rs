@@ -11,6 +11,7 @@ mod hosts;
 mod people;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timeline;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,7 @@ use towline_protocol::time::UnixSeconds;
 pub use clusters::{Idempotency, Inserted};
 pub use enrolment::{Redemption, TokenRecord};
 pub use people::{PersonToken, Role, WorkspaceRecord};
+pub use timeline::{TIMELINE_LIMIT, TimelinePage, TimelineRow};
 
 /// How many changes a slow reader may fall behind before it must read everything again.
 const CHANGES_CAPACITY: usize = 1024;
@@ -192,13 +194,13 @@ impl Store {
 }
 
 fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "first light".into(),
-        MigrationType::Simple,
-        include_str!("migrations/sqlite/0001_first_light.sql").into_sql_str(),
-        false,
-    )])
+    let migration = |number, name: &'static str, sql: &'static str| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "first light", include_str!("migrations/sqlite/0001_first_light.sql")),
+        migration(4, "timeline", include_str!("migrations/sqlite/0004_timeline.sql")),
+    ])
 }
 
 /// Says what was being done when a query failed.
