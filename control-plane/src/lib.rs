@@ -11,6 +11,7 @@ pub mod files;
 pub mod fleet;
 mod identity;
 pub mod init;
+mod metrics;
 pub mod model;
 pub mod run;
 pub mod sessions;

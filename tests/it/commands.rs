@@ -23,8 +23,13 @@ if __name__ == "__main__":
 "#;
 
 async fn cluster(world: &World) -> Result<(Child, String)> {
+    held(world, CLUSTER).await
+}
+
+/// A script that prints the id of its cluster, and then waits for the end of its standard input.
+pub async fn held(world: &World, script: &str) -> Result<(Child, String)> {
     let file = world.scratch("scripts")?.join("cluster.py");
-    std::fs::write(&file, CLUSTER)?;
+    std::fs::write(&file, script)?;
     let mut command = world.python(&[&file.display().to_string()]);
     command.stdin(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn()?;

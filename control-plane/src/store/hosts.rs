@@ -59,6 +59,15 @@ impl Store {
         Ok(rows.iter().filter_map(place).collect())
     }
 
+    /// The record of every host for which a backend may still hold something. One that cannot be read is left out.
+    pub async fn live_host_records(&self) -> Result<Vec<HostRecord>, StoreError> {
+        let rows = sqlx::query("SELECT id, body FROM hosts WHERE live = 1")
+            .fetch_all(&self.readers)
+            .await
+            .doing("read live hosts")?;
+        Ok(rows.iter().filter_map(|row| from_body("host", row).ok()).collect())
+    }
+
     /// Change a host in one transaction. Counts and announces it as a change of its cluster, unless `change` left it
     /// as it was. Id and cluster of a host never change.
     pub async fn update_host(

@@ -210,7 +210,10 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, sqlx::Error> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Query { doing, source })
+        self.map_err(|source| {
+            crate::metrics::get().store_error(doing);
+            StoreError::Query { doing, source }
+        })
     }
 }
 

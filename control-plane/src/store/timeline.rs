@@ -60,6 +60,7 @@ async fn insert(connection: &mut SqliteConnection, cluster: &ClusterId, event: &
     .fetch_one(&mut *connection)
     .await
     .doing("add to a timeline")?;
+    crate::metrics::get().happened(&event.what);
     let newest = number(&row, "sequence");
     if newest > TIMELINE_LIMIT { thin(connection, cluster, newest).await } else { Ok(()) }
 }

@@ -55,6 +55,15 @@ async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), Store
     let told = store.forget_timelines(before(now_ms, KEEP_LOGS)).await?;
     let (streams, full) = remove_streams(store, &folders.logs, now_ms).await?;
     let hosts = remove_hosts(store, &folders.hosts, now_ms).await?;
+    for (action, count) in [
+        ("keys_forgotten", forgotten),
+        ("timeline_rows_forgotten", told),
+        ("log_streams_removed", streams),
+        ("log_files_removed", full),
+        ("host_directories_removed", hosts),
+    ] {
+        crate::metrics::get().janitor(action, count);
+    }
     if forgotten + told + streams + full + hosts > 0 {
         tracing::info!(
             component = "housekeeping",
