@@ -289,6 +289,8 @@ mod tests {
             "towline server init --data-dir d",
             "towline server run --data-dir d --people 127.0.0.1:0 --agents 127.0.0.1:0 --blobs 127.0.0.1:0 --until-stdin-closes",
             "towline server reset --data-dir d --yes",
+            "towline server backup f --data-dir d",
+            "towline server restore f --data-dir d --replace",
             "towline agent --host-dir d",
             "towline agent runner --host-dir d",
         ] {

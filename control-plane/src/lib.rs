@@ -4,6 +4,7 @@
 pub mod api;
 pub mod authority;
 pub mod backends;
+pub mod backup;
 pub mod clock;
 pub mod enrolment;
 pub mod environments;

@@ -193,6 +193,26 @@ impl Store {
     }
 }
 
+/// The newest version of the tables that this program knows.
+pub fn newest_schema() -> i64 {
+    migrator().iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Copy the database at `from`, which a server may be using, to the new file `to`. Returns the version of its tables.
+///
+/// The copy is what one moment's commits left; writers go on meanwhile.
+pub async fn copy_database(from: &Path, to: &Path) -> Result<i64, StoreError> {
+    let options = SqliteConnectOptions::new().filename(from).busy_timeout(ACQUIRE_TIMEOUT);
+    let open = |source| StoreError::Open { path: from.to_owned(), source };
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.map_err(open)?;
+    let schema = sqlx::query("SELECT MAX(version) AS version FROM _sqlx_migrations").fetch_one(&pool).await;
+    let schema = schema.doing("read the version of the tables")?.get::<i64, _>("version");
+    let copied = sqlx::query("VACUUM INTO $1").bind(to.to_string_lossy()).execute(&pool).await;
+    pool.close().await;
+    copied.doing("copy the database")?;
+    Ok(schema)
+}
+
 fn migrator() -> Migrator {
     let migration = |number, name: &'static str, sql: &'static str| {
         Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
