@@ -61,6 +61,11 @@ pub enum Command {
     /// Owner and client keys; used by the Python package
     #[command(subcommand, hide = true)]
     Keys(KeysCommand),
+    /// Say what a code of an error or reason means, and what to do
+    Explain {
+        /// The word in brackets, e.g. synced_late
+        code: String,
+    },
     /// Print the version
     Version,
 }
@@ -255,6 +260,7 @@ mod tests {
             "towline doctor",
             "towline login https://h:1#sha256:00",
             "towline version",
+            "towline explain synced_late",
             "towline cluster show x",
             "towline cluster stop x",
             "towline cluster events x --follow --json",

@@ -21,6 +21,8 @@ pub mod signer;
 pub mod store;
 mod tasks;
 pub mod timeline;
+#[cfg(test)]
+mod troubleshoot;
 
 pub use init::{InitError, InitOptions, Initialised, init};
 pub use run::{Ready, RunError, RunOptions, Tap, run};
