@@ -250,8 +250,13 @@ async fn a_scheduler_that_cannot_be_gated_ends() {
     let keys = cluster.member("ho-scheduler", MemberRole::Scheduler);
     let preload = cluster.directory.path().join("towline_preload.py");
     std::fs::write(&preload, towline_agent::cluster::PRELOAD).expect("written");
-    let part = cluster.directory.path().join("towline_scheduler.py");
-    std::fs::write(part, towline_agent::cluster::SCHEDULER).expect("written");
+    let parts = [
+        ("towline_scheduler.py", towline_agent::cluster::SCHEDULER),
+        ("towline_scaling.py", towline_agent::cluster::SCALING),
+    ];
+    for (name, text) in parts {
+        std::fs::write(cluster.directory.path().join(name), text).expect("written");
+    }
     let settings = cluster.directory.path().join("preload.json");
     let source = r#"
 import asyncio, json, os, sys

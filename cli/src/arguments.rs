@@ -40,7 +40,7 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Remember a control plane and the token for it
     Login(LoginArguments),
-    /// Clusters: list, show, events, stop
+    /// Clusters: list, show, events, scale, adapt, stop
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Show the log lines of a cluster, live or after its end
@@ -109,6 +109,25 @@ pub enum ClusterCommand {
     Show {
         /// Name or id
         cluster: String,
+    },
+    /// Set the number of worker hosts of a cluster; ends adaptive scaling
+    Scale {
+        /// Name or id
+        cluster: String,
+        /// Worker hosts
+        #[arg(value_name = "N")]
+        workers: u32,
+    },
+    /// Let a cluster's scheduler choose the number of worker hosts, as its work needs
+    Adapt {
+        /// Name or id
+        cluster: String,
+        /// At least this many worker hosts
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        minimum: u32,
+        /// At most this many; default: as many as the server allows
+        #[arg(long, value_name = "N")]
+        maximum: Option<u32>,
     },
     /// End a cluster and wait until its hosts are gone
     Stop {

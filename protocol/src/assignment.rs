@@ -45,6 +45,8 @@ pub struct Assignment {
     pub idle: IdlePolicy,
     /// Limits that end the host whatever it does.
     pub caps: Caps,
+    /// How many worker hosts the scheduler is to have; null for every other role.
+    pub scaling: Option<Scaling>,
 }
 
 impl Assignment {
@@ -258,6 +260,25 @@ pub struct VitalsPlan {
 pub struct IdlePolicy {
     /// Seconds of unbroken idleness after which the cluster ends; null switches the rule off.
     pub after: Option<u64>,
+}
+
+/// How many worker hosts a cluster is to have. The scheduler moves data away from those that are too many, and between
+/// `minimum` and `maximum` it asks for as many as its work needs; where they are equal there is nothing to decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaling {
+    /// At least this many worker hosts.
+    pub minimum: u32,
+    /// At most this many.
+    pub maximum: u32,
+    /// Dask worker processes on each.
+    pub processes: u32,
+    /// Milliseconds between two looks at the work.
+    pub interval_ms: u64,
+    /// Looks in a row that must find fewer hosts enough before there are fewer.
+    pub wait_count: u32,
+    /// Milliseconds that the work at hand may take: the shorter, the more hosts are asked for.
+    pub target_duration_ms: u64,
 }
 
 /// Limits that hold whatever the verdict is.

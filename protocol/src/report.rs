@@ -1,7 +1,7 @@
 //! What a host says about itself: numbers, closed enums, ids and hashes. Never text from a user's process.
 
 use crate::assignment::RoleKind;
-use crate::ids::{Digest, KeyId, Position};
+use crate::ids::{Digest, HostId, KeyId, Position};
 use crate::time::UnixSeconds;
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,20 @@ pub struct Report {
     /// Why the host is on its way out, once that is durable. A scheduler's host that ends by its own rule says so
     /// first, so that the workers can go before it.
     pub ending: Option<EndReason>,
+    /// What the scheduler wants of its worker hosts (scheduler hosts), once it has said so.
+    pub scaling: Option<ScalingWord>,
     /// The last word before the host ends.
     pub sign_off: Option<SignOff>,
+}
+
+/// What the scheduler wants of its worker hosts. A wish: the control plane keeps to its own limits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalingWord {
+    /// How many there should be.
+    pub wanted: u32,
+    /// Hosts that hold no data any more and get no tasks: they are to end. At most 100 at a time.
+    pub retired: Vec<HostId>,
 }
 
 /// A step of a host's start that it reached itself.

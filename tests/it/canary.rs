@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
     def work(value):
         import logging, os, pathlib
+        assert os.environ["CANARY_OF_WORKERS"] == value
         import canary_package
         print("a line with", value)
         logging.getLogger("distributed.worker").warning("a warning with %s", value)
@@ -26,7 +27,8 @@ if __name__ == "__main__":
     def fail(value):
         raise ValueError(f"a traceback with {value}")
 
-    with towline.Cluster(n_workers=1, name="canary", progress=False) as cluster:
+    environ = {"CANARY_OF_WORKERS": canary}
+    with towline.Cluster(n_workers=1, name="canary", environ=environ, progress=False) as cluster:
         client = cluster.get_client()
         result = client.submit(work, canary, key=f"key-{canary}").result(timeout=60)
         assert result.count(canary) == 2, result

@@ -113,9 +113,14 @@ async fn agent(world: &World, python: &Path, cluster: &Value) -> Result<()> {
     let url = format!("http://127.0.0.1:{port}/metrics");
     let deadline = std::time::Instant::now() + LIMIT;
     let samples = loop {
-        // Until the agent is back and has measured once.
+        // Until the agent is back: it has measured once and has its session, in either order.
         match scrape(world, python, &url).await {
-            Ok(samples) if samples.get("towline_agent_cpu_cores{}").is_some() => break samples,
+            Ok(samples)
+                if samples.get("towline_agent_cpu_cores{}").is_some()
+                    && samples["towline_agent_session_connected{}"] == "1" =>
+            {
+                break samples;
+            }
             other if std::time::Instant::now() > deadline => return other.map(|_| ()),
             _ => tokio::time::sleep(Duration::from_millis(300)).await,
         }

@@ -202,7 +202,7 @@ class FakeControlPlane:
                 (r"/api/v1/whoami", WhoAmI, {"plane": self}),
                 (r"/api/v1/clusters", Clusters, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)", OneCluster, {"plane": self}),
-                (r"/api/v1/clusters/([^/]+)/(scale|admissions)", Act, {"plane": self}),
+                (r"/api/v1/clusters/([^/]+)/(scale|adapt|admissions)", Act, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)/events", Events, {"plane": self}),
             ],
             log_function=lambda handler: None,
@@ -539,7 +539,13 @@ class Act(Handler):
     async def post(self, name: str, verb: str) -> None:
         view = self.plane.find(name)
         if verb == "scale":
+            view["adaptive"] = None
             await self.plane.scale(view, self.body({"n_workers"})["n_workers"])
+            self.answer(view)
+        elif verb == "adapt":
+            names = {"minimum", "maximum", "interval_ms", "wait_count", "target_duration_ms"}
+            view["adaptive"] = self.body(names)
+            await self.plane.scale(view, max(view["n_workers"], view["adaptive"]["minimum"]))
             self.answer(view)
         else:
             self.plane.admit(view, self.body({"client", "spki", "admission"}))

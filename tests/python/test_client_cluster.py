@@ -333,3 +333,38 @@ def test_a_worker_that_imports_the_program_is_told(bench):
     with quick(wait_for_workers=True) as cluster, cluster.get_client() as client:
         assert client.submit(ask).result(timeout=30) == "main_guard_missing"
     assert len(bench.plane.clusters) == 1
+
+
+def test_adapts_by_the_clusters_own_scheduler(bench):
+    with quick(wait_for_workers=True) as cluster:
+        assert cluster._scaling_status().count("Manual") == 1
+        handle = cluster.adapt(minimum=1, maximum=3, interval="20 ms")
+        assert bench.plane.only["adaptive"] == {
+            "minimum": 1, "maximum": 3, "interval_ms": 20, "wait_count": 3, "target_duration_ms": 5000,
+        }  # fmt: skip
+        wait_until(lambda: "Adaptive" in cluster._scaling_status())
+        again = cluster.adapt(minimum=2)
+        assert (again.minimum, again.maximum, again.interval, handle.state) == (2, 3, 0.02, "stopped")
+        wait_until(lambda: [entry["n"] for _, entry in again.log] == [2])
+        again.stop()
+        assert again.state == "stopped"
+        assert bench.plane.only["adaptive"] is None
+        assert bench.plane.only["n_workers"] == 2
+        assert again.stop() is None
+        third = cluster.adapt(maximum=4)
+        cluster.scale(1)
+        assert third.state == "stopped"
+        with pytest.raises(ClusterError, match="in its scheduler"):
+            cluster.adapt(Adaptive=type("Mine", (), {}))
+        with pytest.raises(TypeError, match="`minmum`"):
+            cluster.adapt(minmum=1)
+        with pytest.raises(ClusterError, match="one host end together"):
+            cluster.adapt(worker_key=str)
+
+
+def test_closing_a_joined_object_leaves_scaling_as_it_is(bench):
+    with quick(name="shared", wait_for_workers=True):
+        joined = towline.Cluster.from_name("shared", progress="none", timeout=60)
+        joined.adapt(minimum=1, maximum=3)
+        joined.close()
+        assert bench.plane.only["adaptive"]["maximum"] == 3

@@ -41,8 +41,52 @@ def view(**changes) -> ClusterView:
 def test_versions_are_one():
     project = (Path(towline.__file__).parents[2] / "pyproject.toml").read_text()
     assert f'version = "{towline.__version__}"' in project
-    assert set(towline.__all__) == {"Cluster", "ClusterEnded", "ClusterError", "__version__"}
+    assert set(towline.__all__) == {"Cluster", "ClusterEnded", "ClusterError", "__version__", "load_security"}
     assert (Path(towline.__file__).parent / "py.typed").exists()
+
+
+# -- environment values and the loader ---------------------------------------------------------------------------------
+
+
+def test_environment_values_are_checked_and_never_shown():
+    from towline._environ import parse_environ
+
+    assert parse_environ(None) == {}
+    assert parse_environ({"A": "x", "B": 2, "C": 0.5}) == {"A": "x", "B": "2", "C": "0.5"}
+    for wrong in (["A"], {"": "secret"}, {"A=B": "secret"}, {1: "secret"}, {"A": b"secret"}, {"A": "secret\0"},
+                  {"A": True}, {"TOWLINE_X": "secret"}):  # fmt: skip
+        with pytest.raises(ClusterError) as caught:
+            parse_environ(wrong)
+        assert caught.value.code == "argument_invalid"
+        assert "`environ`" in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+def test_the_loader_passes_by_what_is_not_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    address = "tls://127.0.0.1:20001"
+    assert towline.load_security({"address": address}) is None
+    for other in ({}, {"address": None}, {"address": "tcp://127.0.0.1:20001"}, {"address": "tls://nowhere"}):
+        assert towline.load_security(other) is None
+    folder = tmp_path / "towline/clusters/cl-abc"
+    folder.mkdir(parents=True)
+    file = folder / "client-x.scheduler.json"
+    for torn in ("", "{", "[]", '{"scheduler": 7}', '{"scheduler": ["tls://127.0.0.1:20002"]}'):
+        file.write_text(torn)
+        assert towline.load_security({"address": address}) is None
+    # Without its keys beside it an address opens nothing.
+    file.write_text('{"scheduler": ["tls://127.0.0.1:20001"]}')
+    assert towline.load_security({"address": address}) is None
+
+
+def test_a_persons_own_security_loader_stays():
+    import dask
+
+    from towline import _loader
+
+    with dask.config.set({"distributed.client.security-loader": "mine.own"}):
+        _loader.configure()
+        assert dask.config.get("distributed.client.security-loader") == "mine.own"
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------
@@ -315,16 +359,6 @@ def test_refusals_before_a_host_starts(bench):
     assert "local" in caught.value.message
 
 
-def test_adaptive_is_refused_with_a_sentence(bench):
-    async def use() -> None:
-        cluster = towline.Cluster(n_workers=1, asynchronous=True, progress="none")
-        with pytest.raises(ClusterError, match="not supported yet"):
-            cluster.adapt(minimum=1)
-        await cluster.close()
-
-    asyncio.run(use())
-
-
 def test_retries_wait_longer_and_never_too_long():
     assert pause(0, 0.0) == pytest.approx(0.05)
     assert pause(0, 1.0) < pause(3, 1.0) < pause(10, 1.0) == pause(10_000, 1.0) <= 5.05
@@ -455,7 +489,7 @@ def test_the_role_is_checked_by_where_we_dial(tmp_path):
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "tls://127.0.0.1", "127.0.0.1:8786", "tls://:1"])
 def test_only_tls_addresses_are_dialled(address):
     with pytest.raises(ClusterError, match="tls://host:port"):
-        _security._endpoints([address])
+        _security.endpoints([address])
 
 
 def test_written_certificates_are_ours_alone(tmp_path):
@@ -658,3 +692,38 @@ def test_a_scan_reaches_the_binary_and_sees_edits(bench, tmp_path, monkeypatch):
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: fresh-thing\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(folder.parent))
     assert {record["name"] for record in _scan()["distributions"]} - first == {"fresh-thing"}
+
+
+# -- scaling -----------------------------------------------------------------------------------------------------------
+
+
+SHAPE = {"processes": 2, "threads": 3, "memory_limit": 1 << 30}
+
+
+def test_cores_and_memory_are_counted_in_hosts():
+    from towline._scaling import hosts_for
+
+    assert [hosts_for("cores", amount, SHAPE, "cores") for amount in (0, 1, 6, 6.5, 12)] == [0, 1, 1, 2, 2]
+    assert [hosts_for("memory", amount, SHAPE, "memory") for amount in (0, "2 GiB", "2.1 GiB", 1 << 32)] == [0, 1, 2, 2]
+    for kind, wrong in (("cores", -1), ("cores", "many"), ("cores", True), ("memory", "much"), ("memory", float("inf"))):
+        with pytest.raises(ClusterError) as caught:
+            hosts_for(kind, wrong, SHAPE, kind)
+        assert caught.value.code == "argument_invalid", wrong
+    with pytest.raises(ClusterError, match="memory limit"):
+        hosts_for("memory", 1, {**SHAPE, "memory_limit": None}, "memory")
+
+
+def test_adaptive_terms_are_as_in_dask_and_checked():
+    from towline._scaling import terms
+
+    assert terms(SHAPE, {}) == {
+        "minimum": 0, "maximum": None, "interval_ms": 1000, "wait_count": 3, "target_duration_ms": 5000,
+    }  # fmt: skip
+    given = terms(SHAPE, {"minimum": 1, "maximum": 9, "maximum_cores": 24, "minimum_memory": "3 GiB",
+                          "interval": "10 ms", "target_duration": timedelta(seconds=2)})  # fmt: skip
+    assert (given["minimum"], given["maximum"], given["interval_ms"], given["target_duration_ms"]) == (2, 4, 10, 2000)
+    for wrong in ({"minimum": -1}, {"minimum": 3, "maximum": 2}, {"maximum": 1.5}, {"interval": "soon"},
+                  {"wait_count": 0}, {"minimum": True}):  # fmt: skip
+        with pytest.raises(ClusterError) as caught:
+            terms(SHAPE, wrong)
+        assert caught.value.code == "argument_invalid", wrong

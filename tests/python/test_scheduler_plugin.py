@@ -25,14 +25,14 @@ from distributed.client import FutureCancelledError
 from towline import ClusterEnded
 from towline._ending import attach
 
-SOURCE = Path(__file__).parents[2] / "agent/src/cluster/towline_scheduler.py"
+FOLDER = Path(__file__).parents[2] / "agent/src/cluster"
 #: Within this long every future must have an answer.
 PROMISE_SECONDS = 5.0
 RACES = int(os.environ.get("TOWLINE_RACES", "1000"))
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("towline_scheduler", SOURCE)
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +40,8 @@ def load() -> ModuleType:
     return module
 
 
-plugin = load()
+plugin = load("towline_scheduler")
+scaling = load("towline_scaling")
 
 
 def as_client(_: Any) -> str:
@@ -299,8 +300,9 @@ def test_the_agent_is_told_and_asks_over_a_socket_with_a_long_path(tmp_path: Pat
                 if message["op"] == op:
                     return message
 
-        async with cluster() as (_, activity):
-            telling = asyncio.ensure_future(plugin.tell(activity, str(path)))
+        async with cluster() as (scheduler, activity):
+            number = scaling.Scaling(scheduler, plugin.host_of)
+            telling = asyncio.ensure_future(plugin.tell(activity, number, str(path)))
             server = await listen()
             said = await until("activity")
             assert said["hosts"] == 1
@@ -310,6 +312,10 @@ def test_the_agent_is_told_and_asks_over_a_socket_with_a_long_path(tmp_path: Pat
             path.unlink()
             server = await listen()
             said = await until("activity")
+            eager = {"processes": 1, "interval_ms": 20, "wait_count": 3, "target_duration_ms": 1000}
+            plan = {"minimum": 1, "maximum": 4, **eager}
+            agents[-1].write(json.dumps({"op": "scaling", "plan": plan}).encode() + b"\n")
+            assert await until("scaling") == {"op": "scaling", "wanted": 1, "retired": []}
             moves = await settled(activity)
             agents[-1].write(json.dumps({"op": "close", "moves": moves - 1, "reason": "idle"}).encode() + b"\n")
             await until("kept")

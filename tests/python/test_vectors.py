@@ -22,7 +22,7 @@ FIELDS = {
     "delegation": {"v", "key", "workspaces", "version", "epoch_floor", "not_before", "not_after"},
     "assignment": {
         "v", "audience", "workspace", "cluster", "owner", "epoch", "generation", "issued_at", "expires_at", "lifecycle",
-        "environment", "role", "deadlines", "scheduler", "logs", "vitals", "idle", "caps",
+        "environment", "role", "deadlines", "scheduler", "logs", "vitals", "idle", "caps", "scaling",
     },
     "roster": {"v", "audience", "workspace", "cluster", "epoch", "version", "issued_at", "expires_at", "entries"},
     "lease": {"v", "audience", "epoch", "newest", "now", "lease_until"},

@@ -1,4 +1,5 @@
-//! The agent's side of the scheduler's plugin: what it says of itself, and the one thing it is asked to do, to close.
+//! The agent's side of the scheduler's plugin: what it says of itself, and the two things it is asked: to close, and to
+//! keep to a number of worker hosts.
 //!
 //! Owns the connection on the agent's local socket. Everything said there is untrusted metadata of a process that runs
 //! users' code: numbers, taken in one closed shape. Must not decide: `idle` judges, `reconcile` asks to close. Served as
@@ -9,16 +10,21 @@ use crate::socket;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::codec::{Framed, LinesCodec};
 use tokio_util::sync::CancellationToken;
-use towline_protocol::report::EndReason;
+use towline_protocol::assignment::Scaling;
+use towline_protocol::report::{EndReason, ScalingWord};
 use towline_protocol::time::BootTime;
 
-/// Longest line that is read: a statement is below 300 bytes.
+/// Longest line that is read: a hundred host ids are below 3 KB.
 const MAX_LINE: usize = 4096;
+
+/// As many retired hosts are told of at a time.
+const MAX_RETIRED: usize = 100;
 
 /// Older words of the scheduler say nothing of now: it speaks every five seconds at least.
 pub const FRESH: Duration = Duration::from_secs(15);
@@ -86,6 +92,8 @@ pub struct CloseRequest {
 #[derive(Clone, Debug)]
 pub struct SchedulerLink {
     heard: watch::Receiver<Option<Heard>>,
+    word: watch::Receiver<Option<ScalingWord>>,
+    plan: Arc<watch::Sender<Option<Scaling>>>,
     requests: mpsc::Sender<CloseRequest>,
 }
 
@@ -93,6 +101,23 @@ impl SchedulerLink {
     /// The newest statement, fresh or not.
     pub fn heard(&self) -> Option<Heard> {
         *self.heard.borrow()
+    }
+
+    /// What the scheduler wants of its worker hosts, as it said last.
+    pub fn word(&self) -> Option<ScalingWord> {
+        self.word.borrow().clone()
+    }
+
+    /// Wait until the scheduler wants something else. Cancel-safe; waits for ever when nobody serves.
+    pub async fn word_changed(&mut self) {
+        if self.word.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Tell the scheduler how many worker hosts there are to be; now, or when it comes.
+    pub fn plan(&self, plan: Option<Scaling>) {
+        self.plan.send_if_modified(|known| std::mem::replace(known, plan) != plan);
     }
 
     /// Ask the scheduler to close, if nothing has moved since `moves`. The caller sets the deadline.
@@ -110,6 +135,8 @@ impl SchedulerLink {
 pub struct SchedulerSocket {
     listener: UnixListener,
     heard: watch::Sender<Option<Heard>>,
+    word: watch::Sender<Option<ScalingWord>>,
+    plan: watch::Receiver<Option<Scaling>>,
     requests: mpsc::Receiver<CloseRequest>,
 }
 
@@ -117,8 +144,11 @@ pub struct SchedulerSocket {
 pub fn listen(host_dir: &std::path::Path) -> io::Result<(SchedulerLink, SchedulerSocket)> {
     let listener = socket::listen(host_dir, socket::AGENT)?;
     let (heard_out, heard) = watch::channel(None);
+    let (word_out, word) = watch::channel(None);
+    let (plan, planned) = watch::channel(None);
     let (requests, inbox) = mpsc::channel(1);
-    Ok((SchedulerLink { heard, requests }, SchedulerSocket { listener, heard: heard_out, requests: inbox }))
+    let link = SchedulerLink { heard, word, plan: Arc::new(plan), requests };
+    Ok((link, SchedulerSocket { listener, heard: heard_out, word: word_out, plan: planned, requests: inbox }))
 }
 
 /// What the plugin says.
@@ -128,6 +158,7 @@ enum Said {
     Activity(SchedulerActivity),
     Closed,
     Kept,
+    Scaling(ScalingWord),
 }
 
 /// What the plugin is asked.
@@ -135,6 +166,7 @@ enum Said {
 #[serde(tag = "op", rename_all = "snake_case")]
 enum Asked {
     Close { moves: u64, reason: EndReason },
+    Scaling { plan: Option<Scaling> },
 }
 
 type Connection = Framed<UnixStream, LinesCodec>;
@@ -152,6 +184,10 @@ pub async fn serve(mut socket: SchedulerSocket, stop: CancellationToken) {
                     Ok(_) => {
                         connection = Some(Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE)));
                         asked = None;
+                        // A new scheduler process, or one that lost us, knows no plan.
+                        if socket.plan.borrow().is_some() {
+                            socket.plan.mark_changed();
+                        }
                     }
                     Err(error) => tracing::warn!(component = "cluster", %error, "a local connection was refused"),
                 },
@@ -162,19 +198,9 @@ pub async fn serve(mut socket: SchedulerSocket, stop: CancellationToken) {
             },
             // Cancel-safe: the frame reader keeps half a line in its buffer.
             line = next(&mut connection) => match line {
-                Some(Ok(line)) => match serde_json::from_str(&line) {
-                    Ok(Said::Activity(activity)) => {
-                        socket.heard.send_replace(Some(Heard { activity, at: boot_time() }));
-                    }
-                    Ok(said) => {
-                        let answer = if matches!(said, Said::Closed) { CloseAnswer::Closed } else { CloseAnswer::Kept };
-                        // Whoever asked may have given up.
-                        let _ = asked.take().map(|asked| asked.send(answer));
-                    }
-                    Err(error) => {
-                        tracing::warn!(component = "cluster", %error, "the scheduler's plugin said nonsense");
-                        (connection, asked) = (None, None);
-                    }
+                Some(Ok(line)) => if let Err(error) = take_in(&line, &socket, &mut asked) {
+                    tracing::warn!(component = "cluster", %error, "the scheduler's plugin said nonsense");
+                    (connection, asked) = (None, None);
                 },
                 Some(Err(error)) => {
                     tracing::info!(component = "cluster", %error, "the scheduler's plugin was lost");
@@ -187,8 +213,38 @@ pub async fn serve(mut socket: SchedulerSocket, stop: CancellationToken) {
                 // Dropping the sender tells whoever asked that nobody answers.
                 asked = ask(&mut connection, request).await;
             }
+            // Cancel-safe: a watch keeps its newest value. Without a connection it waits for one.
+            Ok(()) = socket.plan.changed(), if connection.is_some() => {
+                let plan = *socket.plan.borrow_and_update();
+                // What it does not take now it gets with its next connection.
+                send(&mut connection, &Asked::Scaling { plan }).await;
+            }
         }
     }
+}
+
+/// What the plugin said goes to whom it concerns.
+fn take_in(
+    line: &str,
+    socket: &SchedulerSocket,
+    asked: &mut Option<oneshot::Sender<CloseAnswer>>,
+) -> serde_json::Result<()> {
+    let mut answer = |answer| {
+        // Whoever asked may have given up.
+        let _ = asked.take().map(|asked| asked.send(answer));
+    };
+    match serde_json::from_str(line)? {
+        Said::Activity(activity) => {
+            socket.heard.send_replace(Some(Heard { activity, at: boot_time() }));
+        }
+        Said::Closed => answer(CloseAnswer::Closed),
+        Said::Kept => answer(CloseAnswer::Kept),
+        Said::Scaling(mut word) => {
+            word.retired.truncate(MAX_RETIRED);
+            socket.word.send_if_modified(|known| known.replace(word.clone()).as_ref() != Some(&word));
+        }
+    }
+    Ok(())
 }
 
 /// The next line; waits for ever without a connection.
@@ -200,10 +256,16 @@ async fn next(connection: &mut Option<Connection>) -> Option<Result<String, toki
 }
 
 async fn ask(connection: &mut Option<Connection>, request: CloseRequest) -> Option<oneshot::Sender<CloseAnswer>> {
-    let line = serde_json::to_string(&Asked::Close { moves: request.moves, reason: request.reason })
-        .expect("numbers and words are JSON");
-    let sent = tokio::time::timeout(Duration::from_secs(1), connection.as_mut()?.send(line)).await;
-    matches!(sent, Ok(Ok(()))).then_some(request.answer)
+    let asked = Asked::Close { moves: request.moves, reason: request.reason };
+    send(connection, &asked).await.then_some(request.answer)
+}
+
+/// Whether the plugin took it.
+async fn send(connection: &mut Option<Connection>, asked: &Asked) -> bool {
+    let line = serde_json::to_string(asked).expect("numbers and words are JSON");
+    let Some(connection) = connection else { return false };
+    let sent = tokio::time::timeout(Duration::from_secs(1), connection.send(line)).await;
+    matches!(sent, Ok(Ok(())))
 }
 
 #[cfg(test)]
@@ -265,6 +327,41 @@ mod tests {
         assert_eq!(line, "{\"op\":\"close\",\"moves\":8,\"reason\":\"idle\"}\n");
         plugin.write_all(b"{\"op\":\"closed\"}\n").await.expect("written");
         assert_eq!(asked.await.expect("no panic"), CloseAnswer::Closed);
+    }
+
+    #[tokio::test]
+    async fn every_connection_learns_the_plan_and_what_it_wants_is_known() {
+        let served = Served::new();
+        let plan = Scaling {
+            minimum: 1,
+            maximum: 5,
+            processes: 2,
+            interval_ms: 1000,
+            wait_count: 3,
+            target_duration_ms: 5000,
+        };
+        served.link.plan(Some(plan));
+        let expected = "{\"op\":\"scaling\",\"plan\":{\"minimum\":1,\"maximum\":5,\"processes\":2,\"interval_ms\":1000,\
+                        \"wait_count\":3,\"target_duration_ms\":5000}}\n";
+        for _ in 0..2 {
+            let mut plugin = BufReader::new(served.dial().await);
+            let mut line = String::new();
+            plugin.read_line(&mut line).await.expect("told");
+            assert_eq!(line, expected);
+        }
+        let mut plugin = BufReader::new(served.dial().await);
+        let mut line = String::new();
+        plugin.read_line(&mut line).await.expect("told");
+        let mut link = served.link.clone();
+        let host = towline_protocol::ids::HostId::from_random([7; 10]);
+        let said = format!("{{\"op\":\"scaling\",\"wanted\":4,\"retired\":[\"{host}\"]}}\n");
+        plugin.write_all(said.as_bytes()).await.expect("written");
+        tokio::time::timeout(Duration::from_secs(10), link.word_changed()).await.expect("in time");
+        assert_eq!(link.word(), Some(ScalingWord { wanted: 4, retired: vec![host] }));
+        served.link.plan(None);
+        line.clear();
+        plugin.read_line(&mut line).await.expect("told");
+        assert_eq!(line, "{\"op\":\"scaling\",\"plan\":null}\n");
     }
 
     #[tokio::test]

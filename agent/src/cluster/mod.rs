@@ -13,3 +13,6 @@ pub const PRELOAD: &str = include_str!("towline_preload.py");
 
 /// What that file loads in the scheduler: activity, clients, the close in two phases.
 pub const SCHEDULER: &str = include_str!("towline_scheduler.py");
+
+/// What that one is given for the number of worker hosts.
+pub const SCALING: &str = include_str!("towline_scaling.py");

@@ -151,10 +151,10 @@ async def wait_for_scheduler(server: Any) -> None:
     await comm.close()
 
 
-def scheduler_part() -> Any:
-    """The file beside this one, by its path: the launch wrote both."""
-    path = os.path.join(os.path.dirname(os.environ["TOWLINE_PRELOAD"]), "towline_scheduler.py")
-    spec = importlib.util.spec_from_file_location("towline_scheduler", path)
+def part(name: str) -> Any:
+    """A file beside this one, by its path: the launch wrote them all."""
+    path = os.path.join(os.path.dirname(os.environ["TOWLINE_PRELOAD"]), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(path)
     module = importlib.util.module_from_spec(spec)
@@ -172,7 +172,7 @@ async def dask_setup(server: Any) -> None:
         if isinstance(server, Scheduler):
             gate(server, "register-worker")
             gate(server, "register_nanny")
-            scheduler_part().start(server, role_of, SETTINGS["agent"])
+            part("towline_scheduler").start(server, role_of, SETTINGS["agent"], part("towline_scaling"))
         elif isinstance(server, Nanny) or (isinstance(server, Worker) and server.nanny is None):
             await wait_for_scheduler(server)
         if not isinstance(server, Nanny):

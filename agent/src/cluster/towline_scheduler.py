@@ -6,7 +6,7 @@ request of the agent: `close`, in two phases. Comparing a counter and closing wo
 socket. So the clients are asked to hold first; each answers behind everything it sent before; then the counters are
 compared again, and only then the cluster is closed. A client that does not answer in time is no reason to stay.
 
-Loaded by `towline_preload.py`, in the scheduler only.
+How many worker hosts there are is `towline_scaling.py`'s. Loaded by `towline_preload.py`, in the scheduler only.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ async def dial(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         os.close(folder)
 
 
-async def tell(activity: Activity, path: str) -> None:
+async def tell(activity: Activity, scaling: Any, path: str) -> None:
     """Keep the agent told for as long as the scheduler runs; an agent that restarts is found again."""
     while activity.scheduler.status not in (Status.closing, Status.closed, Status.failed):
         try:
@@ -258,7 +258,7 @@ async def tell(activity: Activity, path: str) -> None:
             await asyncio.sleep(TICK_SECONDS)
             continue
         try:
-            await converse(activity, reader, writer)
+            await converse(activity, scaling, reader, writer)
         except (OSError, ValueError) as error:
             logger.info("The agent's socket was lost: %s", error)
         finally:
@@ -268,7 +268,9 @@ async def tell(activity: Activity, path: str) -> None:
         await asyncio.sleep(TICK_SECONDS / 4)
 
 
-async def converse(activity: Activity, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def converse(
+    activity: Activity, scaling: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     """Tell and listen on one connection until it ends."""
 
     async def say(message: dict[str, Any]) -> None:
@@ -277,8 +279,12 @@ async def converse(activity: Activity, reader: asyncio.StreamReader, writer: asy
 
     async def speak() -> None:
         last: dict[str, Any] = {}
+        scaled: dict[str, Any] | None = None
         said = 0.0
         while True:
+            if (word := scaling.statement()) != scaled and word is not None:
+                await say(word)
+                scaled = word
             statement = activity.statement()
             if statement != last or monotonic() - said >= PULSE_SECONDS:
                 await say(statement)
@@ -291,6 +297,8 @@ async def converse(activity: Activity, reader: asyncio.StreamReader, writer: asy
             if request.get("op") == "close":
                 done = await activity.close(int(request["moves"]), str(request["reason"]))
                 await say({"op": "closed" if done else "kept"})
+            elif request.get("op") == "scaling":
+                scaling.follow(request["plan"])
 
     tasks = [asyncio.ensure_future(speak()), asyncio.ensure_future(listen())]
     try:
@@ -307,11 +315,14 @@ async def converse(activity: Activity, reader: asyncio.StreamReader, writer: asy
 TASKS: set[asyncio.Task[None]] = set()
 
 
-def start(scheduler: Scheduler, role_of: Role, path: str) -> Activity:
-    """Attach to a scheduler and keep the agent told."""
+def start(scheduler: Scheduler, role_of: Role, path: str, scaling: Any) -> Activity:
+    """Attach to a scheduler and keep the agent told. `scaling` is `towline_scaling`, the module."""
     activity = Activity(scheduler, role_of)
     activity.attach()
-    task = asyncio.ensure_future(tell(activity, path))
-    TASKS.add(task)
-    task.add_done_callback(TASKS.discard)
+    number = scaling.Scaling(scheduler, host_of)
+    scheduler.handlers["towline_retire"] = number.retire_chosen
+    for work in (tell(activity, number, path), number.run()):
+        task = asyncio.ensure_future(work)
+        TASKS.add(task)
+        task.add_done_callback(TASKS.discard)
     return activity

@@ -1,7 +1,7 @@
 //! A plan as command lines, environment and files. PURE: no clock, no file, no process; the runner executes what
 //! comes out of here, and the tests of this file are where one reads what Dask is started with.
 
-use crate::cluster::{PRELOAD, SCHEDULER};
+use crate::cluster::{PRELOAD, SCALING, SCHEDULER};
 use crate::launch::LaunchPlan;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -137,6 +137,7 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
     let files = vec![
         LaunchFile { path: preload, contents: PRELOAD.to_owned() },
         LaunchFile { path: around.directory.join("towline_scheduler.py"), contents: SCHEDULER.to_owned() },
+        LaunchFile { path: around.directory.join("towline_scaling.py"), contents: SCALING.to_owned() },
         LaunchFile { path: config.clone(), contents: dask_config(plan) },
         LaunchFile { path: settings.clone(), contents: preload_settings(plan, addresses, &around) },
     ];
@@ -506,7 +507,8 @@ mod tests {
     #[test]
     fn the_configuration_demands_tls_1_3_and_names_key_files_and_scratch_folder() {
         let launch = made(&plan(RoleKind::Worker)).expect("a good plan");
-        let config: serde_json::Value = serde_json::from_str(&launch.files[2].contents).expect("JSON");
+        let config = launch.files.iter().find(|file| file.path.ends_with("dask.yaml")).expect("a configuration");
+        let config: serde_json::Value = serde_json::from_str(&config.contents).expect("JSON");
         let comm = &config["distributed"]["comm"];
         assert_eq!(config["temporary-directory"], "/h/work");
         assert_eq!(comm["require-encryption"], true);

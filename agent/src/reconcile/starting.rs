@@ -69,6 +69,7 @@ mod tests {
             vitals: VitalsPlan { period: 1 },
             idle: IdlePolicy { after: None },
             caps: Caps { max_lifetime: 1, budget_milli: None },
+            scaling: None,
         }
     }
 

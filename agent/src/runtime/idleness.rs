@@ -100,6 +100,11 @@ impl Idleness {
         self.link.heard().is_some_and(|heard| heard.fresh(now).is_some())
     }
 
+    /// What the scheduler is to know and wants, beside being needed.
+    pub fn link(&mut self) -> &mut SchedulerLink {
+        &mut self.link
+    }
+
     /// The handle to ask it by, and the count on which the judgement rests.
     pub fn to_close(&self) -> (SchedulerLink, u64) {
         (self.link.clone(), self.moves)

@@ -174,6 +174,8 @@ impl Owner {
                 // Cancel-safe: channels keep what is not taken.
                 Some(event) = link.recv() => self.hear(event).await,
                 Some(request) = requests.recv() => self.talk.ask_blobs(request),
+                // Told with the next report, which is made at once.
+                () = self.idleness.link().word_changed() => {}
                 // Cancel-safe: a watch keeps its newest value.
                 Ok(()) = samples.changed() => {
                     let sample = *samples.borrow_and_update();
@@ -214,6 +216,7 @@ impl Owner {
                 self.had.began(&effect);
             }
         }
+        self.idleness.link().plan(self.memory.assignment().and_then(|assignment| assignment.scaling));
         self.ring_withheld();
         self.renew().await;
         self.checkpoint().await;

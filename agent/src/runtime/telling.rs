@@ -29,6 +29,7 @@ impl Owner {
             issued: Vec::new(),
             cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
             ending: state.ending,
+            scaling: self.idleness.link().word(),
             sign_off: state.sign_off.clone(),
         };
         let runner = state.runner.clone();

@@ -238,6 +238,7 @@ impl ControlPlane {
             vitals: VitalsPlan { period: 1 },
             idle: IdlePolicy { after: None },
             caps: Caps { max_lifetime: 86_400, budget_milli: None },
+            scaling: None,
         }
     }
 

@@ -113,6 +113,20 @@ impl Api {
         self.answer(request).await
     }
 
+    /// Ask for another number of worker hosts.
+    pub async fn scale(&self, cluster: &str, workers: u32) -> Outcome<Answer<Cluster>> {
+        let body = serde_json::json!({ "n_workers": workers });
+        let request = self.request(Method::POST, &["clusters", cluster, "scale"])?.json(&body);
+        self.answer(request).await
+    }
+
+    /// Let the scheduler choose the number of worker hosts.
+    pub async fn adapt(&self, cluster: &str, minimum: u32, maximum: Option<u32>) -> Outcome<Answer<Cluster>> {
+        let body = serde_json::json!({ "minimum": minimum, "maximum": maximum });
+        let request = self.request(Method::POST, &["clusters", cluster, "adapt"])?.json(&body);
+        self.answer(request).await
+    }
+
     /// Hosts of the workspace, or of one cluster.
     pub async fn hosts(&self, cluster: Option<&str>) -> Outcome<Answer<Vec<Host>>> {
         match cluster {

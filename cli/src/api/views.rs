@@ -49,6 +49,8 @@ pub struct Cluster {
     /// Workers wanted.
     #[serde(default)]
     pub n_workers: u32,
+    /// Between which numbers the scheduler chooses how many.
+    pub adaptive: Option<Adaptive>,
     /// Its hosts.
     #[serde(default)]
     pub hosts: Vec<Host>,
@@ -69,6 +71,15 @@ impl Cluster {
     pub fn workers_up(&self) -> usize {
         self.hosts.iter().filter(|host| host.role == "worker" && host.state == "up").count()
     }
+}
+
+/// Limits within which a scheduler chooses the number of worker hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Adaptive {
+    /// At least.
+    pub minimum: u32,
+    /// At most.
+    pub maximum: u32,
 }
 
 /// Why something is where it is.

@@ -1,4 +1,4 @@
-//! `towline cluster list | show | stop`. The events of a cluster are `events`'.
+//! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`'.
 
 use super::{ago, api, now_ms};
 use crate::api::Api;
@@ -24,7 +24,27 @@ pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output)
         ClusterCommand::Events { .. } => Ok(()),
         ClusterCommand::List { all } => list(&api, all, output).await,
         ClusterCommand::Show { cluster } => show(&api, &cluster, output).await,
+        ClusterCommand::Scale { cluster, workers } => {
+            let answer = api.scale(&cluster, workers).await?;
+            output.value(&answer.json);
+            output.line(&format!("{} is to have {workers} worker hosts", answer.view.name));
+            Ok(())
+        }
+        ClusterCommand::Adapt { cluster, minimum, maximum } => {
+            let answer = api.adapt(&cluster, minimum, maximum).await?;
+            output.value(&answer.json);
+            output.line(&format!("{} is to have {} worker hosts", answer.view.name, size(&answer.view)));
+            Ok(())
+        }
         ClusterCommand::Stop { cluster, no_wait } => stop(&api, &cluster, no_wait, output).await,
+    }
+}
+
+/// How many worker hosts there are to be, in words.
+fn size(cluster: &Cluster) -> String {
+    match cluster.adaptive {
+        Some(limits) => format!("{} to {}, as its work needs", limits.minimum, limits.maximum),
+        None => cluster.n_workers.to_string(),
     }
 }
 
@@ -64,6 +84,9 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
         vec!["workers".to_owned(), format!("{} of {}", cluster.workers_up(), cluster.n_workers)],
         vec!["owner".to_owned(), cluster.owner.clone()],
     ];
+    if cluster.adaptive.is_some() {
+        rows.push(vec!["adaptive".to_owned(), size(cluster)]);
+    }
     if let Some(reason) = &cluster.reason {
         rows.push(vec!["reason".to_owned(), format!("{} [{}]", reason.message, reason.code)]);
         rows.push(vec!["remedy".to_owned(), reason.remedy.clone()]);

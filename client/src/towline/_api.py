@@ -109,6 +109,17 @@ class ControlPlane:
         )
         return ClusterView.parse(answer)
 
+    async def adapt(self, name: str, body: Mapping[str, Any], seconds: float = 30) -> ClusterView:
+        """Let the cluster's scheduler choose the number of worker hosts."""
+        answer = await self._call(
+            "POST",
+            f"{_path(name)}/adapt",
+            body=body,
+            what=f"cluster {name} to scale by itself",
+            seconds=seconds,
+        )
+        return ClusterView.parse(answer)
+
     async def admit(self, name: str, body: Mapping[str, Any], seconds: float = 30) -> ClusterView:
         """Hand over the owner's admission of a client key. The same admission again changes nothing."""
         answer = await self._call(

@@ -1,6 +1,6 @@
 """`towline.Cluster`: the object that Dask knows as a cluster.
 
-Owns what people call: arguments, scaling, logs, clients. The object's life is in `_lifecycle.py`.
+Owns what people call: arguments, logs, clients. The object's size is in `_scaling.py`, its life in `_lifecycle.py`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from distributed.client import Client
-from distributed.core import Status
 
 from towline import _logs
+from towline._environ import parse_environ
 from towline._errors import ClusterError
 from towline._guard import refuse_second_import
-from towline._lifecycle import Lifecycle
 from towline._options import Duration, Options, name_or_id, refuse_unknown, wanted_workers
 from towline._progress import choose
+from towline._scaling import Scalable
 
 __all__ = ["Cluster"]
 
 
-class Cluster(Lifecycle):
+class Cluster(Scalable):
     """A Dask cluster with the packages that this interpreter has.
 
     It ends when this object is closed, at the latest when the interpreter ends; when nobody used it for `idle_timeout`;
@@ -49,6 +49,9 @@ class Cluster(Lifecycle):
         Keep Dask's nanny, which restarts a worker that died. Without it `Client.restart` does not work.
     worker_resources : dict, optional
         Dask's abstract resources of each worker, for example ``{"GPU": 1}``.
+    environ : dict of str to str, optional
+        Environment variables of the workers, set before they run a task. They go from here to the scheduler over TLS
+        and to every worker, later ones included; the control plane never has them.
     idle_timeout : number, str, timedelta or None, default "20 minutes"
         End the cluster after this long without work; None: never. A task that runs, waits or is being submitted is
         work, and so are worker processes and clients that use CPU.
@@ -103,6 +106,7 @@ class Cluster(Lifecycle):
         worker_memory: int | str | None = None,
         worker_nanny: bool = True,
         worker_resources: dict[str, int] | None = None,
+        environ: dict[str, str] | None = None,
         idle_timeout: Duration | None = "20 minutes",
         no_client_timeout: Duration | None = "auto",
         max_lifetime: Duration = "24 hours",
@@ -138,6 +142,7 @@ class Cluster(Lifecycle):
             lambda attempt: attempt.create(options),
             name=name,
             joined=False,
+            environ=parse_environ(environ),
             workers=wanted_workers(wait_for_workers, n_workers),
             timeout=timeout,
             shutdown_on_close=shutdown_on_close,
@@ -181,6 +186,7 @@ class Cluster(Lifecycle):
             lambda attempt: attempt.join(name),
             name=name,
             joined=True,
+            environ={},
             workers=wait_for_workers,
             timeout=timeout,
             shutdown_on_close=shutdown_on_close,
@@ -199,21 +205,6 @@ class Cluster(Lifecycle):
         """The control plane's newest word on the cluster: state, hosts with their phases, where logs are. A copy."""
         return dict(self._view.raw) if self._view is not None else {}
 
-    @property
-    def plan(self) -> set[str]:
-        """Names of the worker hosts that should be there."""
-        view = self._view
-        return {host.id for host in view.hosts_of("worker") if host.state in ("starting", "up")} if view else set()
-
-    @property
-    def requested(self) -> set[str]:
-        """Names of the worker hosts that the backend has made."""
-        view = self._view
-        if view is None:
-            return set()
-        made = {"created", "booted", "enrolled", "synced", "launched", "joined"}
-        return {host.id for host in view.hosts_of("worker") if host.id in self.plan and host.reached in made}
-
     # -- work --------------------------------------------------------------------------------------------------------
 
     def get_client(self) -> Client:
@@ -226,31 +217,6 @@ class Cluster(Lifecycle):
             if current.cluster is self:
                 return current
         return Client(self, asynchronous=self.asynchronous)
-
-    def scale(self, n: int) -> Any:
-        """Set the number of worker hosts. In asynchronous use the result can be awaited, and says if it failed."""
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ClusterError(
-                "argument_invalid", f"`n` takes a whole number from 0 up; it was given {n!r:.80}", "Change `n`."
-            )
-        if self.asynchronous:
-            # Begun at once, as with Dask's own clusters: there it takes effect also when nobody awaits it.
-            scaling = asyncio.ensure_future(self._scale(n))
-            self._preparing.add(scaling)
-            scaling.add_done_callback(self._preparing.discard)
-            return scaling
-        return self.sync(self._scale, n)
-
-    async def _scale(self, n: int) -> None:
-        if self.cluster_id is None or self.status != Status.running:
-            raise ClusterError(
-                "cluster_not_running", f"the cluster {self.name} is {self.status.name}", "Make a new one."
-            )
-        await self._attempt.plane.scale(self.cluster_id, n)
-
-    def adapt(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: adaptive scaling is not there yet."""
-        raise ClusterError("adaptive_unsupported", "adaptive scaling is not supported yet", "Use `cluster.scale(n)`.")
 
     async def _get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: bool | Iterable[str] = True

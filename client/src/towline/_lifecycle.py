@@ -15,7 +15,7 @@ import time
 import uuid
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 from distributed.client import Client
@@ -25,7 +25,7 @@ from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.objects import SchedulerInfo
 from distributed.utils import NoOpAwaitable
 
-from towline import _ending, _farewell
+from towline import _ending, _environ, _farewell
 from towline._api import ControlPlane
 from towline._binary import Binary, locate
 from towline._errors import ClusterEnded, ClusterError
@@ -40,6 +40,7 @@ __all__ = ["Lifecycle"]
 
 logger = logging.getLogger("towline")
 Self = TypeVar("Self", bound="Lifecycle")
+T = TypeVar("T")
 
 #: How long closing waits for the hosts' end. Past it the control plane goes on alone.
 _END_SECONDS = 15.0
@@ -65,6 +66,7 @@ class Lifecycle(DaskCluster):
         *,
         name: str | None,
         joined: bool,
+        environ: Mapping[str, str],
         workers: int,
         timeout: Duration,
         shutdown_on_close: bool,
@@ -81,6 +83,7 @@ class Lifecycle(DaskCluster):
         self.security: ClusterSecurity | None = None
         self._way = way
         self._joined = joined
+        self._environ = environ
         self._first_workers = workers
         self._reporter = reporter
         self._attempt = Attempt(ControlPlane(chosen), binary, reporter)
@@ -150,6 +153,9 @@ class Lifecycle(DaskCluster):
             assert view is not None
             self.name = view.name
             await self._connect(view)
+            if self._environ:
+                sending = _environ.send(self.scheduler_comm, self._environ, self._attempt.nanny)
+                await self._within(sending, self._timeout)
             self._guarding = asyncio.ensure_future(self._guard())
             self._telling = asyncio.ensure_future(self._tell())
             if self._first_workers:
@@ -160,7 +166,7 @@ class Lifecycle(DaskCluster):
         finally:
             self._reporter.rest()
 
-    async def _within(self, awaitable: Awaitable[ClusterSecurity], limit: float) -> ClusterSecurity:
+    async def _within(self, awaitable: Awaitable[T], limit: float) -> T:
         """The start's own limit; its message says what was waited for when it passed."""
         try:
             return await asyncio.wait_for(awaitable, limit)
@@ -347,6 +353,8 @@ class Lifecycle(DaskCluster):
                 ended = await self._shut_down(until)
         finally:
             self._reporter.rest()
+            # Dask would stop adaptive scaling here. Ours is the cluster's, which may outlive this object.
+            self._adaptive = None
             await super()._close()
             self.status = Status.closed
             if self._attempt.watch is not None:

@@ -41,7 +41,6 @@ _FOREIGN: dict[str, str | None] = {
     "allow_ssh": None,
     "cluster_timeout": "max_lifetime",
     "container": None,
-    "environ": None,
     "host_setup_script": None,
     "memory_limit": "worker_memory",
     "nanny": "worker_nanny",

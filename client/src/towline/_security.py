@@ -19,7 +19,7 @@ from distributed.security import Security
 
 from towline._errors import ClusterError
 
-__all__ = ["ClusterSecurity", "Member", "member_of"]
+__all__ = ["ClusterSecurity", "Member", "endpoints", "member_of"]
 
 #: `spiffe://<trust domain>/workspace/<id>/cluster/<id>/host/<id>/role/<role>`, every part of a closed alphabet.
 _MEMBER = re.compile(
@@ -85,7 +85,7 @@ class ClusterSecurity(Security):
             tls_min_version=ssl.TLSVersion.TLSv1_3,
         )
         self.cluster = cluster
-        self.endpoints = _endpoints(scheduler_addresses)
+        self.endpoints = endpoints(scheduler_addresses)
         #: Why the last connection was refused by the role check, if one was.
         self.refusal: ClusterError | None = None
 
@@ -147,7 +147,7 @@ def _checking_socket(security: ClusterSecurity) -> type[ssl.SSLSocket]:
     return CheckingSocket
 
 
-def _endpoints(addresses: Iterable[str]) -> frozenset[tuple[str, int]]:
+def endpoints(addresses: Iterable[str]) -> frozenset[tuple[str, int]]:
     """The socket addresses behind Dask addresses, names resolved."""
     found: set[tuple[str, int]] = set()
     for address in addresses:

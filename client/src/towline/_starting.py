@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import uuid
@@ -17,6 +18,7 @@ from pathlib import Path
 from towline._api import ControlPlane
 from towline._binary import Binary
 from towline._errors import ClusterError
+from towline._loader import ADDRESSES
 from towline._options import Options
 from towline._preparation import ClientKey, Keys, admit, client_key, new_keys, prepare
 from towline._progress import Reporter
@@ -48,6 +50,8 @@ class Watch:
     def __init__(self, plane: ControlPlane, reporter: Reporter, first: ClusterView) -> None:
         self.view = first
         self.patience: float | None = _PATIENCE
+        #: Called with each newer view and the one before.
+        self.listeners: list[Callable[[ClusterView, ClusterView], None]] = []
         self._plane = plane
         self._reporter = reporter
         self._changed = asyncio.Event()
@@ -62,6 +66,8 @@ class Watch:
                 async for view in stream:
                     if view.revision >= self.view.revision:
                         self._reporter.cluster(view, self.view)
+                        for listener in self.listeners:
+                            listener(view, self.view)
                         self.view = view
                     self._changed.set()
         except Exception as error:
@@ -97,6 +103,8 @@ class Attempt:
         The client key on this machine, once admitted.
     idle_after : int or None
         Seconds of idleness that were asked for, where this way makes the cluster.
+    nanny : bool
+        Whether the workers have Dask's nanny, where this way makes the cluster.
     """
 
     def __init__(self, plane: ControlPlane, binary: Binary, reporter: Reporter) -> None:
@@ -104,6 +112,7 @@ class Attempt:
         self.watch: Watch | None = None
         self.key: ClientKey | None = None
         self.idle_after: int | None = None
+        self.nanny = True
         self._binary = binary
         self._reporter = reporter
         self._making: asyncio.Task[Keys] | None = None
@@ -129,7 +138,7 @@ class Attempt:
                     "Choose one of these with `backend=`.",
                 )
             step.done(f"{identity.person} in workspace {identity.workspace}")
-        self.idle_after = options.idle_after
+        self.idle_after, self.nanny = options.idle_after, options.nanny
         keys = await self._new_keys()
         environment = await prepare(self._binary, self._reporter)
         with self._reporter.step("create", "asking for the cluster") as step:
@@ -191,7 +200,9 @@ class Attempt:
         folder = key.key_file.parent
         certificate_file = _write(folder / f"{key.id}.crt", certificate)
         ca_file = _write(folder / f"{key.id}.ca.crt", ca)
-        self._security_files = [certificate_file, ca_file, key.key_file]
+        # The last, so that whoever finds it finds the others.
+        addresses_file = _write(folder / f"{key.id}{ADDRESSES}", json.dumps({"scheduler": view.addresses}))
+        self._security_files = [addresses_file, certificate_file, ca_file, key.key_file]
         return await asyncio.get_running_loop().run_in_executor(
             None,
             # Host names are resolved here, which may take a while.

@@ -96,6 +96,8 @@ class ClusterView:
     state: str
     reason: Reason | None
     n_workers: int
+    adaptive: Mapping[str, int] | None
+    shape: Mapping[str, Any]
     addresses: tuple[str, ...]
     cluster_ca: str | None
     clients: tuple[ClientView, ...]
@@ -129,6 +131,8 @@ class ClusterView:
             state=_text(table, "state"),
             reason=Reason.parse(table.get("reason")),
             n_workers=int(table.get("n_workers", 0)),
+            adaptive=table.get("adaptive"),
+            shape=table.get("worker") or {},
             addresses=tuple(str(address) for address in scheduler.get("addresses", ())),
             cluster_ca=table.get("cluster_ca"),
             clients=clients,

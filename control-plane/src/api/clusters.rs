@@ -1,9 +1,9 @@
-//! Clusters: list, show, scale, stop. Making one is `create`.
+//! Clusters: list, show, scale, adapt, stop. Making one is `create`.
 
 use super::extract::{Body, Caller, Params, Part};
 use super::problem::{Code, Problem, ProblemBody};
 use super::{ApiState, create};
-use crate::model::{ClusterView, Wish};
+use crate::model::{Adaptive, ClusterRecord, ClusterView, Wish};
 use crate::signer::capacity;
 use axum::Json;
 use axum::extract::State;
@@ -73,7 +73,8 @@ pub struct Scale {
     n_workers: u32,
 }
 
-/// Ask for another number of worker hosts.
+/// Ask for another number of worker hosts, and end adaptive scaling. Hosts that are too many end once the scheduler has
+/// moved their data away, or after two minutes.
 #[utoipa::path(post, path = "/api/v1/clusters/{cluster}/scale", request_body = Scale,
     params(("cluster" = String, Path, description = "Id or name")),
     responses((status = 200, body = ClusterView), (status = "default", body = ProblemBody)))]
@@ -85,11 +86,106 @@ pub async fn scale(
 ) -> Result<Json<ClusterView>, Problem> {
     create::check_workers(scale.n_workers, &state.settings().limits)?;
     let record = state.find_own_cluster(&caller, &cluster).await?;
-    if scale.n_workers > record.n_workers {
+    let now_ms = state.now_ms();
+    change_number(&state, &caller, record, scale.n_workers, |cluster| {
+        cluster.adaptive = None;
+        cluster.scale(scale.n_workers, now_ms);
+    })
+    .await
+}
+
+/// Between which numbers of worker hosts the scheduler may choose, and how eagerly it does.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Adapt {
+    /// At least this many worker hosts.
+    minimum: u32,
+    /// At most this many; null: as many as a cluster may have.
+    maximum: Option<u32>,
+    /// Milliseconds between two looks at the work, from 10.
+    #[serde(default = "interval_ms")]
+    interval_ms: u64,
+    /// Looks in a row that must find fewer hosts enough before there are fewer.
+    #[serde(default = "wait_count")]
+    wait_count: u32,
+    /// Milliseconds that the work at hand may take: the shorter, the more hosts are asked for.
+    #[serde(default = "target_duration_ms")]
+    target_duration_ms: u64,
+}
+
+// As in Dask's own configuration.
+fn interval_ms() -> u64 {
+    1000
+}
+
+fn wait_count() -> u32 {
+    3
+}
+
+fn target_duration_ms() -> u64 {
+    5000
+}
+
+/// Let the scheduler choose the number of worker hosts, as its work needs. It goes on when whoever asked for it is gone;
+/// `scale` ends it.
+#[utoipa::path(post, path = "/api/v1/clusters/{cluster}/adapt", request_body = Adapt,
+    params(("cluster" = String, Path, description = "Id or name")),
+    responses((status = 200, body = ClusterView), (status = "default", body = ProblemBody)))]
+pub async fn adapt(
+    State(state): State<ApiState>,
+    caller: Caller,
+    Part(cluster): Part,
+    Body(asked): Body<Adapt>,
+) -> Result<Json<ClusterView>, Problem> {
+    let most = asked.maximum.unwrap_or(state.settings().limits.workers_per_cluster);
+    let Adapt { minimum, interval_ms, wait_count, target_duration_ms, .. } = asked;
+    let adaptive = Adaptive { minimum, maximum: most, interval_ms, wait_count, target_duration_ms };
+    check_adaptive(&adaptive)?;
+    create::check_workers(most, &state.settings().limits)?;
+    let record = state.find_own_cluster(&caller, &cluster).await?;
+    let now_ms = state.now_ms();
+    // Without a limit of its own it takes what room there is.
+    let highest = asked.maximum.unwrap_or(minimum);
+    change_number(&state, &caller, record, highest, |cluster| {
+        cluster.adaptive = Some(adaptive);
+        cluster.scale(cluster.n_workers.clamp(adaptive.minimum, adaptive.maximum), now_ms);
+    })
+    .await
+}
+
+/// Longest time between two looks of a scheduler, and longest target for its work.
+const LONGEST_MS: u64 = 24 * 3600 * 1000;
+
+fn check_adaptive(adaptive: &Adaptive) -> Result<(), Problem> {
+    if adaptive.minimum > adaptive.maximum {
+        let message = format!("is {}, more than the maximum, {}", adaptive.minimum, adaptive.maximum);
+        return Err(Problem::field("minimum", message));
+    }
+    if !(10..=LONGEST_MS).contains(&adaptive.interval_ms) {
+        return Err(Problem::field("interval_ms", format!("must be 10 to {LONGEST_MS}")));
+    }
+    if !(1..=LONGEST_MS).contains(&adaptive.target_duration_ms) {
+        return Err(Problem::field("target_duration_ms", format!("must be 1 to {LONGEST_MS}")));
+    }
+    if !(1..=10_000).contains(&adaptive.wait_count) {
+        return Err(Problem::field("wait_count", "must be 1 to 10000"));
+    }
+    Ok(())
+}
+
+/// Change how many hosts a cluster has, at most `highest`, unless it has ended or has no room for them.
+async fn change_number(
+    state: &ApiState,
+    caller: &Caller,
+    record: ClusterRecord,
+    highest: u32,
+    change: impl FnOnce(&mut ClusterRecord) + Send,
+) -> Result<Json<ClusterView>, Problem> {
+    if highest > record.n_workers {
         let hosts = state.store().hosts_of(&record.id).await?;
         let clients = state.store().members_of(&record.id).await?;
-        if !capacity::has_room(&record, &hosts, &clients, scale.n_workers) {
-            let detail = format!("cluster {:?} has no room for {} workers", record.name, scale.n_workers);
+        if !capacity::has_room(&record, &hosts, &clients, highest) {
+            let detail = format!("cluster {:?} has no room for {highest} workers", record.name);
             return Err(Problem::new(Code::ClusterFull, detail));
         }
     }
@@ -100,7 +196,7 @@ pub async fn scale(
             // Judged inside the transaction: the cluster may have ended since it was found.
             ended = cluster.wish == Wish::End || cluster.state.is_terminal();
             if !ended {
-                cluster.n_workers = scale.n_workers;
+                change(cluster);
             }
         })
         .await?;

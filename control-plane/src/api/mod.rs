@@ -160,6 +160,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(clusters::list, create::create))
         .routes(routes!(clusters::show, clusters::stop))
         .routes(routes!(clusters::scale))
+        .routes(routes!(clusters::adapt))
         .routes(routes!(admissions::admit))
         .routes(routes!(events::events))
         .routes(routes!(timeline::timeline))

@@ -83,6 +83,8 @@ pub fn cluster_view(
         state: cluster.state,
         reason: cluster.reason.clone(),
         n_workers: cluster.n_workers,
+        adaptive: cluster.adaptive,
+        worker: cluster.worker.clone(),
         environment: cluster.environment.clone(),
         scheduler: cluster.scheduler.clone(),
         cluster_ca: cluster.cluster_ca.clone(),

@@ -78,6 +78,11 @@ pub(super) fn apply_to_cluster(record: &mut ClusterRecord, action: Action, now_m
             record.ended_at_ms = Some(now_ms);
         }
         Action::NoteCluster(reason) => record.reason = reason,
+        // Looked at again: a person may have chosen a number since.
+        Action::Rescale(n_workers) if record.adaptive.is_some_and(|allowed| allowed.holds(n_workers)) => {
+            tracing::info!(component = "fleet", cluster_id = %record.id, from = record.n_workers, to = n_workers, "the scheduler scales");
+            record.scale(n_workers, now_ms);
+        }
         Action::RunCluster if record.state == ClusterState::Starting => record.state = ClusterState::Running,
         _ => {}
     }

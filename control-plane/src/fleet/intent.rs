@@ -1,6 +1,6 @@
 //! PURE: what is wanted of a cluster, taken from its record.
 
-use crate::model::{ClusterRecord, ClusterState, Reason, Wish};
+use crate::model::{Adaptive, ClusterRecord, ClusterState, Reason, Wish};
 use crate::signer::content;
 
 /// What is wanted of a cluster, and how far it is known to be.
@@ -14,6 +14,10 @@ pub struct Wanted {
     pub reason: Option<Reason>,
     /// Worker hosts.
     pub n_workers: u32,
+    /// Between which numbers the scheduler may choose `n_workers`.
+    pub adaptive: Option<Adaptive>,
+    /// When `n_workers` last changed, Unix milliseconds.
+    pub scaled_at_ms: u64,
     /// The scheduler's port, once chosen.
     pub port: Option<u16>,
     /// Whether the scheduler's address is chosen.
@@ -30,6 +34,8 @@ impl Wanted {
             state: cluster.state,
             reason: cluster.reason.clone(),
             n_workers: cluster.n_workers,
+            adaptive: cluster.adaptive,
+            scaled_at_ms: cluster.scaled_at_ms.unwrap_or(cluster.created_at_ms),
             port: cluster.scheduler.as_ref().and_then(content::port),
             has_address: cluster.scheduler.is_some(),
             ends_at_ms: cluster.created_at_ms.saturating_add(cluster.terms.max_lifetime.saturating_mul(1000)),

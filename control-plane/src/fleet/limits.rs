@@ -57,6 +57,8 @@ pub struct HostLimits {
     pub forget_failure: Duration,
     /// How many generations a scheduler may be moved to another port.
     pub port_moves: u64,
+    /// Worker hosts that are too many are ended after this long, though their scheduler has not moved their data away.
+    pub retire: Duration,
 }
 
 impl Default for HostLimits {
@@ -71,6 +73,7 @@ impl Default for HostLimits {
             replacements: 3,
             forget_failure: Duration::from_secs(20 * 60),
             port_moves: 5,
+            retire: Duration::from_secs(120),
         }
     }
 }

@@ -52,6 +52,8 @@ pub fn cluster(n: u8) -> ClusterRecord {
         },
         worker: WorkerShape { processes: 1, threads: 2, memory_limit: None, nanny: true, resources: Vec::new() },
         n_workers: 2,
+        adaptive: None,
+        scaled_at_ms: None,
         terms: Terms {
             idle_after: Some(1200),
             no_client_after: Some(120),

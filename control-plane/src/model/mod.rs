@@ -9,12 +9,14 @@ use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, Schedule
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki, VerifyingKey, WorkspaceId};
 use towline_protocol::message::Instance;
-use towline_protocol::report::{EndReason, Failure, ProcessRecord, SignOff, Verdict, Vitals};
+use towline_protocol::report::{EndReason, Failure, ProcessRecord, ScalingWord, SignOff, Verdict, Vitals};
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
+mod adaptive;
 mod view;
 
+pub use adaptive::Adaptive;
 pub use view::{ClientView, ClusterView, CurrentPhase, HostView, LogsView};
 
 /// Where a cluster is in its life.
@@ -115,6 +117,12 @@ pub struct ClusterRecord {
     pub worker: WorkerShape,
     /// How many worker hosts it should have.
     pub n_workers: u32,
+    /// Between which numbers the scheduler may choose; none: `n_workers` was chosen by a person.
+    #[serde(default)]
+    pub adaptive: Option<Adaptive>,
+    /// When `n_workers` last changed, Unix milliseconds; none: never.
+    #[serde(default)]
+    pub scaled_at_ms: Option<u64>,
     /// Limits and labels.
     pub terms: Terms,
     /// What the owner wants.
@@ -310,6 +318,9 @@ pub struct LastSaid {
     /// Why it is on its way out.
     #[serde(default)]
     pub ending: Option<EndReason>,
+    /// What the scheduler wants of the worker hosts.
+    #[serde(default)]
+    pub scaling: Option<ScalingWord>,
     /// Since when it says so, Unix milliseconds.
     #[serde(default)]
     pub failed_at_ms: Option<u64>,

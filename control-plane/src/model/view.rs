@@ -1,6 +1,6 @@
 //! What people see of the records. Holds nothing that a person may not see.
 
-use super::{ClusterState, HostState, PhaseTiming, Reason, StartPhase};
+use super::{Adaptive, ClusterState, HostState, PhaseTiming, Reason, StartPhase, WorkerShape};
 use serde::Serialize;
 use towline_protocol::assignment::{EnvironmentSpec, SchedulerAddress};
 use towline_protocol::ids::{ClusterId, HostId, KeyId, VerifyingKey, WorkspaceId};
@@ -32,6 +32,10 @@ pub struct ClusterView {
     pub reason: Option<Reason>,
     /// Worker hosts wanted.
     pub n_workers: u32,
+    /// Between which numbers the scheduler chooses `n_workers`; null: a person chose it.
+    pub adaptive: Option<Adaptive>,
+    /// Shape of each worker host.
+    pub worker: WorkerShape,
     /// Its packages.
     #[schema(value_type = Object)]
     pub environment: EnvironmentSpec,

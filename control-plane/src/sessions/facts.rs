@@ -51,6 +51,8 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
         ..failure
     });
     said.ending = report.ending;
+    // An agent that just began again has not heard its scheduler yet.
+    said.scaling = report.scaling.clone().or(said.scaling.take());
     if said.failure != failure {
         said.failed_at_ms = failure.is_some().then_some(now_ms);
         said.failure = failure;

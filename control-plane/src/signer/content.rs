@@ -1,13 +1,13 @@
 //! PURE: what an assignment and a roster say, made from records. Places and times are the signer's.
 
-use crate::model::{ClusterRecord, HostRecord, HostState, MemberRecord};
+use crate::model::{Adaptive, ClusterRecord, HostRecord, HostState, MemberRecord};
 use crate::settings::{PhaseLimits, Rules};
 use std::path::PathBuf;
 use std::time::Duration;
 use towline_protocol::WIRE_VERSION;
 use towline_protocol::assignment::{
-    Assignment, Caps, DaskOptions, IdlePolicy, Lifecycle, LogPlan, Ports, Profile, Role, RoleKind, SchedulerAddress,
-    Sink, VitalsPlan,
+    Assignment, Caps, DaskOptions, IdlePolicy, Lifecycle, LogPlan, Ports, Profile, Role, RoleKind, Scaling,
+    SchedulerAddress, Sink, VitalsPlan,
 };
 use towline_protocol::ids::{Digest, Epoch, Generation};
 use towline_protocol::roster::{Member, MemberRole};
@@ -71,7 +71,21 @@ pub fn wanted(cluster: &ClusterRecord, host: &HostRecord, policy: &AssignmentPol
         vitals: VitalsPlan { period: vitals_period(cluster, policy) },
         idle: IdlePolicy { after: cluster.terms.idle_after },
         caps: Caps { max_lifetime: cluster.terms.max_lifetime, budget_milli: None },
+        scaling: (host.role == RoleKind::Scheduler).then(|| scaling(cluster)),
     })
+}
+
+/// What a scheduler whose number of hosts a person chose need not know is as in Dask's own defaults.
+fn scaling(cluster: &ClusterRecord) -> Scaling {
+    let chosen = Adaptive {
+        minimum: cluster.n_workers,
+        maximum: cluster.n_workers,
+        interval_ms: 1000,
+        wait_count: 3,
+        target_duration_ms: 5000,
+    };
+    let Adaptive { minimum, maximum, interval_ms, wait_count, target_duration_ms } = cluster.adaptive.unwrap_or(chosen);
+    Scaling { minimum, maximum, processes: cluster.worker.processes, interval_ms, wait_count, target_duration_ms }
 }
 
 /// Idleness is judged at samples: a cluster that may be idle for seconds only is looked at more often.

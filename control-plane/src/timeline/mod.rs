@@ -8,7 +8,9 @@ pub mod sentence;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{ClusterRecord, ClusterState, HostRecord, HostState, MemberRecord, Reason, StartPhase, Wish};
+use crate::model::{
+    Adaptive, ClusterRecord, ClusterState, HostRecord, HostState, MemberRecord, Reason, StartPhase, Wish,
+};
 use serde::{Deserialize, Serialize};
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::HostId;
@@ -26,6 +28,15 @@ pub enum Happening {
     ClientAdmitted {
         /// The client's own name.
         client: String,
+    },
+    /// Its scheduler may choose the number of worker hosts.
+    ClusterAdapted {
+        /// The person who said so.
+        by: Option<String>,
+        /// At least this many.
+        minimum: u32,
+        /// At most this many.
+        maximum: u32,
     },
     /// It has ended.
     ClusterEnded {
@@ -59,7 +70,7 @@ pub enum Happening {
     ClusterRunning,
     /// Another number of worker hosts is wanted.
     ClusterScaled {
-        /// Who asked; none: the control plane.
+        /// Who asked; none: its scheduler, within the limits that a person set.
         by: Option<String>,
         /// Before.
         from: u32,
@@ -149,6 +160,7 @@ impl Happening {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ClientAdmitted { .. } => "client_admitted",
+            Self::ClusterAdapted { .. } => "cluster_adapted",
             Self::ClusterEnded { .. } => "cluster_ended",
             Self::ClusterEnding { .. } => "cluster_ending",
             Self::ClusterNoted { .. } => "cluster_noted",
@@ -197,6 +209,11 @@ pub fn of_cluster(before: &ClusterRecord, after: &ClusterRecord, by: Option<&str
     let by = || by.map(str::to_owned);
     let why = after.reason.as_ref().map(Why::from);
     let moved = before.state != after.state;
+    if let Some(Adaptive { minimum, maximum, .. }) = after.adaptive
+        && before.adaptive != after.adaptive
+    {
+        told.push(Happening::ClusterAdapted { by: by(), minimum, maximum });
+    }
     if before.n_workers != after.n_workers {
         told.push(Happening::ClusterScaled { by: by(), from: before.n_workers, to: after.n_workers });
     }

@@ -11,6 +11,10 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
     let host = host.map_or_else(|| "a host".to_owned(), ToString::to_string);
     match what {
         Happening::ClientAdmitted { client } => format!("{client} was admitted"),
+        Happening::ClusterAdapted { by, minimum, maximum } => {
+            let by = by.as_deref().unwrap_or("somebody");
+            format!("{by} lets the scheduler choose between {minimum} and {}", workers(*maximum))
+        }
         Happening::ClusterEnded { failed: true, code } => with_code("the cluster has failed", code.as_deref()),
         Happening::ClusterEnded { failed: false, code } => with_code("the cluster has ended", code.as_deref()),
         Happening::ClusterEnding { by: Some(by), .. } => format!("{by} asked for the cluster's end"),
@@ -21,7 +25,7 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
         }
         Happening::ClusterRunning => "the cluster runs: its scheduler takes connections".to_owned(),
         Happening::ClusterScaled { by, from, to } => {
-            let by = by.as_deref().unwrap_or("the control plane");
+            let by = by.as_deref().unwrap_or("the scheduler");
             format!("{by} scaled from {from} to {}", workers(*to))
         }
         Happening::HostBanned => format!("{host} was shut out: two machines spoke as it"),

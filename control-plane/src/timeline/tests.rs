@@ -42,6 +42,9 @@ fn every_turn_of_a_cluster_is_told_once() {
     assert_eq!(cluster_kinds(|cluster| cluster.revision += 1), [""; 0]);
     assert_eq!(cluster_kinds(|cluster| cluster.state = ClusterState::Running), ["cluster_running"]);
     assert_eq!(cluster_kinds(|cluster| cluster.n_workers = 9), ["cluster_scaled"]);
+    let adaptive = Adaptive { minimum: 1, maximum: 9, interval_ms: 1, wait_count: 1, target_duration_ms: 1 };
+    assert_eq!(cluster_kinds(|cluster| cluster.adaptive = Some(adaptive)), ["cluster_adapted"]);
+    assert_eq!(cluster_kinds(|cluster| cluster.scaled_at_ms = Some(1)), [""; 0]);
     assert_eq!(cluster_kinds(|cluster| cluster.reason = Some(why("no_address"))), ["cluster_noted"]);
     assert_eq!(cluster_kinds(|cluster| cluster.wish = Wish::End), ["cluster_ending"]);
     let stopping = |cluster: &mut ClusterRecord| {
@@ -142,6 +145,7 @@ fn the_kind_is_the_word_that_is_written() {
         of_new_cluster(&records::cluster("a")).what,
         of_new_host(&records::host(&records::cluster("a"), 1)).what,
         Happening::ClusterRunning,
+        Happening::ClusterAdapted { by: Some("ada".to_owned()), minimum: 1, maximum: 9 },
         Happening::ClientAdmitted { client: "client-a".to_owned() },
         Happening::ClusterEnded { failed: true, code: Some("idle".to_owned()) },
         Happening::ClusterEnding { by: None, why: None },

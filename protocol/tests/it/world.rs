@@ -106,6 +106,7 @@ pub fn assignment() -> Assignment {
         vitals: VitalsPlan { period: 10 },
         idle: IdlePolicy { after: Some(1_200) },
         caps: Caps { max_lifetime: 86_400, budget_milli: None },
+        scaling: None,
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Action {
     },
     /// Ask the backend to make a host.
     CreateHost(HostId),
+    /// The scheduler wants another number of worker hosts.
+    Rescale(u32),
     /// Ask the backend to end a host and all that is left of it.
     DestroyHost(HostId),
     /// Bring the cluster to its end.
@@ -71,6 +73,10 @@ pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     if !wanted.has_address {
         actions.push(Action::ChooseAddress { avoid: None });
     }
+    if let Some(n_workers) = scaling::wish(wanted, seen) {
+        // The next look is at the new number.
+        return vec![Action::Rescale(n_workers)];
+    }
     request_hosts(wanted, seen, settings, now_ms, &mut actions);
     for host in seen.live().filter(|host| host.is_useful()) {
         look_after(host, wanted, seen, settings, now_ms, &mut actions);
@@ -109,7 +115,7 @@ fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     if seen.scheduler().is_none() {
         actions.push(Action::RequestHost(RoleKind::Scheduler));
     }
-    let mut live: Vec<&SeenHost> = seen.workers().filter(|host| host.is_useful()).collect();
+    let live: Vec<&SeenHost> = scaling::working(seen).collect();
     let failed: Vec<&SeenHost> =
         seen.workers().filter(|host| !host.is_useful() && host.record.reason.is_some()).collect();
     let [n_live, n_failed] = [live.len(), failed.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
@@ -127,10 +133,7 @@ fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
         actions.push(Action::NoteCluster(note));
     }
 
-    // Down: the newest first, for it has the least to lose; ids only break ties, so that every pass agrees.
-    let excess = n_live.saturating_sub(wanted.n_workers) as usize;
-    live.sort_by(|a, b| (b.record.created_at_ms, &b.record.id).cmp(&(a.record.created_at_ms, &a.record.id)));
-    actions.extend(live.into_iter().take(excess).map(|host| Action::EndHost(host.record.id.clone(), None)));
+    actions.extend(scaling::shrink(wanted, seen, settings, now_ms));
 }
 
 /// One host that is wanted: make it, start it again, see how far it is, give it up.
@@ -293,5 +296,6 @@ fn ending_for(host: &SeenHost, now_ms: u64) -> Option<Duration> {
     host.ending_since_ms.map(|since| Duration::from_millis(now_ms.saturating_sub(since)))
 }
 
+mod scaling;
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,10 @@
 use super::*;
 use crate::fleet::observed::{PHASES, reach};
 use crate::fleet::testing::{self, CREATED_AT_MS, settings};
-use crate::model::{BackendHandle, ClusterRecord, HostRecord};
+use crate::model::{Adaptive, BackendHandle, ClusterRecord, HostRecord};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use towline_protocol::report::{EndReason, SignOff, Verdict, VerdictState};
+use towline_protocol::report::{EndReason, ScalingWord, SignOff, Verdict, VerdictState};
 use towline_protocol::time::UnixSeconds;
 
 /// What the outside does to the world.
@@ -20,6 +20,9 @@ enum Event {
     Recovers(usize),
     SignsOff(usize, EndReason),
     Scale(u32),
+    Adapt(u32, u32),
+    Wants(u32),
+    Retires(usize),
     Close,
     BackendSilent(bool),
     CreatesFail(bool),
@@ -44,6 +47,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => host.clone().prop_map(Event::Recovers),
         1 => (host, end).prop_map(|(h, e)| Event::SignsOff(h, e)),
         2 => (0u32..6).prop_map(Event::Scale),
+        2 => (0u32..4, 0u32..4).prop_map(|(minimum, more)| Event::Adapt(minimum, more)),
+        3 => (0u32..9).prop_map(Event::Wants),
+        2 => (0usize..12).prop_map(Event::Retires),
         1 => Just(Event::Close),
         1 => any::<bool>().prop_map(Event::BackendSilent),
         1 => any::<bool>().prop_map(Event::CreatesFail),
@@ -125,6 +131,13 @@ impl World {
         false
     }
 
+    /// What the scheduler says of the worker hosts; it has said something now.
+    fn scheduler_word(&mut self) -> &mut ScalingWord {
+        let wanted = self.cluster.n_workers;
+        let scheduler = self.hosts.iter_mut().find(|host| host.role == RoleKind::Scheduler).expect("asked for first");
+        scheduler.said.scaling.get_or_insert(ScalingWord { wanted, retired: Vec::new() })
+    }
+
     fn host(&mut self, id: &HostId) -> &mut HostRecord {
         self.hosts.iter_mut().find(|host| host.id == *id).expect("known host")
     }
@@ -168,6 +181,10 @@ impl World {
                 self.cluster.state = ClusterState::Stopping;
                 self.cluster.wish = Wish::End;
                 self.cluster.reason = reason;
+            }
+            Action::Rescale(n_workers) => {
+                assert!(self.cluster.adaptive.is_some_and(|allowed| allowed.holds(n_workers)), "beyond its limits");
+                self.cluster.scale(n_workers, now_ms);
             }
             Action::FinishCluster(state) => self.cluster.state = state,
             Action::RunCluster => self.cluster.state = ClusterState::Running,
@@ -266,7 +283,24 @@ impl World {
                     host.said.sign_off = Some(sign_off);
                 }
             }
-            Event::Scale(n) => self.cluster.n_workers = n,
+            Event::Scale(n) => {
+                self.cluster.adaptive = None;
+                self.cluster.scale(n, now_ms);
+            }
+            Event::Adapt(minimum, more) => {
+                let maximum = minimum + more;
+                let eager = Adaptive { minimum, maximum, interval_ms: 1000, wait_count: 3, target_duration_ms: 5000 };
+                self.cluster.adaptive = Some(eager);
+                self.cluster.scale(self.cluster.n_workers.clamp(minimum, maximum), now_ms);
+            }
+            Event::Wants(wanted) => self.scheduler_word().wanted = wanted,
+            Event::Retires(i) => {
+                let i = index(i);
+                let worker = self.hosts.get(i).filter(|host| host.role == RoleKind::Worker).map(|host| host.id.clone());
+                if let Some(id) = worker {
+                    self.scheduler_word().retired.push(id);
+                }
+            }
             Event::Close => self.cluster.wish = Wish::End,
             Event::BackendSilent(silent) => self.backend_silent = silent,
             Event::CreatesFail(fail) => self.creates_fail = fail,
@@ -279,14 +313,31 @@ impl World {
         }
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
+        let seen = self.observed();
         let useful = |role| {
             self.hosts
                 .iter()
                 .filter(|host| host.role == role && matches!(host.state, HostState::Starting | HostState::Up))
                 .count()
         };
-        assert!(useful(RoleKind::Worker) <= self.cluster.n_workers as usize, "more workers than wanted");
+        let time = self.settings.hosts.retire.as_millis() as u64;
+        let retiring = self.cluster.scaled_at_ms.is_some_and(|at| self.now_ms - at < time)
+            && seen.scheduler().is_some_and(|scheduler| scheduler.record.said.scaling.is_some());
+        let many = if retiring {
+            seen.workers().filter(|host| host.is_useful() && !reached(&host.record, StartPhase::Joined)).count()
+        } else {
+            useful(RoleKind::Worker)
+        };
+        assert!(many <= self.cluster.n_workers as usize, "more workers than wanted");
+        for id in
+            seen.scheduler().iter().flat_map(|host| host.record.said.scaling.iter().flat_map(|word| &word.retired))
+        {
+            assert!(seen.host(id).is_none_or(|host| !host.is_useful()), "a host that takes no tasks was kept");
+        }
+        if let (Some(allowed), false) = (self.cluster.adaptive, self.cluster.state.is_terminal()) {
+            assert!(allowed.holds(self.cluster.n_workers), "beyond its limits");
+        }
         let schedulers = self.hosts.iter().filter(|host| host.role == RoleKind::Scheduler).count();
         assert!(schedulers <= 1, "a scheduler was made twice");
         let ending = self.cluster.wish == Wish::End;
@@ -391,6 +442,68 @@ fn scaling_down_ends_the_newest_worker() {
     assert_eq!(states[..3], [HostState::Up; 3]);
     assert_ne!(states[3], HostState::Up);
     assert_ne!(states[3], HostState::Starting);
+}
+
+/// How many worker hosts are starting or up.
+fn useful(world: &World) -> usize {
+    world.hosts.iter().filter(|host| host.role == RoleKind::Worker && host.state.is_useful()).count()
+}
+
+#[test]
+fn hosts_that_are_too_many_wait_for_the_scheduler_to_move_their_data() {
+    let mut world = running();
+    world.scheduler_word();
+    world.suffer(Event::Scale(1));
+    assert!(world.settle());
+    assert_eq!(useful(&world), 2, "the scheduler has not said which");
+    world.suffer(Event::Retires(1));
+    assert!(world.settle());
+    let states: Vec<HostState> = world.hosts.iter().map(|host| host.state).collect();
+    assert_eq!(states, [HostState::Up, HostState::Ending, HostState::Up], "the one that it chose, not the newest");
+
+    // One that says nothing has two minutes.
+    let mut world = running();
+    world.scheduler_word();
+    world.suffer(Event::Scale(1));
+    world.suffer(Event::Pass(119));
+    assert!(world.settle());
+    assert_eq!(useful(&world), 2);
+    world.suffer(Event::Pass(1));
+    assert!(world.settle());
+    assert_eq!(useful(&world), 1);
+}
+
+#[test]
+fn hosts_that_never_worked_go_first_and_at_once() {
+    let mut world = running();
+    world.scheduler_word();
+    world.now_ms += 1000;
+    world.suffer(Event::Scale(4));
+    assert!(world.settle());
+    world.suffer(Event::Scale(3));
+    assert!(world.settle());
+    let states: Vec<HostState> = world.hosts.iter().map(|host| host.state).collect();
+    assert_eq!(states[..3], [HostState::Up; 3]);
+    assert_eq!(useful(&world), 3);
+}
+
+#[test]
+fn the_scheduler_scales_within_what_a_person_allowed() {
+    let mut world = running();
+    world.suffer(Event::Wants(50));
+    assert!(world.settle());
+    assert_eq!(world.cluster.n_workers, 2, "a person chose the number");
+    world.suffer(Event::Adapt(1, 3));
+    assert!(world.settle());
+    assert_eq!((world.cluster.n_workers, useful(&world)), (4, 4));
+    world.suffer(Event::Wants(0));
+    world.suffer(Event::Retires(1));
+    assert!(world.settle());
+    assert_eq!((world.cluster.n_workers, useful(&world)), (1, 1), "hosts that had not joined go at once");
+    world.suffer(Event::Scale(2));
+    world.suffer(Event::Wants(4));
+    assert!(world.settle());
+    assert_eq!((world.cluster.n_workers, useful(&world)), (2, 2), "a person's number ends it");
 }
 
 #[test]

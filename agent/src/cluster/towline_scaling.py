@@ -1,0 +1,165 @@
+"""How many worker hosts a cluster has: the scheduler's word on it, and the data of those that go.
+
+The plan comes from the agent (it is part of what the control plane signed): at least and at most so many hosts. Where
+the two are equal somebody chose the number; else the scheduler's own estimate of its work decides between them. Hosts
+that are too many are retired first: they get no more tasks, and their data moves to others. Only then the agent is told
+that they may go, and the control plane ends them. It goes on like this whether or not the process that asked for it
+still lives.
+
+Loaded by `towline_scheduler.py`, in the scheduler only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from distributed import Scheduler
+
+logger = logging.getLogger("distributed.towline")
+
+HostOf = Callable[[Any], str]
+
+#: Looks in a row that find a chosen number exceeded. A host that is being ended may just have come.
+FIXED_LOOKS = 2
+FIXED_INTERVAL = 1.0
+#: As many retired hosts are named at a time; others follow when these have gone.
+MOST_NAMED = 100
+
+
+class Scaling:
+    """The number of worker hosts, kept to the plan."""
+
+    def __init__(self, scheduler: Scheduler, host_of: HostOf) -> None:
+        self.scheduler = scheduler
+        self.host_of = host_of
+        self.plan: dict[str, Any] | None = None
+        #: How many hosts there should be; None before there is a plan.
+        self.wanted: int | None = None
+        #: Hosts that may go, and those whose data is being moved.
+        self.retired: set[str] = set()
+        self.leaving: set[str] = set()
+        #: Looks in a row that found too many hosts.
+        self.looks = 0
+        self.planned = asyncio.Event()
+
+    def follow(self, plan: dict[str, Any] | None) -> None:
+        """Take in what the control plane wants; saying the same again changes nothing."""
+        if plan == self.plan:
+            return
+        self.plan, self.looks = plan, 0
+        if plan is not None:
+            low, high = int(plan["minimum"]), int(plan["maximum"])
+            # A new plan begins with what there is, as far as the plan allows.
+            known = self.wanted if self.wanted is not None else len(self.hosts())
+            self.wanted = min(max(known, low), high)
+        self.planned.set()
+
+    def statement(self) -> dict[str, Any] | None:
+        """What the agent is told; nothing before there is a plan."""
+        if self.wanted is None:
+            return None
+        # A host without a worker has gone, or is about to.
+        self.retired &= set(self.hosts())
+        return {"op": "scaling", "wanted": self.wanted, "retired": sorted(self.retired)[:MOST_NAMED]}
+
+    def hosts(self) -> dict[str, list[Any]]:
+        """Workers by host, retired ones too."""
+        found: dict[str, list[Any]] = {}
+        for worker in self.scheduler.workers.values():
+            found.setdefault(self.host_of(worker.name), []).append(worker)
+        return found
+
+    async def run(self) -> None:
+        """Keep to the plan for as long as the scheduler runs."""
+        while True:
+            self.planned.clear()
+            try:
+                await self.look()
+            except Exception:
+                logger.exception("Towline could not look at how many workers are needed; it goes on")
+            interval = FIXED_INTERVAL
+            if self.plan is not None and not self.is_fixed():
+                interval = max(0.01, int(self.plan["interval_ms"]) / 1000)
+            try:
+                await asyncio.wait_for(self.planned.wait(), interval)
+            except (asyncio.TimeoutError, TimeoutError):
+                pass
+
+    def is_fixed(self) -> bool:
+        """Somebody chose the number."""
+        return self.plan is not None and self.plan["minimum"] == self.plan["maximum"]
+
+    async def look(self) -> None:
+        """Compare what there is with what is needed, once."""
+        if self.plan is None or self.wanted is None:
+            return
+        plan, here = self.plan, self.present()
+        low, high = int(plan["minimum"]), int(plan["maximum"])
+        target = low if self.is_fixed() else min(max(self.needed(), low), high)
+        fewer = len(here) > target if self.is_fixed() else target < self.wanted
+        if not fewer:
+            self.wanted, self.looks = target, 0
+            return
+        self.looks += 1
+        if self.looks < (FIXED_LOOKS if self.is_fixed() else max(1, int(plan["wait_count"]))):
+            return
+        self.looks = 0
+        if len(here) > target:
+            await self.retire(self.choose(len(here) - target))
+        if plan is self.plan:
+            # Hosts that could not be spared are still wanted; those that have not come yet are no more.
+            self.wanted = target if self.is_fixed() else max(target, min(self.wanted, len(self.present())))
+
+    def present(self) -> list[str]:
+        """Hosts that work, and are to go on with it."""
+        return [host for host in self.hosts() if host not in self.retired | self.leaving]
+
+    def needed(self) -> int:
+        """Hosts that the scheduler's work calls for."""
+        duration = int((self.plan or {})["target_duration_ms"]) / 1000
+        processes = max(1, int((self.plan or {})["processes"]))
+        return math.ceil(int(self.scheduler.adaptive_target(target_duration=duration)) / processes)
+
+    def choose(self, many: int) -> list[str]:
+        """Up to so many hosts: those with the least to lose. Only hosts without work, unless the number was chosen."""
+        workers = self.hosts()
+
+        def cost(host: str) -> tuple[int, int]:
+            return sum(len(w.processing) for w in workers[host]), sum(w.nbytes for w in workers[host])
+
+        candidates = sorted(self.present(), key=cost)
+        if not self.is_fixed():
+            # A task that waits for others' tasks must not be started anew elsewhere.
+            candidates = [h for h in candidates if not any(w.processing or w.long_running for w in workers[h])]
+        return candidates[:many]
+
+    async def retire(self, hosts: Iterable[str]) -> list[str]:
+        """Move the data of these hosts away and have them named as those that may go. Returns those."""
+        workers = self.hosts()
+        hosts = [host for host in hosts if host in workers and host not in self.leaving]
+        if not hosts:
+            return []
+        fixed = self.is_fixed()
+        names = [worker.name for host in hosts for worker in workers[host]]
+        logger.info("Towline retires %d of %d worker hosts", len(hosts), len(workers))
+        self.leaving.update(hosts)
+        try:
+            # Without removing them: a worker that is removed ends by itself, which would look like a failure.
+            moved = set(await self.scheduler.retire_workers(names=names, close_workers=False, remove=False))
+        finally:
+            self.leaving.difference_update(hosts)
+        # Dask leaves those whose data has no place to go as they were. Where somebody chose the number, they go.
+        done = [host for host in hosts if fixed or moved.issuperset(worker.address for worker in workers[host])]
+        self.retired.update(done)
+        return done
+
+    async def retire_chosen(self, comm: Any, workers: list[str], **_: Any) -> list[str]:
+        """Somebody chose these workers, by name or address: their hosts are to go. Returns those that may go now."""
+        known = self.scheduler.workers
+        names = {known[worker].name if worker in known else worker for worker in workers}
+        hosts = {host for host, members in self.hosts().items() if any(member.name in names for member in members)}
+        return await self.retire(sorted(hosts))

@@ -1,0 +1,53 @@
+//! PURE: the number of worker hosts: what the scheduler wants of it, and which hosts go when there are too many.
+
+use super::Action;
+use crate::fleet::intent::Wanted;
+use crate::fleet::limits::FleetSettings;
+use crate::fleet::observed::{Observed, SeenHost, reached};
+use crate::model::{HostState, StartPhase};
+use std::time::Duration;
+use towline_protocol::report::ScalingWord;
+
+/// The number that the scheduler wants, where it may choose and it is a new one. Its word is a wish of a process that
+/// runs users' code: it counts within the limits that a person set.
+pub fn wish(wanted: &Wanted, seen: &Observed) -> Option<u32> {
+    let limits = wanted.adaptive?;
+    let said = word(seen).map_or(wanted.n_workers, |word| word.wanted);
+    let allowed = said.max(limits.minimum).min(limits.maximum);
+    (allowed != wanted.n_workers).then_some(allowed)
+}
+
+/// Worker hosts that count: those that the scheduler has retired take no more tasks.
+pub fn working(seen: &Observed) -> impl Iterator<Item = &SeenHost> {
+    seen.workers().filter(move |host| host.is_useful() && !is_retired(seen, host))
+}
+
+/// Which hosts go. Those that the scheduler has retired, always: they are of no use to anybody. Of those that are too
+/// many the ones that never worked; the others once the scheduler has moved their data away, or has had its time.
+pub fn shrink(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64) -> Vec<Action> {
+    let retired = seen.workers().filter(|host| host.is_useful() && is_retired(seen, host));
+    let mut going: Vec<&SeenHost> = retired.collect();
+    let mut live: Vec<&SeenHost> = working(seen).collect();
+    let excess = live.len().saturating_sub(wanted.n_workers as usize);
+    // The newest first, for it has the least to lose; ids only break ties, so that every pass agrees.
+    let newest = |host: &&SeenHost| (host.record.created_at_ms, host.record.id.clone());
+    live.sort_by_key(|host| (reached(&host.record, StartPhase::Joined), std::cmp::Reverse(newest(host))));
+    let waited = Duration::from_millis(now_ms.saturating_sub(wanted.scaled_at_ms));
+    let asks = can_retire(seen) && waited < settings.hosts.retire;
+    let goes = live.into_iter().take(excess).filter(|host| !(asks && reached(&host.record, StartPhase::Joined)));
+    going.extend(goes);
+    going.into_iter().map(|host| Action::EndHost(host.record.id.clone(), None)).collect()
+}
+
+/// The scheduler is there and does what it is asked.
+fn can_retire(seen: &Observed) -> bool {
+    word(seen).is_some() && seen.scheduler().is_some_and(|scheduler| scheduler.record.state == HostState::Up)
+}
+
+fn word(seen: &Observed) -> Option<&ScalingWord> {
+    seen.scheduler()?.record.said.scaling.as_ref()
+}
+
+fn is_retired(seen: &Observed, host: &SeenHost) -> bool {
+    word(seen).is_some_and(|word| word.retired.contains(&host.record.id))
+}
