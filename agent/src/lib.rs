@@ -12,6 +12,7 @@ pub mod idle;
 pub mod journal;
 pub mod launch;
 pub mod logs;
+mod metrics;
 pub mod observe;
 pub mod reconcile;
 pub mod runner;

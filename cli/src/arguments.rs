@@ -40,7 +40,7 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Remember a control plane and the token for it
     Login(LoginArguments),
-    /// Clusters: list, show, scale, adapt, stop
+    /// Clusters: list, show, events, scale, adapt, stop
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Show the log lines of a cluster, live or after its end
@@ -61,6 +61,11 @@ pub enum Command {
     /// Owner and client keys; used by the Python package
     #[command(subcommand, hide = true)]
     Keys(KeysCommand),
+    /// Say what a code of an error or reason means, and what to do
+    Explain {
+        /// The word in brackets, e.g. synced_late
+        code: String,
+    },
     /// Print the version
     Version,
 }
@@ -86,6 +91,14 @@ pub struct LoginArguments {
 /// `towline cluster …`
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
+    /// Show what happened to a cluster, when and why
+    Events {
+        /// Name or id
+        cluster: String,
+        /// Go on with what happens, until the cluster has ended
+        #[arg(long, short)]
+        follow: bool,
+    },
     /// List clusters
     List {
         /// Ended ones too
@@ -266,8 +279,10 @@ mod tests {
             "towline doctor",
             "towline login https://h:1#sha256:00",
             "towline version",
+            "towline explain synced_late",
             "towline cluster show x",
             "towline cluster stop x",
+            "towline cluster events x --follow --json",
             "towline logs x",
             "towline logs x -f --since 10m --until 2026-01-02T03:04:05Z --filter t --worker a --worker b --scheduler --tail 5",
             "towline host list --cluster x",
@@ -299,6 +314,8 @@ mod tests {
             "towline server init --data-dir d",
             "towline server run --data-dir d --people 127.0.0.1:0 --agents 127.0.0.1:0 --blobs 127.0.0.1:0 --until-stdin-closes",
             "towline server reset --data-dir d --yes",
+            "towline server backup f --data-dir d",
+            "towline server restore f --data-dir d --replace",
             "towline agent --host-dir d",
             "towline agent runner --host-dir d",
         ] {

@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod environment;
 mod exit;
+mod explain;
 mod failure;
 mod files;
 #[cfg(feature = "host")]
@@ -91,6 +92,7 @@ async fn run(arguments: Arguments, output: Output) -> Outcome<Exit> {
         #[cfg(feature = "host")]
         Command::Agent(agent) => return host::agent::run(agent).await,
         Command::Keys(command) => keys::run(command, output)?,
+        Command::Explain { code } => explain::run(&code, output)?,
         Command::Version => output.version(),
     }
     Ok(Exit::Ok)

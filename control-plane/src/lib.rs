@@ -4,6 +4,7 @@
 pub mod api;
 pub mod authority;
 pub mod backends;
+pub mod backup;
 pub mod clock;
 pub mod enrolment;
 pub mod environments;
@@ -11,6 +12,7 @@ pub mod files;
 pub mod fleet;
 mod identity;
 pub mod init;
+mod metrics;
 pub mod model;
 pub mod run;
 pub mod sessions;
@@ -18,6 +20,9 @@ pub mod settings;
 pub mod signer;
 pub mod store;
 mod tasks;
+pub mod timeline;
+#[cfg(test)]
+mod troubleshoot;
 pub mod why;
 
 pub use init::{InitError, InitOptions, Initialised, init};

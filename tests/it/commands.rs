@@ -23,8 +23,13 @@ if __name__ == "__main__":
 "#;
 
 async fn cluster(world: &World) -> Result<(Child, String)> {
+    held(world, CLUSTER).await
+}
+
+/// A script that prints the id of its cluster, and then waits for the end of its standard input.
+pub async fn held(world: &World, script: &str) -> Result<(Child, String)> {
     let file = world.scratch("scripts")?.join("cluster.py");
-    std::fs::write(&file, CLUSTER)?;
+    std::fs::write(&file, script)?;
     let mut command = world.python(&[&file.display().to_string()]);
     command.stdin(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn()?;
@@ -78,7 +83,52 @@ async fn commands_show_and_end_a_running_cluster() -> Result<()> {
     environments(&world).await?;
     tools(&world).await?;
     unknown(&world).await?;
-    end(&world, &id).await
+    events(&world, &id).await?;
+    let follower = world.towline(&["cluster", "events", "seen", "--follow", "--json"]).spawn()?;
+    end(&world, &id).await?;
+    ending(&world, &id, follower).await
+}
+
+fn kinds(events: &[Value]) -> Vec<&str> {
+    events.iter().filter_map(|event| event["detail"]["kind"].as_str()).collect()
+}
+
+/// The start as it is told: every phase of both hosts, in order.
+async fn events(world: &World, id: &str) -> Result<()> {
+    let told = json(world, &["cluster", "events", "seen"]).await?;
+    let events = told["events"].as_array().context("events")?;
+    ensure!(told["cluster"] == id && told["dropped"] == 0, "{told:#}");
+    let told = kinds(events);
+    ensure!(told.first() == Some(&"cluster_requested") && told.contains(&"cluster_running"), "{told:?}");
+    ensure!(told.contains(&"client_admitted"), "{told:?}");
+    for host in json(world, &["host", "list"]).await?.as_array().context("hosts")? {
+        let of_it = events.iter().filter(|event| event["host"] == host["id"]);
+        let phases: Vec<_> = of_it.filter_map(|event| event["detail"]["phase"].as_str()).collect();
+        ensure!(phases == ["created", "booted", "enrolled", "synced", "launched", "joined"], "{phases:?}");
+    }
+    let said = text(world, &["cluster", "events", "seen"]).await?;
+    ensure!(said.lines().count() >= events.len(), "{said}");
+    has(&said, &["asked for a cluster of 1 worker on local", "joined the cluster", "Z  ", " +", "was admitted"])?;
+    let nobody = run(world.towline(&["cluster", "events", "nobody", "--follow"]), LIMIT).await?;
+    ensure!(nobody.code == Some(77), "{nobody:?}");
+    Ok(())
+}
+
+/// Who asked for the end, and each step of it; a follower reads them as they come and ends with the cluster.
+async fn ending(world: &World, id: &str, follower: Child) -> Result<()> {
+    let done = tokio::time::timeout(LIMIT, follower.wait_with_output()).await.context("the follower goes on")??;
+    let followed = String::from_utf8_lossy(&done.stdout);
+    let followed: Vec<Value> = followed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let told = json(world, &["cluster", "events", id]).await?;
+    let events = told["events"].as_array().context("events")?;
+    ensure!(done.status.success() && followed == *events, "followed {:?}\ntold {:?}", kinds(&followed), kinds(events));
+    let asked = events.iter().find(|event| event["detail"]["kind"] == "cluster_ending").context("no ending")?;
+    ensure!(asked["detail"]["by"] == "me", "{asked:#}");
+    let told = kinds(events);
+    ensure!(told.last() == Some(&"cluster_ended"), "{told:?}");
+    ensure!(told.iter().filter(|kind| **kind == "host_signed_off").count() == 2, "{told:?}");
+    ensure!(told.iter().filter(|kind| **kind == "host_ended").count() == 2, "{told:?}");
+    has(&text(world, &["cluster", "events", id]).await?, &["me asked for the cluster's end", "(assigned)", "is gone"])
 }
 
 async fn clusters(world: &World, id: &str) -> Result<()> {

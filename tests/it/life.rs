@@ -164,11 +164,17 @@ async fn agents_accept_assignments_of_a_restored_older_backup() -> Result<()> {
         .await?;
     let mut steps = Steps::start(&world)?;
     let cluster = steps.next().await?["cluster"].as_str().context("cluster")?.to_owned();
-    world.stop_server().await?;
-    let database = world.data.join("server/towline.db");
-    let backup = world.scratch("backup")?.join("towline.db");
-    std::fs::copy(&database, &backup)?;
-    world.start_server().await?;
+    let backup = world.scratch("backup")?.join("kept.tar").display().to_string();
+    let server = |world: &World, arguments: &[&str]| {
+        let mut command = world.towline(&[&["server"], arguments].concat());
+        command.arg("--data-dir").arg(&world.data);
+        towline_tests::world::run(command, LONG)
+    };
+    // While the server runs and hosts report.
+    let kept = server(&world, &["backup", &backup]).await?;
+    ensure!(kept.code == Some(0) && kept.stdout.contains("server's keys"), "{kept:?}");
+    let running = server(&world, &["restore", &backup, "--replace"]).await?;
+    ensure!(running.code == Some(1) && running.stderr.contains("Another server uses"), "{running:?}");
     // A later generation for every host: the scale-up is lost with the restored backup.
     let path = format!("/api/v1/clusters/{cluster}/scale");
     let answer = world.api().request(reqwest::Method::POST, &path, Some(&serde_json::json!({"n_workers": 2}))).await?;
@@ -180,10 +186,10 @@ async fn agents_accept_assignments_of_a_restored_older_backup() -> Result<()> {
         })
         .await?;
     world.stop_server().await?;
-    for suffix in ["-wal", "-shm"] {
-        let _ = std::fs::remove_file(world.data.join(format!("server/towline.db{suffix}")));
-    }
-    std::fs::copy(&backup, &database)?;
+    let refused = server(&world, &["restore", &backup]).await?;
+    ensure!(refused.code == Some(77) && refused.stderr.contains("--replace"), "{refused:?}");
+    let restored = server(&world, &["restore", &backup, "--replace"]).await?;
+    ensure!(restored.code == Some(0) && restored.stdout.contains("server.replaced-"), "{restored:?}");
     world.start_server().await?;
     // A new member needs a roster that the scheduler's host accepts, although it held a newer one with another member.
     let answer = world.api().request(reqwest::Method::POST, &path, Some(&serde_json::json!({"n_workers": 2}))).await?;

@@ -12,6 +12,7 @@ pub mod client;
 pub mod enrol;
 pub mod keys;
 pub mod name;
+pub mod plain;
 pub mod server;
 pub mod websocket;
 

@@ -5,6 +5,7 @@
 
 use super::ConfigError;
 use super::fragments::{Fragments, Value};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,14 +20,16 @@ pub struct Inputs {
     pub renew_identity_after: Option<Duration>,
     /// `withheld_after`: seconds for which a newer assignment may be announced and not received.
     pub withheld_after: Option<Duration>,
+    /// `metrics_listen`: where the agent's metrics are served.
+    pub metrics_listen: Option<SocketAddr>,
     /// `log_spool_bytes`: the most that is kept of log lines that their store does not take.
     pub log_spool_bytes: Option<u64>,
     /// `reconnect_within`: longest pause between two tries to reach the control plane, in seconds.
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 6] =
-    ["log_spool_bytes", "reconnect_within", "renew_identity_after", "store", "uv", "withheld_after"];
+const KEYS: [&str; 7] =
+    ["log_spool_bytes", "metrics_listen", "reconnect_within", "renew_identity_after", "store", "uv", "withheld_after"];
 
 /// Longest time that may be set: what no certificate outlives.
 const MAX_SECONDS: u64 = 96 * 3600;
@@ -40,6 +43,7 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
     for (key, value) in fragments {
         match key.as_str() {
             "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
+            "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),
             "reconnect_within" => inputs.reconnect_within = Some(seconds(key, value)?),
             "renew_identity_after" => inputs.renew_identity_after = Some(seconds(key, value)?),
             "store" => inputs.store = Some(absolute_path(key, value)?),
@@ -70,6 +74,14 @@ fn spool_bytes(key: &str, value: &Value) -> Result<u64, ConfigError> {
     whole
         .filter(|bytes| *bytes >= MIN_SPOOL)
         .ok_or_else(|| wrong(key, value, "a whole number of bytes, 1048576 or more"))
+}
+
+/// A port alone is one of the loopback.
+fn listen_address(key: &str, value: &Value) -> Result<SocketAddr, ConfigError> {
+    let text = value.value.as_str();
+    let port = text.and_then(|text| text.parse::<u16>().ok()).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let address = port.or_else(|| text?.parse().ok());
+    address.ok_or_else(|| wrong(key, value, "a port or an address in quotes, such as \"9465\" or \"127.0.0.1:9465\""))
 }
 
 fn absolute_path(key: &str, value: &Value) -> Result<PathBuf, ConfigError> {

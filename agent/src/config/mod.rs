@@ -6,6 +6,7 @@ mod fragments;
 mod inputs;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Settings {
     pub uv: Option<PathBuf>,
     /// The most that is kept of undelivered log lines; none: by the size of the disk.
     pub log_spool_bytes: Option<u64>,
+    /// Where the agent's metrics are served, without TLS and to anybody who can connect; none: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// From one identity certificate to the next.
     pub renew_identity_after: Duration,
     /// Longest pause between two tries to reach the control plane.
@@ -97,6 +100,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
+        metrics_listen: inputs.metrics_listen,
         renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
         reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
         withheld_after: inputs.withheld_after.unwrap_or(WITHHELD_AFTER),
@@ -122,7 +126,9 @@ mod tests {
         assert_eq!(settings.renew_identity_after, Duration::from_secs(43_200));
         assert_eq!(settings.log_spool_bytes, None);
         let settings = load_from(host("log_spool_bytes = 1048576").path(), &[]).expect("settings");
-        assert_eq!(settings.log_spool_bytes, Some(1_048_576));
+        assert_eq!((settings.log_spool_bytes, settings.metrics_listen), (Some(1_048_576), None));
+        let settings = load_from(host("metrics_listen = \"9465\"").path(), &[]).expect("settings");
+        assert_eq!(settings.metrics_listen.map(|address| address.to_string()), Some("127.0.0.1:9465".to_owned()));
     }
 
     #[test]
@@ -153,6 +159,8 @@ mod tests {
             "uv = []",
             "log_spool_bytes = 1048575",
             "log_spool_bytes = \"1 GiB\"",
+            "metrics_listen = \"here\"",
+            "metrics_listen = 9465",
         ] {
             let refused = load_from(host(text).path(), &[]);
             assert!(matches!(refused, Err(ConfigError::WrongValue { .. })), "{text}: {refused:?}");

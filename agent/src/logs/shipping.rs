@@ -13,6 +13,7 @@ use super::sink::{Sink, SinkError};
 use super::spool::{Look, Spool};
 use super::times::Times;
 use super::{LogFiles, file_error};
+use crate::metrics;
 use std::io;
 use std::path::PathBuf;
 use towline_protocol::log_record::{Gap, GapReason};
@@ -121,6 +122,7 @@ impl Shipping {
             return self.begin_anew(GapReason::SpoolTruncated);
         }
         self.seen = self.seen.max(look.length);
+        metrics::spool(look.length.saturating_sub(self.delivered.offset));
         if self.keep_to_cap(look.length)? {
             return Ok(Step::More);
         }
@@ -177,6 +179,7 @@ impl Shipping {
     fn deliver(&mut self) -> Result<(), ShipError> {
         if !self.taken {
             self.sink.write(self.batch.records())?;
+            metrics::delivered(self.batch.records());
             self.taken = true;
         }
         self.save(self.read)?;

@@ -91,6 +91,7 @@ impl Owner {
                 return self.refused("lease", &refusal);
             }
         };
+        crate::metrics::lease_heard(now);
         let apart = lease.now.since(system).max(system.since(lease.now));
         if apart > CLOCK_SKEW {
             self.tell(EventCode::ClockSkew, vec![apart.as_secs()]);

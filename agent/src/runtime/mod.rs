@@ -27,6 +27,7 @@ pub use parties::{AdoptFailure, Environments, Parties, ProcessRunners, Runner, R
 
 use crate::cluster::activity;
 use crate::ending;
+use crate::metrics;
 use crate::status::{self, Snapshot};
 use owner::Owner;
 use std::sync::Arc;
@@ -96,13 +97,14 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     };
     let link = tokio::spawn(link::run(endpoint, events, stop.clone()));
     let scheduler = tokio::spawn(activity::serve(socket, stop.clone()));
+    let numbers = tokio::spawn(metrics::serve(host.settings.metrics_listen, published.clone(), stop.clone()));
     let publisher = tokio::spawn(status::publish(published, host.directory.clone(), stop.clone()));
     // Without systemd there is no socket and nothing is sent.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     let departure = owner.run(inbox, requests, shutdown).await;
     stop.cancel();
-    for (name, task) in [("link", link), ("scheduler", scheduler), ("status", publisher)] {
+    for (name, task) in [("link", link), ("scheduler", scheduler), ("metrics", numbers), ("status", publisher)] {
         if tokio::time::timeout(JOIN_DEADLINE, task).await.is_err() {
             tracing::warn!(component = "runtime", task = name, "a task did not end in time");
         }

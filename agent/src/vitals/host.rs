@@ -34,17 +34,6 @@ pub fn cpu_times(stat: &str) -> Option<CpuTimes> {
     Some(CpuTimes { busy, cores })
 }
 
-/// Memory in bytes: in use, and all. `/proc/meminfo`, section 1.6 of <https://docs.kernel.org/filesystems/proc.html>.
-pub fn memory(meminfo: &str) -> Option<(u64, u64)> {
-    let entry = |name: &str| {
-        let rest = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        let kib = rest.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok()?;
-        kib.checked_mul(1024)
-    };
-    let total = entry("MemTotal")?;
-    Some((total.checked_sub(entry("MemAvailable")?)?, total))
-}
-
 /// Bytes read and written of each whole device, from `/proc/diskstats` as
 /// <https://docs.kernel.org/admin-guide/iostats.html> has it. Partitions are not in `devices` (the names in `/sys/block`);
 /// devices made of others are left out, as their bytes are those of the others.
@@ -103,14 +92,6 @@ mod tests {
     }
 
     #[test]
-    fn memory_in_use_is_what_nobody_else_could_have() {
-        // After proc.html section 1.6.
-        let text =
-            "MemTotal:        1000 kB\nMemFree:          100 kB\nMemAvailable:     700 kB\nHugePages_Total:   0\n";
-        assert_eq!(memory(text), Some((300 * 1024, 1000 * 1024)));
-    }
-
-    #[test]
     fn disks_are_whole_devices_that_are_made_of_nothing_else() {
         // After iostats.html: the seventeen numbers of a new kernel, the eleven of an old one.
         let text = "   8       0 sda 10 0 4 1 20 0 6 1 0 1 2 0 0 0 0 0 0\n   8       1 sda1 9 0 3 1 19 0 5 1 0 1 2\n \
@@ -140,11 +121,6 @@ mod tests {
             assert_eq!(cpu_times(text), None, "{text:?}");
         }
         assert_eq!(cpu_times(&format!("cpu  {max} 1 1 1 1 1 1\ncpu0 1", max = u64::MAX)), None);
-        for text in
-            ["", "MemTotal: 5 kB\n", "MemTotal: 5 kB\nMemAvailable: 6 kB\n", "MemTotal: x kB\nMemAvailable: 1 kB"]
-        {
-            assert_eq!(memory(text), None, "{text:?}");
-        }
         for text in ["8 0 sda", "8 0 sda 1 1 x 1 1 1 1", "\n"] {
             assert_eq!(disks(text, &names(&["sda"])), None, "{text:?}");
         }

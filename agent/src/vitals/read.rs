@@ -25,7 +25,7 @@ pub fn reading(at: Duration, directory: &Path, runner: Option<u32>) -> Reading {
     Reading {
         at,
         cpu: text("/proc/stat").as_deref().and_then(host::cpu_times),
-        memory: text("/proc/meminfo").as_deref().and_then(host::memory),
+        memory: memory(),
         space: space.map(|space| {
             (space.f_bavail.saturating_mul(space.f_frsize), space.f_blocks.saturating_mul(space.f_frsize))
         }),
@@ -34,6 +34,14 @@ pub fn reading(at: Duration, directory: &Path, runner: Option<u32>) -> Reading {
         hardware: names("/sys/class/net", |path| path.join("device").exists()),
         workload: runner.map(workload),
     }
+}
+
+/// Memory in bytes: in use (what could not be given to somebody else), and all.
+fn memory() -> Option<(u64, u64)> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    // It says nothing rather than failing.
+    (system.total_memory() > 0).then(|| (system.used_memory(), system.total_memory()))
 }
 
 fn workload(runner: u32) -> WorkloadReading {

@@ -3,9 +3,11 @@
 //! Answers are kept as JSON (so that `--json` passes on everything the server said) and read into the light views of
 //! [`views`] where a field is needed. Unknown fields are ignored here: an older binary must be able to list clusters.
 
+mod changes;
 mod http;
 pub mod views;
 
+pub use changes::Changes;
 pub use http::{is_certificate, plain_client, reason};
 
 use crate::exit::Exit;
@@ -19,10 +21,12 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 use tokio_util::io::ReaderStream;
-use views::{BlobCapability, Cluster, Environment, Host, Missing, WhoAmI, Why};
+use views::{BlobCapability, Cluster, Environment, Host, Missing, Timeline, WhoAmI, Why};
 
 /// Limit of one request but uploads.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// Limit of one stream of changes; its reader opens the next.
+const STREAM_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// An upload may take a minute, and as long as this many bytes a second would need.
 const SLOWEST_UPLOAD: u64 = 256 * 1024;
 
@@ -90,6 +94,17 @@ impl Api {
     /// One cluster, by id or name.
     pub async fn cluster(&self, cluster: &str) -> Outcome<Answer<Cluster>> {
         self.get(&["clusters", cluster], &[]).await
+    }
+
+    /// What happened to a cluster after event number `after`: one page.
+    pub async fn timeline(&self, cluster: &str, after: u64) -> Outcome<Answer<Timeline>> {
+        self.get(&["clusters", cluster, "timeline"], &[("after", &after.to_string()), ("limit", "1000")]).await
+    }
+
+    /// Notices of changes of a cluster, the first one at once.
+    pub async fn changes(&self, cluster: &str) -> Outcome<Changes> {
+        let request = self.request(Method::GET, &["clusters", cluster, "events"])?.timeout(STREAM_LIMIT);
+        Changes::open(request, self.place()).await
     }
 
     /// Ask for a cluster's end.

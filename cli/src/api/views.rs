@@ -95,6 +95,29 @@ pub struct Reason {
     pub remedy: String,
 }
 
+/// A part of what happened to a cluster.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Timeline {
+    /// Oldest first.
+    pub events: Vec<Happened>,
+    /// After which number to go on, if there is more.
+    pub next: Option<u64>,
+    /// How many events are no longer there.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
+/// One event. Its kind and what belongs to it are for programs, which get the JSON.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Happened {
+    /// Its number.
+    pub sequence: u64,
+    /// When, Unix milliseconds.
+    pub at_ms: u64,
+    /// The sentence.
+    pub message: String,
+}
+
 /// Where log lines lie.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Logs {

@@ -1,4 +1,4 @@
-//! `towline cluster list | show | scale | adapt | stop`.
+//! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`'.
 
 use super::why::{show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
@@ -17,8 +17,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 
 /// Run one of the commands.
 pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output) -> Outcome<()> {
+    if let ClusterCommand::Events { cluster, follow } = command {
+        return super::events::run(&cluster, follow, profile, output).await;
+    }
     let api = api(profile)?;
     match command {
+        ClusterCommand::Events { .. } => Ok(()),
         ClusterCommand::List { all } => list(&api, all, output).await,
         ClusterCommand::Show { cluster } => show(&api, &cluster, output).await,
         ClusterCommand::Scale { cluster, workers } => {

@@ -1,7 +1,8 @@
-//! What people ask of a control plane: clusters, hosts, environments, log lines.
+//! What people ask of a control plane: clusters, hosts, environments, events, log lines.
 
 pub mod cluster;
 pub mod environment;
+pub mod events;
 pub mod host;
 pub mod logs;
 mod why;

@@ -35,6 +35,25 @@ pub enum ServerCommand {
     },
     /// Run control plane and blob store until interrupted
     Run(ServerRunArguments),
+    /// Keep records, settings and keys in one file; the server may run meanwhile
+    Backup {
+        /// The new file; whoever holds it holds the server's keys
+        file: PathBuf,
+        /// Where everything lies; default: $XDG_DATA_HOME/towline
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+    /// Bring a server back from such a file
+    Restore {
+        /// The file that `backup` made
+        file: PathBuf,
+        /// Where everything is to lie; default: $XDG_DATA_HOME/towline
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// Put the server that is there aside; hosts, blobs and log lines stay
+        #[arg(long)]
+        replace: bool,
+    },
     /// Delete a server with everything it stores
     Reset {
         /// Where everything lies; default: $XDG_DATA_HOME/towline

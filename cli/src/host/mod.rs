@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod arguments;
+mod backup;
 pub mod blobs;
 pub mod ending;
 pub mod lock;

@@ -1,4 +1,4 @@
-//! `towline server init | run | reset`: the seam to the control plane.
+//! `towline server init | run | backup | restore | reset`: the seam to the control plane.
 //!
 //! `run` holds the lock of the data directory, the blob store as a child, and the control plane in this process; when
 //! all of them listen it writes a profile for this machine's own user.
@@ -44,6 +44,12 @@ pub async fn run(command: ServerCommand, output: Output) -> Outcome<Exit> {
             Ok(Exit::Ok)
         }
         ServerCommand::Run(arguments) => serve(arguments, output).await,
+        ServerCommand::Backup { file, data_dir } => super::backup::keep(&directory(data_dir)?, &file, output).await,
+        ServerCommand::Restore { file, data_dir, replace } => {
+            let data_dir = directory(data_dir)?;
+            let _lock = lock(&data_dir)?;
+            super::backup::bring_back(&file, &data_dir, replace, output).await
+        }
         ServerCommand::Reset { data_dir, yes } => reset(&directory(data_dir)?, yes, output),
         ServerCommand::Blobs { data_dir, listen } => blobs::serve(&data_dir, listen).await,
     }

@@ -60,7 +60,10 @@ pub async fn stop(
     Part(cluster): Part,
 ) -> Result<(StatusCode, Json<ClusterView>), Problem> {
     let record = state.find_own_cluster(&caller, &cluster).await?;
-    let record = state.store().update_cluster(&record.id, |cluster| cluster.stop(&caller.person)).await?;
+    let record = state
+        .store()
+        .update_cluster_by(Some(&caller.person), &record.id, |cluster| cluster.stop(&caller.person))
+        .await?;
     state.nudge(&record.id);
     Ok((StatusCode::ACCEPTED, Json(state.view(&record).await?)))
 }
@@ -98,7 +101,7 @@ pub async fn scale(
     create::check_workers(scale.n_workers, &state.settings().limits)?;
     let record = state.find_own_cluster(&caller, &cluster).await?;
     let now_ms = state.now_ms();
-    change_number(&state, record, scale.n_workers, |cluster| {
+    change_number(&state, &caller, record, scale.n_workers, |cluster| {
         cluster.adaptive = None;
         cluster.scale(scale.n_workers, now_ms);
     })
@@ -157,7 +160,7 @@ pub async fn adapt(
     let now_ms = state.now_ms();
     // Without a limit of its own it takes what room there is.
     let highest = asked.maximum.unwrap_or(minimum);
-    change_number(&state, record, highest, |cluster| {
+    change_number(&state, &caller, record, highest, |cluster| {
         cluster.adaptive = Some(adaptive);
         cluster.scale(cluster.n_workers.clamp(adaptive.minimum, adaptive.maximum), now_ms);
     })
@@ -187,6 +190,7 @@ fn check_adaptive(adaptive: &Adaptive) -> Result<(), Problem> {
 /// Change how many hosts a cluster has, at most `highest`, unless it has ended or has no room for them.
 async fn change_number(
     state: &ApiState,
+    caller: &Caller,
     record: ClusterRecord,
     highest: u32,
     change: impl FnOnce(&mut ClusterRecord) + Send,
@@ -202,7 +206,7 @@ async fn change_number(
     let mut ended = false;
     let record = state
         .store()
-        .update_cluster(&record.id, |cluster| {
+        .update_cluster_by(Some(&caller.person), &record.id, |cluster| {
             // Judged inside the transaction: the cluster may have ended since it was found.
             ended = cluster.wish == Wish::End || cluster.state.is_terminal();
             if !ended {

@@ -14,6 +14,7 @@ mod observe;
 mod problem;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod view;
 mod whoami;
 
@@ -163,6 +164,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(clusters::why))
         .routes(routes!(admissions::admit))
         .routes(routes!(events::events))
+        .routes(routes!(timeline::timeline))
         .routes(routes!(hosts::list))
         .routes(routes!(hosts::show))
         .routes(routes!(hosts::why))

@@ -20,7 +20,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
     let id = random_hex(8);
-    let span = tracing::info_span!("request", component = "api", %method, route, request_id = id);
+    let span = tracing::info_span!("request", component = "api", %method, route = route.as_str(), request_id = id);
     let started = Instant::now();
     let answer = tokio::time::timeout(REQUEST_DEADLINE, next.run(request)).instrument(span.clone()).await;
     let mut response = answer.unwrap_or_else(|_| {
@@ -30,6 +30,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    crate::metrics::get().request(&route, &method, response.status(), started.elapsed());
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let status = response.status().as_u16();
     span.in_scope(|| {

@@ -30,11 +30,13 @@ macro_rules! codes {
                 match self { $(Self::$variant => StatusCode::$status),* }
             }
 
-            fn title(self) -> &'static str {
+            /// What it means, in a few words.
+            pub(crate) fn title(self) -> &'static str {
                 match self { $(Self::$variant => $title),* }
             }
 
-            fn remedy(self) -> &'static str {
+            /// What to do about it, unless the problem says more.
+            pub(crate) fn remedy(self) -> &'static str {
                 match self { $(Self::$variant => $remedy),* }
             }
         }

@@ -122,6 +122,7 @@ async fn enrol(
         return Err(Refusal::BadProof);
     }
     let (cluster, enrolled) = redeem(&shared.parts, &request).await?;
+    crate::metrics::get().enrolment("granted");
     shared.parts.fleet.nudge(&cluster.id);
     Ok(Json(EnrolmentGrant {
         certificate_chain: enrolled.chain,

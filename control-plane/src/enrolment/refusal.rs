@@ -107,6 +107,7 @@ impl IntoResponse for Refusal {
             }
             _ => tracing::info!(component = "enrolment", code = words.code, "enrolment refused"),
         }
+        crate::metrics::get().enrolment(words.code);
         let body = serde_json::json!({
             "type": format!("urn:towline:error:{}", words.code),
             "title": "enrolment refused",

@@ -191,6 +191,7 @@ impl Fleet {
             }
             if before.contains(&host) {
                 tracing::warn!(component = "fleet", backend, host_id = %host, "destroying a host that no record wants");
+                crate::metrics::get().janitor("stranger_destroyed", 1);
                 self.start(Operation::Destroy, backend, &host, None);
             }
             self.seen.strangers.insert(host);

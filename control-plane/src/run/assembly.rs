@@ -34,6 +34,7 @@ use towline_protocol::time::UnixSeconds;
 use towline_protocol::trust::Delegation;
 use towline_transport::authority::Authority;
 use towline_transport::client::http_client;
+use towline_transport::plain;
 use towline_transport::server::{Limits, Tap, serve_tapped};
 
 /// Between two samples of a host's vitals.
@@ -128,10 +129,11 @@ impl Ground {
     }
 }
 
-/// The two listeners, bound.
+/// The listeners, bound.
 struct Bound {
     people: TcpListener,
     agents: TcpListener,
+    metrics: Option<TcpListener>,
     place: Ready,
 }
 
@@ -139,15 +141,20 @@ impl Bound {
     async fn new(ground: &Ground, options: &RunOptions) -> Result<Self, RunError> {
         let (people, people_address) = bind("people", options.people).await?;
         let (agents, agents_address) = bind("agents", options.agents).await?;
+        let metrics = match ground.settings.metrics_listen {
+            Some(address) => Some(bind("metrics", address).await?),
+            None => None,
+        };
         let place = Ready {
             pid: std::process::id(),
             people_url: url(people_address),
             agents_url: url(agents_address),
             blobs_url: options.blobs_url.clone(),
+            metrics_url: metrics.as_ref().map(|(_, address)| format!("http://{}/metrics", reached_at(*address))),
             ca_sha256: ground.authority.certificate_sha256(),
             ca_file: ground.files.ca_certificate(),
         };
-        Ok(Self { people, agents, place })
+        Ok(Self { people, agents, metrics: metrics.map(|(listener, _)| listener), place })
     }
 }
 
@@ -156,6 +163,7 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
     let ground = Ground::read(files).await?;
     let (signer, authority) = (ground.signer()?, ground.host_authority());
     let hub = SessionHub::new();
+    let metrics_hub = hub.clone();
     let renewer = ground.renewer(signer.clone(), hub.clone());
     let (agents_tls, people_tls) = renewer.listeners(ground.now)?;
     let tls = ListenerTls { agents: watch::Sender::new(agents_tls), people: watch::Sender::new(people_tls) };
@@ -195,6 +203,13 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
         |who, listener, tls, router| listen(who, listener, tls, router, front_stop.clone(), options.tap.clone());
     front.spawn(listener("people", bound.people, tls.people.subscribe(), people_router));
     front.spawn(listener("agents", bound.agents, tls.agents.subscribe(), agents_router));
+    if let Some(listener) = bound.metrics {
+        let (store, hub, stop) = (ground.store.clone(), metrics_hub, front_stop.clone());
+        front.spawn(async move {
+            plain::serve(listener, crate::metrics::router(store, hub), stop).await;
+            ("metrics", Ok(()))
+        });
+    }
     let back = back(&ground, fleet_joined, renewer, tls, &back_stop);
     let backends = Box::pin(async move { local.join().await });
     Ok((
@@ -290,12 +305,16 @@ async fn listen(
 
 /// How programs on this machine reach a listener: one on every address is reached on the loopback.
 fn url(address: SocketAddr) -> String {
+    format!("https://{}", reached_at(address))
+}
+
+fn reached_at(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    format!("https://{}", SocketAddr::new(ip, address.port()))
+    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

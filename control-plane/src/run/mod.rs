@@ -55,6 +55,9 @@ pub struct Ready {
     pub agents_url: String,
     /// The blob store.
     pub blobs_url: String,
+    /// Its metrics, if they are served.
+    #[serde(default)]
+    pub metrics_url: Option<String>,
     /// SHA-256 of the control plane CA's certificate.
     pub ca_sha256: Digest,
     /// That certificate's file.

@@ -2,14 +2,17 @@
 //!
 //! Three steps, each its own type: a [`Fragment`] is one file as written (every key optional, unknown keys refused), the
 //! fragments in order give one merged fragment, and [`Settings`] is that with the defaults filled in and checked. Must
-//! not hold secrets or addresses: those are files and run options. Driven by `init`, `run` and tests.
+//! not hold secrets, nor the addresses that people and agents use: those are files and run options. Driven by `init`, `run` and tests.
 
+mod address;
 mod span;
 
 use crate::model::StartPhase;
 use crate::signer::capacity;
+use address::ListenAddress;
 use serde::Deserialize;
 use span::Span;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use towline_protocol::LONGEST_LIFETIME;
@@ -28,6 +31,8 @@ pub struct Settings {
     pub trust_domain: String,
     /// Names and addresses that the listeners' certificates carry beside the loopback ones.
     pub names: Vec<String>,
+    /// Where the server's metrics are served, without TLS and to anybody who can connect; none: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Limits of the start phases.
     pub phases: PhaseLimits,
     /// When clusters end by themselves.
@@ -174,6 +179,7 @@ pub enum SettingsError {
 pub struct Fragment {
     trust_domain: Option<String>,
     names: Option<Vec<String>>,
+    metrics_listen: Option<ListenAddress>,
     phases: PhasesFragment,
     rules: RulesFragment,
     validity: ValidityFragment,
@@ -219,6 +225,7 @@ impl Fragment {
         Self {
             trust_domain: later.trust_domain.or(self.trust_domain),
             names: later.names.or(self.names),
+            metrics_listen: later.metrics_listen.or(self.metrics_listen),
             phases: self.phases.overlaid(later.phases),
             rules: self.rules.overlaid(later.rules),
             validity: self.validity.overlaid(later.validity),
@@ -259,7 +266,15 @@ impl Settings {
         check_members(&limits)?;
         let trust_domain = inputs.trust_domain.unwrap_or_else(|| "towline.local".to_owned());
         check_trust_domain(&trust_domain)?;
-        Ok(Self { trust_domain, names: inputs.names.unwrap_or_default(), phases, rules, validity, limits })
+        Ok(Self {
+            trust_domain,
+            names: inputs.names.unwrap_or_default(),
+            metrics_listen: inputs.metrics_listen.map(|address| address.0),
+            phases,
+            rules,
+            validity,
+            limits,
+        })
     }
 }
 

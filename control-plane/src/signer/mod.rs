@@ -131,6 +131,7 @@ impl Signer {
             expires_at: now.plus(self.times.instruction),
             ..wanted.clone()
         };
+        crate::metrics::get().assignments_signed.inc();
         Some(SignedAssignment { position, content, envelope: envelope::sign(&document, &self.key) })
     }
 

@@ -1,7 +1,8 @@
 //! Clusters: insertion with names and idempotency keys, reads, transactional updates.
 
-use super::{Doing, Store, StoreError, from_body, id_of, number, signed, to_body};
+use super::{Doing, Store, StoreError, from_body, id_of, number, signed, timeline, to_body};
 use crate::model::ClusterRecord;
+use crate::timeline as events;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 use towline_protocol::ids::{ClusterId, Digest, WorkspaceId};
@@ -135,6 +136,7 @@ impl Store {
             .await
             .doing("keep an idempotency key")?;
         }
+        timeline::append(&mut transaction, &record.id, vec![events::of_new_cluster(&record)]).await?;
         transaction.commit().await.doing("commit a new cluster")?;
         self.changed(&record.id);
         Ok(Inserted::New)
@@ -203,6 +205,16 @@ impl Store {
         id: &ClusterId,
         change: impl FnOnce(&mut ClusterRecord) + Send,
     ) -> Result<ClusterRecord, StoreError> {
+        self.update_cluster_by(None, id, change).await
+    }
+
+    /// The same, asked for by a person: the timeline says who.
+    pub async fn update_cluster_by(
+        &self,
+        person: Option<&str>,
+        id: &ClusterId,
+        change: impl FnOnce(&mut ClusterRecord) + Send,
+    ) -> Result<ClusterRecord, StoreError> {
         let mut transaction = self.writer.begin().await.doing("begin a change of a cluster")?;
         let row = sqlx::query("SELECT id, revision, body FROM clusters WHERE id = $1")
             .bind(id.as_str())
@@ -225,6 +237,8 @@ impl Store {
             .execute(&mut *transaction)
             .await
             .doing("change a cluster")?;
+        let told = events::of_cluster(&before, &record, person, crate::clock::unix_ms());
+        timeline::append(&mut transaction, id, told).await?;
         transaction.commit().await.doing("commit a change of a cluster")?;
         self.changed(id);
         Ok(record)

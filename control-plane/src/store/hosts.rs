@@ -1,8 +1,10 @@
 //! Hosts and admitted clients of clusters.
 
 use super::clusters::touch;
-use super::{Doing, Store, StoreError, from_body, id_of, signed, to_body};
+use super::{Doing, Store, StoreError, from_body, id_of, signed, timeline, to_body};
+use crate::clock::unix_ms;
 use crate::model::{HostRecord, MemberRecord};
+use crate::timeline as events;
 use sqlx::sqlite::SqliteRow;
 use towline_protocol::ids::{ClusterId, HostId};
 
@@ -20,6 +22,7 @@ impl Store {
             .await
             .doing("insert a host")?;
         touch(&mut transaction, &record.cluster).await?;
+        timeline::append(&mut transaction, &record.cluster, vec![events::of_new_host(&record)]).await?;
         transaction.commit().await.doing("commit a new host")?;
         self.changed(&record.cluster);
         Ok(())
@@ -56,6 +59,15 @@ impl Store {
         Ok(rows.iter().filter_map(place).collect())
     }
 
+    /// The record of every host for which a backend may still hold something. One that cannot be read is left out.
+    pub async fn live_host_records(&self) -> Result<Vec<HostRecord>, StoreError> {
+        let rows = sqlx::query("SELECT id, body FROM hosts WHERE live = 1")
+            .fetch_all(&self.readers)
+            .await
+            .doing("read live hosts")?;
+        Ok(rows.iter().filter_map(|row| from_body("host", row).ok()).collect())
+    }
+
     /// Change a host in one transaction. Counts and announces it as a change of its cluster, unless `change` left it
     /// as it was. Id and cluster of a host never change.
     pub async fn update_host(
@@ -84,6 +96,7 @@ impl Store {
             .await
             .doing("change a host")?;
         touch(&mut transaction, &record.cluster).await?;
+        timeline::append(&mut transaction, &record.cluster, events::of_host(&before, &record, unix_ms())).await?;
         transaction.commit().await.doing("commit a change of a host")?;
         self.changed(&record.cluster);
         Ok(record)
@@ -125,6 +138,7 @@ impl Store {
             .await
             .doing("write a new member")?;
         touch(&mut transaction, &record.cluster).await?;
+        timeline::append(&mut transaction, &record.cluster, vec![events::of_admission(&record, unix_ms())]).await?;
         transaction.commit().await.doing("commit an admission")?;
         self.changed(&record.cluster);
         Ok(Ok(true))

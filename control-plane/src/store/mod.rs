@@ -11,6 +11,7 @@ mod hosts;
 mod people;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timeline;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +29,7 @@ use towline_protocol::time::UnixSeconds;
 pub use clusters::{Idempotency, Inserted};
 pub use enrolment::{Redemption, TokenRecord};
 pub use people::{PersonToken, Role, WorkspaceRecord};
+pub use timeline::{TIMELINE_LIMIT, TimelinePage, TimelineRow};
 
 /// How many changes a slow reader may fall behind before it must read everything again.
 const CHANGES_CAPACITY: usize = 1024;
@@ -191,14 +193,34 @@ impl Store {
     }
 }
 
+/// The newest version of the tables that this program knows.
+pub fn newest_schema() -> i64 {
+    migrator().iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Copy the database at `from`, which a server may be using, to the new file `to`. Returns the version of its tables.
+///
+/// The copy is what one moment's commits left; writers go on meanwhile.
+pub async fn copy_database(from: &Path, to: &Path) -> Result<i64, StoreError> {
+    let options = SqliteConnectOptions::new().filename(from).busy_timeout(ACQUIRE_TIMEOUT);
+    let open = |source| StoreError::Open { path: from.to_owned(), source };
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.map_err(open)?;
+    let schema = sqlx::query("SELECT MAX(version) AS version FROM _sqlx_migrations").fetch_one(&pool).await;
+    let schema = schema.doing("read the version of the tables")?.get::<i64, _>("version");
+    let copied = sqlx::query("VACUUM INTO $1").bind(to.to_string_lossy()).execute(&pool).await;
+    pool.close().await;
+    copied.doing("copy the database")?;
+    Ok(schema)
+}
+
 fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "first light".into(),
-        MigrationType::Simple,
-        include_str!("migrations/sqlite/0001_first_light.sql").into_sql_str(),
-        false,
-    )])
+    let migration = |number, name: &'static str, sql: &'static str| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "first light", include_str!("migrations/sqlite/0001_first_light.sql")),
+        migration(4, "timeline", include_str!("migrations/sqlite/0004_timeline.sql")),
+    ])
 }
 
 /// Says what was being done when a query failed.
@@ -208,7 +230,10 @@ trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, sqlx::Error> {
     fn doing(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Query { doing, source })
+        self.map_err(|source| {
+            crate::metrics::get().store_error(doing);
+            StoreError::Query { doing, source }
+        })
     }
 }
 

@@ -1,5 +1,5 @@
-//! Forgets what nobody needs any more: old idempotency keys, log streams of clusters that ended long ago and full log
-//! files as old, and what is left of local hosts that did.
+//! Forgets what nobody needs any more: old idempotency keys, timelines and log streams of clusters that ended long ago and
+//! full log files as old, and what is left of local hosts that did.
 //!
 //! Must not touch hosts that have not ended: the fleet looks after them. Idempotent; runs once an hour.
 
@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_secs(3600);
 /// A request is not sent again after this long.
 const KEEP_KEYS: Duration = Duration::from_secs(2 * 24 * 3600);
 
-/// Log streams are kept this long after their cluster ended, and a host's directory after the host did.
+/// Log streams and the timeline are kept this long after their cluster ended, and a host's directory after the host did.
 const KEEP_LOGS: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The folders that are looked after.
@@ -52,16 +52,27 @@ fn before(now_ms: u64, keep: Duration) -> u64 {
 
 async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), StoreError> {
     let forgotten = store.forget_idempotency_keys(before(now_ms, KEEP_KEYS)).await?;
+    let told = store.forget_timelines(before(now_ms, KEEP_LOGS)).await?;
     let (streams, full) = remove_streams(store, &folders.logs, now_ms).await?;
     let hosts = remove_hosts(store, &folders.hosts, now_ms).await?;
-    if forgotten + streams + full + hosts > 0 {
+    for (action, count) in [
+        ("keys_forgotten", forgotten),
+        ("timeline_rows_forgotten", told),
+        ("log_streams_removed", streams),
+        ("log_files_removed", full),
+        ("host_directories_removed", hosts),
+    ] {
+        crate::metrics::get().janitor(action, count);
+    }
+    if forgotten + told + streams + full + hosts > 0 {
         tracing::info!(
             component = "housekeeping",
             forgotten,
+            told,
             streams,
             full,
             hosts,
-            "old keys, log streams, full log files and directories of hosts removed"
+            "old keys, timelines, log streams, full log files and directories of hosts removed"
         );
     }
     Ok(())

@@ -313,3 +313,31 @@ async fn an_admission_is_no_longer_than_its_fields_need() {
     let (_, problem) = owned.admit("client-one", padded).await;
     assert_eq!(problem["code"], "admission_invalid", "{problem}");
 }
+
+#[tokio::test]
+async fn what_happened_is_told_in_pages_to_the_workspace_only() {
+    let ground = Ground::with_environment().await;
+    let (_, cluster) = ground.post("/api/v1/clusters", &body()).await;
+    let id = cluster["id"].as_str().unwrap();
+    ground.post(&format!("/api/v1/clusters/{id}/scale"), &json!({ "n_workers": 5 })).await;
+    ground.delete(&format!("/api/v1/clusters/{id}")).await;
+    let path = format!("/api/v1/clusters/{id}/timeline");
+    let (status, all) = ground.get(&path).await;
+    assert_eq!(status, StatusCode::OK, "{all}");
+    let kinds: Vec<_> = all["events"].as_array().unwrap().iter().map(|event| event["detail"]["kind"].clone()).collect();
+    assert_eq!(kinds, ["cluster_requested", "cluster_scaled", "cluster_ending"]);
+    assert_eq!(all["events"][1]["message"], "ada scaled from 2 to 5 workers");
+    assert_eq!((&all["next"], &all["dropped"]), (&json!(null), &json!(0)));
+
+    let (_, first) = ground.get("/api/v1/clusters/first/timeline?limit=2").await;
+    assert_eq!((first["events"].as_array().unwrap().len(), &first["next"]), (2, &json!(2)));
+    let (_, rest) = ground.get(&format!("{path}?after=2&limit=2")).await;
+    assert_eq!((&rest["events"][0]["sequence"], &rest["next"]), (&json!(3), &json!(null)));
+
+    for query in ["limit=0", "limit=1001", "after=-1", "after=18446744073709551615", "since=1"] {
+        let (status, problem) = ground.get(&format!("{path}?{query}")).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &json!("query_invalid")), "{query}");
+    }
+    let (status, _) = read(ground.send(request(Method::GET, &path, super::EVE, None)).await).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its ground must stop")]
 
 pub(crate) mod records;
+mod timelines;
 
 use self::records::{cluster, host, member, spki, store, workspace};
 use super::*;

@@ -1,0 +1,83 @@
+//! PURE: an event as a sentence for people. Programs read the event itself.
+
+use super::{Cause, Happening};
+use crate::model::StartPhase;
+use serde::Serialize;
+use std::time::Duration;
+use towline_protocol::ids::HostId;
+
+/// What happened to `host` (or to the cluster, if none), in one sentence without a full stop.
+pub fn of(what: &Happening, host: Option<&HostId>) -> String {
+    let host = host.map_or_else(|| "a host".to_owned(), ToString::to_string);
+    match what {
+        Happening::ClientAdmitted { client } => format!("{client} was admitted"),
+        Happening::ClusterAdapted { by, minimum, maximum } => {
+            let by = by.as_deref().unwrap_or("somebody");
+            format!("{by} lets the scheduler choose between {minimum} and {}", workers(*maximum))
+        }
+        Happening::ClusterEnded { failed: true, code } => with_code("the cluster has failed", code.as_deref()),
+        Happening::ClusterEnded { failed: false, code } => with_code("the cluster has ended", code.as_deref()),
+        Happening::ClusterEnding { by: Some(by), .. } => format!("{by} asked for the cluster's end"),
+        Happening::ClusterEnding { by: None, why } => because("the cluster is being ended", why.as_ref()),
+        Happening::ClusterNoted { why } => because("not all is well", Some(why)),
+        Happening::ClusterRequested { by, n_workers, backend } => {
+            format!("{by} asked for a cluster of {} on {backend}", workers(*n_workers))
+        }
+        Happening::ClusterRunning => "the cluster runs: its scheduler takes connections".to_owned(),
+        Happening::ClusterScaled { by, from, to } => {
+            let by = by.as_deref().unwrap_or("the scheduler");
+            format!("{by} scaled from {from} to {}", workers(*to))
+        }
+        Happening::HostBanned => format!("{host} was shut out: two machines spoke as it"),
+        Happening::HostEnded => format!("{host} is gone"),
+        Happening::HostEnding { why } => because(&format!("{host} was told to end"), why.as_ref()),
+        Happening::HostFailed { why } => because(&format!("{host} failed"), why.as_ref()),
+        Happening::HostLate { why } => because(&format!("{host} is late"), Some(why)),
+        Happening::HostNoted { why } => because(&format!("{host} has trouble and goes on trying"), Some(why)),
+        Happening::HostReached { phase, millis } => format!("{host} {} ({})", reached(*phase), seconds(*millis)),
+        Happening::HostRequested { role } => format!("{host} was requested for a {}", role.as_str()),
+        Happening::HostRestarted { attempts } => format!("the agent of {host} was started again (start {attempts})"),
+        Happening::HostSignedOff { reason, stopped, killed } => {
+            let killed = if *killed == 0 { String::new() } else { format!(", {killed} of them killed") };
+            format!("{host} signed off ({}); processes stopped: {stopped}{killed}", word(reason))
+        }
+        Happening::HostVerdict { verdict, reasons } => {
+            let reasons: Vec<String> = reasons.iter().map(word).collect();
+            let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+            format!("{host} is {}{why}", word(verdict))
+        }
+    }
+}
+
+fn because(what: &str, why: Option<&Cause>) -> String {
+    why.map_or_else(|| what.to_owned(), |why| format!("{what}: {} [{}]", why.message, why.code))
+}
+
+fn with_code(what: &str, code: Option<&str>) -> String {
+    code.map_or_else(|| what.to_owned(), |code| format!("{what} [{code}]"))
+}
+
+fn workers(count: u32) -> String {
+    if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
+}
+
+fn reached(phase: StartPhase) -> &'static str {
+    match phase {
+        StartPhase::Requested => "was requested",
+        StartPhase::Created => "was created",
+        StartPhase::Booted => "booted",
+        StartPhase::Enrolled => "enrolled",
+        StartPhase::Synced => "has its packages",
+        StartPhase::Launched => "launched Dask",
+        StartPhase::Joined => "joined the cluster",
+    }
+}
+
+fn seconds(millis: u64) -> String {
+    format!("{:.1} s", Duration::from_millis(millis).as_secs_f64())
+}
+
+/// The stable word of a closed enum.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
