@@ -178,7 +178,13 @@ mod tests {
             disk_free: Some(7),
             ..Vitals::default()
         };
-        let verdict = Verdict { state: VerdictState::Idle, reasons: Vec::new(), idle_for: 0, no_client_for: None };
+        let verdict = Verdict {
+            state: VerdictState::Idle,
+            reasons: Vec::new(),
+            idle_for: 0,
+            no_client_for: None,
+            held_for: std::collections::BTreeMap::new(),
+        };
         let report = Report { vitals: Some(vitals), verdict: Some(verdict), ..Report::default() };
         let snapshot = Snapshot { report, connected: true, runner: None };
         let after = |millis| BootTime(Duration::from_millis(millis));

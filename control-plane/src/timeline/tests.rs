@@ -33,7 +33,7 @@ fn host_kinds(change: impl FnOnce(&mut HostRecord)) -> Vec<&'static str> {
 }
 
 fn verdict_of(state: VerdictState, reasons: Vec<VerdictReason>) -> Verdict {
-    Verdict { state, reasons, idle_for: 0, no_client_for: None, held_for: Vec::new() }
+    Verdict { state, reasons, idle_for: 0, no_client_for: None, held_for: std::collections::BTreeMap::new() }
 }
 
 #[test]

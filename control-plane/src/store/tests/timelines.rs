@@ -12,7 +12,13 @@ async fn kinds(store: &Store, cluster: &ClusterId) -> Vec<&'static str> {
 }
 
 fn verdict(state: VerdictState) -> Option<Verdict> {
-    Some(Verdict { state, reasons: Vec::new(), idle_for: 0, no_client_for: None, held_for: Vec::new() })
+    Some(Verdict {
+        state,
+        reasons: Vec::new(),
+        idle_for: 0,
+        no_client_for: None,
+        held_for: std::collections::BTreeMap::new(),
+    })
 }
 
 #[tokio::test]
