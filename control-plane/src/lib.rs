@@ -18,6 +18,7 @@ pub mod settings;
 pub mod signer;
 pub mod store;
 mod tasks;
+pub mod tokens;
 
 pub use init::{InitError, InitOptions, Initialised, init};
 pub use run::{Ready, RunError, RunOptions, Tap, run};

@@ -27,7 +27,7 @@ use towline_protocol::time::UnixSeconds;
 
 pub use clusters::{Idempotency, Inserted};
 pub use enrolment::{Redemption, TokenRecord};
-pub use people::{PersonToken, Role, WorkspaceRecord};
+pub use people::{PersonToken, Role, Standing, WorkspaceRecord};
 
 /// How many changes a slow reader may fall behind before it must read everything again.
 const CHANGES_CAPACITY: usize = 1024;
@@ -191,14 +191,22 @@ impl Store {
     }
 }
 
+/// Every step of the tables, oldest first. A step that was released is never edited.
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "first light", include_str!("migrations/sqlite/0001_first_light.sql")),
+    (2, "tokens", include_str!("migrations/sqlite/0002_tokens.sql")),
+];
+
 fn migrator() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "first light".into(),
-        MigrationType::Simple,
-        include_str!("migrations/sqlite/0001_first_light.sql").into_sql_str(),
-        false,
-    )])
+    migrator_up_to(i64::MAX)
+}
+
+/// Only the steps up to this one: a test makes the database of an older version.
+fn migrator_up_to(last: i64) -> Migrator {
+    let steps = MIGRATIONS.into_iter().filter(|(version, ..)| *version <= last).map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(steps.collect())
 }
 
 /// Says what was being done when a query failed.
