@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 #[cfg(feature = "host")]
 pub use crate::host::arguments::{AgentArguments, DemoArguments, ServerCommand};
+use crate::operate::arguments::TokenCommand;
 
 /// Dask clusters in your own account, run by your own small control plane.
 #[derive(Debug, Parser)]
@@ -51,6 +52,9 @@ pub enum Command {
     /// Environments: scan, list, show
     #[command(subcommand, name = "env")]
     Environment(EnvironmentCommand),
+    /// People's tokens: create, list, revoke
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Run a control plane
     #[cfg(feature = "host")]
     #[command(subcommand)]
@@ -256,6 +260,10 @@ mod tests {
             "towline env scan --python p --dry-run",
             "towline env list",
             "towline env show d",
+            "towline token create --name n --person p --role viewer --expires 30d",
+            "towline token create --name n --person p --role admin --expires never --json",
+            "towline token list --all",
+            "towline token revoke to-aaaaaaaaaaaaaaaa",
             "towline env prepare --json-lines",
             "towline keys new --json",
             "towline keys admit --handle k --cluster c --json",

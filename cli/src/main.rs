@@ -18,6 +18,7 @@ mod index;
 mod keys;
 mod login;
 mod logs;
+mod operate;
 mod output;
 mod paths;
 mod profiles;
@@ -86,6 +87,7 @@ async fn run(arguments: Arguments, output: Output) -> Outcome<Exit> {
         Command::Environment(command) => {
             return commands::environment::run(command, profile, output).await;
         }
+        Command::Token(command) => operate::token::run(command, profile, output).await?,
         #[cfg(feature = "host")]
         Command::Server(command) => return host::server::run(command, output).await,
         #[cfg(feature = "host")]

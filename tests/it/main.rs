@@ -11,6 +11,7 @@ mod interrupt;
 mod life;
 mod listeners;
 mod logs;
+mod operate;
 mod packages;
 mod people;
 mod refusals;

@@ -4,6 +4,7 @@
 //! [`views`] where a field is needed. Unknown fields are ignored here: an older binary must be able to list clusters.
 
 mod http;
+pub mod operate;
 pub mod views;
 
 pub use http::{is_certificate, plain_client, reason};
@@ -213,7 +214,7 @@ fn check_part(part: &str) -> Outcome<()> {
         Exit::Usage,
         "name_malformed",
         format!("{shown:?} is no name and no id"),
-        "names hold a-z, 0-9 and -; `towline cluster list --all`, `towline host list` and `towline env list` show them",
+        "names hold a-z, 0-9 and -; `towline cluster list --all`, `towline host list`, `towline env list` and `towline token list --all` show them",
     ))
 }
 

@@ -14,10 +14,19 @@ pub struct WhoAmI {
     pub role: String,
     /// The workspace.
     pub workspace: towline_protocol::ids::WorkspaceId,
+    /// The token that was shown; an older server does not say.
+    pub token: Option<ShownToken>,
     /// The server's version.
     pub version: String,
     /// What hosts offer.
     pub target: Option<Target>,
+}
+
+/// The token that a caller showed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ShownToken {
+    /// Its end; none: never.
+    pub expires_at_ms: Option<u64>,
 }
 
 /// What the hosts of a backend offer.

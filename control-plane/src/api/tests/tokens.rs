@@ -33,7 +33,7 @@ async fn every_address_refuses_a_lower_role_and_lets_the_needed_one_in() {
     let tokens = [(VIC, Role::Viewer), (BOB, Role::Member), (ADA, Role::Admin)];
     for (method, path, needed) in TABLE {
         let Some(needed) = needed else { continue };
-        let path = path.replace('{', "").replace('}', "");
+        let path = path.replace(['{', '}'], "");
         let nobody = Request::builder().method(method).uri(&path).body(Body::empty()).unwrap();
         let (status, problem) = read(ground.send(nobody).await).await;
         assert_eq!((status.as_u16(), &problem["code"]), (401, &json!("token_missing")), "{method} {path}");
