@@ -19,6 +19,7 @@ pub mod signer;
 pub mod store;
 mod tasks;
 pub mod tokens;
+pub mod usage;
 
 pub use init::{InitError, InitOptions, Initialised, init};
 pub use run::{Ready, RunError, RunOptions, Tap, run};

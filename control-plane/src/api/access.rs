@@ -30,6 +30,8 @@ pub const TABLE: &[(Method, &str, Option<Role>)] = &[
     (Method::POST, "/api/v1/environments", Some(Role::Member)),
     (Method::GET, "/api/v1/environments/{digest}", Some(Role::Viewer)),
     (Method::POST, "/api/v1/environments/{digest}/complete", Some(Role::Member)),
+    (Method::GET, "/api/v1/limits", Some(Role::Viewer)),
+    (Method::PUT, "/api/v1/limits", Some(Role::Admin)),
     // A viewer sees and revokes their own tokens.
     (Method::GET, "/api/v1/tokens", Some(Role::Viewer)),
     (Method::POST, "/api/v1/tokens", Some(Role::Admin)),
@@ -79,7 +81,7 @@ pub fn too_low(caller: &Caller, needed: Role, what: &str) -> Problem {
 }
 
 /// A person's name as it stands in a shell command.
-fn quoted(person: &str) -> String {
+pub fn quoted(person: &str) -> String {
     let plain = person.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte));
     if plain { person.to_owned() } else { format!("'{}'", person.replace('\'', "'\\''")) }
 }

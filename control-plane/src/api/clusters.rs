@@ -1,10 +1,12 @@
 //! Clusters: list, show, scale, stop. Making one is `create`.
 
 use super::extract::{Body, Caller, Params, Part};
+use super::limits::refusal;
 use super::problem::{Code, Problem, ProblemBody};
 use super::{ApiState, create};
-use crate::model::{ClusterView, Wish};
+use crate::model::{ClusterRecord, ClusterView, Wish};
 use crate::signer::capacity;
+use crate::usage::limits::{self, Ledger, OverLimit};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -72,6 +74,12 @@ pub struct Scale {
     n_workers: u32,
 }
 
+/// Why a cluster keeps its size.
+enum NotScaled {
+    Ended,
+    OverLimit(OverLimit),
+}
+
 /// Ask for another number of worker hosts.
 #[utoipa::path(post, path = "/api/v1/clusters/{cluster}/scale", request_body = Scale,
     params(("cluster" = String, Path, description = "Id or name")),
@@ -92,20 +100,25 @@ pub async fn scale(
             return Err(Problem::new(Code::ClusterFull, detail));
         }
     }
-    let mut ended = false;
-    let record = state
-        .store()
-        .update_cluster(&record.id, |cluster| {
-            // Judged inside the transaction: the cluster may have ended since it was found.
-            ended = cluster.wish == Wish::End || cluster.state.is_terminal();
-            if !ended {
-                cluster.n_workers = scale.n_workers;
-            }
-        })
-        .await?;
-    if ended {
-        return Err(Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", record.name)));
-    }
+    let settings = &state.settings().limits;
+    // Judged inside the transaction: the cluster may have ended since it was found, and others may have grown.
+    let change = |cluster: &mut ClusterRecord, ledger: &Ledger| {
+        if cluster.wish == Wish::End || cluster.state.is_terminal() {
+            return Err(NotScaled::Ended);
+        }
+        let before = limits::wanted(cluster);
+        cluster.n_workers = scale.n_workers;
+        let asked = limits::wanted(cluster);
+        ledger.judge(settings, &cluster.person, &cluster.id, before, asked).map_err(NotScaled::OverLimit)
+    };
+    let record = match state.store().update_cluster_within(&record.id, change).await? {
+        Ok(record) => record,
+        Err(NotScaled::Ended) => {
+            let detail = format!("cluster {:?} is ending or has ended", record.name);
+            return Err(Problem::new(Code::ClusterEnded, detail));
+        }
+        Err(NotScaled::OverLimit(over)) => return Err(refusal(&state, &caller.workspace, &over).await),
+    };
     state.nudge(&record.id);
     Ok(Json(state.view(&record).await?))
 }

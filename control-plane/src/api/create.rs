@@ -2,10 +2,12 @@
 
 use super::ApiState;
 use super::extract::{Body, Caller};
+use super::limits::refusal;
 use super::problem::{Code, Problem, ProblemBody};
 use crate::model::{ClusterRecord, ClusterState, ClusterView, Terms, Wish, WorkerShape};
 use crate::settings::{Limits, Rules};
 use crate::store::{Idempotency, Inserted};
+use crate::usage::limits::{self, Amount, Ledger};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -84,7 +86,16 @@ pub async fn create(
         let name = request.name.clone().unwrap_or_else(|| make_up_name(&caller.person));
         let record = record(&request, name, &caller, terms.clone(), state.now_ms());
         let (id, name) = (record.id.clone(), record.name.clone());
-        match state.store().insert_cluster(record.clone(), idempotency.clone()).await? {
+        let judge = |ledger: &Ledger| {
+            let (settings, asked) = (&state.settings().limits, limits::wanted(&record));
+            ledger.judge(settings, &record.person, &record.id, Amount::default(), asked)
+        };
+        let inserted = state.store().insert_cluster_within(record.clone(), idempotency.clone(), judge).await?;
+        let inserted = match inserted {
+            Ok(inserted) => inserted,
+            Err(over) => return Err(refusal(&state, &caller.workspace, &over).await),
+        };
+        match inserted {
             Inserted::New => {
                 tracing::info!(component = "api", cluster_id = %id, workers = record.n_workers, "cluster requested");
                 state.nudge(&id);

@@ -11,6 +11,7 @@ mod environments;
 mod events;
 mod extract;
 mod hosts;
+mod limits;
 mod observe;
 mod problem;
 #[cfg(test)]
@@ -168,6 +169,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(environments::list, environments::announce))
         .routes(routes!(environments::show))
         .routes(routes!(environments::complete))
+        .routes(routes!(limits::show, limits::set))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(healthz))

@@ -102,6 +102,9 @@ codes! {
     /// Not JSON, or not of the documented shape.
     JsonInvalid = "json_invalid", BAD_REQUEST, "The request cannot be read",
         "send JSON of the documented shape; /openapi.json describes it";
+    /// A cluster would be more than the workspace or the person may have.
+    LimitReached = "limit_reached", CONFLICT, "That is more than the limit allows",
+        "end a cluster that you do not need, ask for fewer workers, or ask an admin to raise it with `towline limits set`";
     /// The method does not exist here.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This address does not know this method",
         "/openapi.json describes every address and method";
@@ -246,7 +249,7 @@ mod tests {
     use std::collections::HashSet;
 
     /// The commands that people have.
-    const COMMANDS: [&str; 19] = [
+    const COMMANDS: [&str; 21] = [
         "agent",
         "cluster list",
         "cluster show",
@@ -258,6 +261,8 @@ mod tests {
         "env show",
         "host list",
         "host show",
+        "limits set",
+        "limits show",
         "login",
         "server init",
         "server reset",

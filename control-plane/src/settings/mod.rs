@@ -135,6 +135,14 @@ pub struct Limits {
     pub blob_bytes: u64,
     /// Event streams at once.
     pub event_streams: u32,
+    /// Hosts of a workspace, unless an admin set a limit; none: as many as they like.
+    pub hosts: Option<u32>,
+    /// Cores (threads of workers) of a workspace, likewise.
+    pub cores: Option<u32>,
+    /// Hosts of each person, likewise.
+    pub hosts_per_person: Option<u32>,
+    /// Cores of each person, likewise.
+    pub cores_per_person: Option<u32>,
 }
 
 /// Why the settings cannot be used.
@@ -206,7 +214,16 @@ fragment!(RulesFragment {
     max_lifetime_cap: Span,
 });
 fragment!(ValidityFragment { instruction: Span, lease: Span, local_token: Span, identity: Span, blob_grant: Span });
-fragment!(LimitsFragment { workers_per_cluster: u32, clients_per_cluster: u32, blob_bytes: u64, event_streams: u32 });
+fragment!(LimitsFragment {
+    workers_per_cluster: u32,
+    clients_per_cluster: u32,
+    blob_bytes: u64,
+    event_streams: u32,
+    hosts: u32,
+    cores: u32,
+    hosts_per_person: u32,
+    cores_per_person: u32,
+});
 
 impl Fragment {
     /// One file's text.
@@ -255,6 +272,10 @@ impl Settings {
             clients_per_cluster: inputs.limits.clients_per_cluster.unwrap_or(500),
             blob_bytes: inputs.limits.blob_bytes.unwrap_or(4 << 30),
             event_streams: inputs.limits.event_streams.unwrap_or(1024),
+            hosts: inputs.limits.hosts,
+            cores: inputs.limits.cores,
+            hosts_per_person: inputs.limits.hosts_per_person,
+            cores_per_person: inputs.limits.cores_per_person,
         };
         check_members(&limits)?;
         let trust_domain = inputs.trust_domain.unwrap_or_else(|| "towline.local".to_owned());

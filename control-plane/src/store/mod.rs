@@ -8,6 +8,7 @@ mod clusters;
 mod enrolment;
 mod environments;
 mod hosts;
+mod limits;
 mod people;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -27,6 +28,7 @@ use towline_protocol::time::UnixSeconds;
 
 pub use clusters::{Idempotency, Inserted};
 pub use enrolment::{Redemption, TokenRecord};
+pub use limits::LimitChange;
 pub use people::{PersonToken, Role, Standing, WorkspaceRecord};
 
 /// How many changes a slow reader may fall behind before it must read everything again.
@@ -192,9 +194,10 @@ impl Store {
 }
 
 /// Every step of the tables, oldest first. A step that was released is never edited.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "first light", include_str!("migrations/sqlite/0001_first_light.sql")),
     (2, "tokens", include_str!("migrations/sqlite/0002_tokens.sql")),
+    (3, "limits", include_str!("migrations/sqlite/0003_limits.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -4,6 +4,7 @@
 mod clusters;
 mod environments;
 mod events;
+mod limits;
 mod problems;
 mod tokens;
 

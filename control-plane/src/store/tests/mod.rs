@@ -6,6 +6,7 @@ pub(crate) mod records;
 use self::records::{cluster, host, member, spki, store, workspace};
 use super::*;
 use crate::model::{BlobSize, ClusterRecord, ClusterState, EnvironmentRecord, HostState, Wish};
+use crate::usage::limits::{Amount, Subject};
 use std::collections::BTreeSet;
 use tokio::sync::broadcast::error::TryRecvError;
 use towline_protocol::ids::{Digest, WorkspaceId};
@@ -384,4 +385,45 @@ async fn a_token_is_revoked_once_and_only_where_it_belongs() {
         assert_eq!(revoked.revoked_at_ms, Some(6));
     }
     assert_eq!(store.person_by_token(&token.hash).await.unwrap().unwrap().revoked_at_ms, Some(6));
+}
+
+#[tokio::test]
+async fn clusters_from_before_limits_are_counted_and_unreadable_ones_keep_nobody_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("towline.db");
+    let old = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let old = SqlitePool::connect_with(old).await.unwrap();
+    migrator_up_to(2).run(&old).await.unwrap();
+    sqlx::query("INSERT INTO workspaces VALUES ($1, 'default', 1)")
+        .bind(workspace().as_str())
+        .execute(&old)
+        .await
+        .unwrap();
+    let ending = ClusterRecord { wish: Wish::End, ..cluster("ending") };
+    for (record, body) in [
+        (cluster("a"), to_body(&cluster("a"))),
+        (ending.clone(), to_body(&ending)),
+        (cluster("broken"), "{".to_owned()),
+        (cluster("empty"), "{}".to_owned()),
+    ] {
+        sqlx::query(
+            "INSERT INTO clusters (id, workspace, name, live, revision, created_at_ms, body)
+             VALUES ($1, $2, $3, 1, 1, 1, $4)",
+        )
+        .bind(record.id.as_str())
+        .bind(workspace().as_str())
+        .bind(&record.name)
+        .bind(body)
+        .execute(&old)
+        .await
+        .unwrap();
+    }
+    old.close().await;
+    let store = Store::open(&path).await.unwrap();
+    let ledger = store.ledger(&workspace()).await.unwrap();
+    assert_eq!(ledger.held.len(), 4);
+    let ada = Subject::Person("ada".to_owned());
+    // Two workers of two threads each, and the scheduler.
+    assert_eq!(ledger.used(&ada, None), Amount { hosts: 3, cores: 5 });
+    assert_eq!(ledger.used(&Subject::Workspace, None), ledger.used(&ada, None));
 }
