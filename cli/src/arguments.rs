@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 #[cfg(feature = "host")]
 pub use crate::host::arguments::{AgentArguments, DemoArguments, ServerCommand};
-use crate::operate::arguments::TokenCommand;
+use crate::operate::arguments::{LimitsCommand, TokenCommand};
 
 /// Dask clusters in your own account, run by your own small control plane.
 #[derive(Debug, Parser)]
@@ -55,6 +55,9 @@ pub enum Command {
     /// People's tokens: create, list, revoke
     #[command(subcommand)]
     Token(TokenCommand),
+    /// How much people may have at once: show, set
+    #[command(subcommand)]
+    Limits(LimitsCommand),
     /// Run a control plane
     #[cfg(feature = "host")]
     #[command(subcommand)]
@@ -264,6 +267,10 @@ mod tests {
             "towline token create --name n --person p --role admin --expires never --json",
             "towline token list --all",
             "towline token revoke to-aaaaaaaaaaaaaaaa",
+            "towline limits show --json",
+            "towline limits set --workspace --hosts 20 --cores none",
+            "towline limits set --everyone --hosts default",
+            "towline limits set --person p --cores 4",
             "towline env prepare --json-lines",
             "towline keys new --json",
             "towline keys admit --handle k --cluster c --json",
@@ -275,7 +282,16 @@ mod tests {
 
     #[test]
     fn refuses_moments_and_numbers_that_make_no_sense() {
-        for line in ["towline logs", "towline logs x --since yesterday", "towline logs x --tail -1"] {
+        for line in [
+            "towline limits set --workspace",
+            "towline limits set --hosts 1",
+            "towline limits set --workspace --everyone --hosts 1",
+            "towline limits set --workspace --hosts many",
+            "towline token create --name n --person p --role owner",
+            "towline logs",
+            "towline logs x --since yesterday",
+            "towline logs x --tail -1",
+        ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -1,4 +1,4 @@
-//! What operators do, as they type it: people's tokens with roles and an end.
+//! What operators do, as they type it: people's tokens with roles and an end, limits.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -97,5 +97,37 @@ async fn tokens_are_made_used_listed_and_revoked() -> Result<()> {
     ensure!(!world.server_log().contains(&secret), "a secret is in the log");
     person(&world, "ola", "admin").await?;
     text(&world, &["token", "list", "--profile", "ola"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn limits_are_set_shown_and_kept() -> Result<()> {
+    let Some(builder) = World::builder() else { return Ok(()) };
+    let world = builder.settings("[limits]\nhosts_per_person = 50").waiting_agents().start().await?;
+    person(&world, "bob", "member").await?;
+    let said = text(&world, &["limits", "show"]).await?;
+    ensure!(said.contains("0 of no limit") && said.contains("50 (server's settings)"), "{said}");
+    let (code, why) = refusal(&world, &["limits", "set", "--workspace", "--hosts", "9", "--profile", "bob"]).await?;
+    ensure!(code == "role_too_low" && why.contains("needs the role admin"), "{why}");
+    text(&world, &["limits", "set", "--person", "bob", "--hosts", "2", "--cores", "none"]).await?;
+    let view = json(&world, &["limits", "show", "--profile", "bob"]).await?;
+    ensure!(view["people"][0]["person"] == "bob" && view["people"][0]["hosts"]["most"] == 2, "{view:#}");
+
+    // From Python it is one error that names the limit, its use, what was asked, who may change it and how.
+    let script = r#"
+import towline
+if __name__ == "__main__":
+    try:
+        towline.Cluster(n_workers=2, progress=False, profile="bob")
+    except towline.ClusterError as error:
+        print(error.code, error)
+"#;
+    let done = world.script(script, LIMIT).await?;
+    for word in
+        ["limit_reached", "may have 2 hosts", "hold 0", "asks for 3", "towline limits set --person bob --hosts 3"]
+    {
+        ensure!(done.stdout.contains(word), "{word:?} is missing: {done:?}");
+    }
+    ensure!(json(&world, &["cluster", "list", "--all"]).await? == serde_json::json!([]));
     Ok(())
 }

@@ -1,7 +1,8 @@
-//! The grammar of what operators type: tokens.
+//! The grammar of what operators type: tokens, limits.
 
 use crate::logs::when;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use serde::Serialize;
 use std::time::Duration;
 
 /// `towline token …`
@@ -70,6 +71,54 @@ pub enum Expiry {
     Never,
 }
 
+/// `towline limits …`
+#[derive(Debug, Subcommand)]
+pub enum LimitsCommand {
+    /// Show how many hosts and cores the workspace and its people may have at once, and what they hold
+    Show,
+    /// Set how many hosts and cores somebody may have at once
+    Set(SetLimitsArguments),
+}
+
+/// `towline limits set`
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("of").required(true), group = ArgGroup::new("what").required(true).multiple(true))]
+pub struct SetLimitsArguments {
+    /// All people together
+    #[arg(long, group = "of")]
+    pub workspace: bool,
+    /// Each person who has no limit of their own
+    #[arg(long, group = "of")]
+    pub everyone: bool,
+    /// This person
+    #[arg(long, group = "of", value_name = "NAME")]
+    pub person: Option<String>,
+    /// Machines, schedulers included: a number, none (no limit), or default (the server's settings decide)
+    #[arg(long, group = "what", value_name = "N", value_parser = most)]
+    pub hosts: Option<Most>,
+    /// Threads of workers, and one for each scheduler: a number, none or default
+    #[arg(long, group = "what", value_name = "N", value_parser = most)]
+    pub cores: Option<Most>,
+}
+
+/// What a limit becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Most {
+    /// At most this many.
+    At(u32),
+    /// `none` or `default`.
+    Word(&'static str),
+}
+
+fn most(text: &str) -> Result<Most, String> {
+    match text {
+        "none" => Ok(Most::Word("none")),
+        "default" => Ok(Most::Word("default")),
+        _ => text.parse().map(Most::At).map_err(|_| "a limit is a whole number, `none` or `default`".to_owned()),
+    }
+}
+
 fn expiry(text: &str) -> Result<Expiry, String> {
     if text == "never" {
         return Ok(Expiry::Never);
@@ -88,6 +137,17 @@ mod tests {
         assert_eq!(expiry("never"), Ok(Expiry::Never));
         for text in ["", "0s", "30", "-1d", "Never", "soon"] {
             assert!(expiry(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_a_number_or_a_word() {
+        assert_eq!(
+            [most("0"), most("none"), most("default")],
+            [Ok(Most::At(0)), Ok(Most::Word("none")), Ok(Most::Word("default"))]
+        );
+        for text in ["", "-1", "1.5", "many", "4294967296"] {
+            assert!(most(text).is_err(), "{text:?}");
         }
     }
 }

@@ -1,6 +1,7 @@
-//! What operators ask of a control plane: people's tokens.
+//! What operators ask of a control plane: people's tokens, limits.
 
 pub mod arguments;
+pub mod limits;
 pub mod token;
 
 /// When something was or will be, for a table.
