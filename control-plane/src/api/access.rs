@@ -32,6 +32,8 @@ pub const TABLE: &[(Method, &str, Option<Role>)] = &[
     (Method::POST, "/api/v1/environments/{digest}/complete", Some(Role::Member)),
     (Method::GET, "/api/v1/limits", Some(Role::Viewer)),
     (Method::PUT, "/api/v1/limits", Some(Role::Admin)),
+    // An admin sees everybody's use, others their own.
+    (Method::GET, "/api/v1/usage", Some(Role::Viewer)),
     // A viewer sees and revokes their own tokens.
     (Method::GET, "/api/v1/tokens", Some(Role::Viewer)),
     (Method::POST, "/api/v1/tokens", Some(Role::Admin)),

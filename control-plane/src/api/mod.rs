@@ -17,6 +17,7 @@ mod problem;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod usage;
 mod view;
 mod whoami;
 
@@ -169,6 +170,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(environments::list, environments::announce))
         .routes(routes!(environments::show))
         .routes(routes!(environments::complete))
+        .routes(routes!(usage::usage))
         .routes(routes!(limits::show, limits::set))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))

@@ -83,6 +83,7 @@ pub fn cluster_view(
         state: cluster.state,
         reason: cluster.reason.clone(),
         n_workers: cluster.n_workers,
+        tags: cluster.terms.tags.clone(),
         environment: cluster.environment.clone(),
         scheduler: cluster.scheduler.clone(),
         cluster_ca: cluster.cluster_ca.clone(),

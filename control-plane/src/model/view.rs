@@ -2,6 +2,7 @@
 
 use super::{ClusterState, HostState, PhaseTiming, Reason, StartPhase};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use towline_protocol::assignment::{EnvironmentSpec, SchedulerAddress};
 use towline_protocol::ids::{ClusterId, HostId, KeyId, VerifyingKey, WorkspaceId};
 use towline_protocol::report::{ProcessRecord, SignOff, Verdict, Vitals};
@@ -32,6 +33,8 @@ pub struct ClusterView {
     pub reason: Option<Reason>,
     /// Worker hosts wanted.
     pub n_workers: u32,
+    /// Labels for usage reports.
+    pub tags: BTreeMap<String, String>,
     /// Its packages.
     #[schema(value_type = Object)]
     pub environment: EnvironmentSpec,

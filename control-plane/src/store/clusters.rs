@@ -123,8 +123,8 @@ impl Store {
         }
         let inserted = sqlx::query(
             "INSERT INTO clusters (id, workspace, name, live, revision, created_at_ms, body, person, wanted_hosts,
-                 worker_cores)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                 worker_cores, tags)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(record.id.as_str())
         .bind(record.workspace.as_str())
@@ -136,6 +136,7 @@ impl Store {
         .bind(&record.person)
         .bind(signed(limits::wanted_hosts(&record))?)
         .bind(signed(limits::worker_cores(&record))?)
+        .bind(to_body(&record.terms.tags))
         .execute(&mut *transaction)
         .await;
         match inserted {

@@ -12,6 +12,7 @@ mod limits;
 mod people;
 #[cfg(test)]
 pub(crate) mod tests;
+mod usage;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -197,7 +198,7 @@ impl Store {
 const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "first light", include_str!("migrations/sqlite/0001_first_light.sql")),
     (2, "tokens", include_str!("migrations/sqlite/0002_tokens.sql")),
-    (3, "limits", include_str!("migrations/sqlite/0003_limits.sql")),
+    (3, "limits and usage", include_str!("migrations/sqlite/0003_limits_and_usage.sql")),
 ];
 
 fn migrator() -> Migrator {

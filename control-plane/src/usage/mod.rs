@@ -2,4 +2,5 @@
 //!
 //! Must not read clocks or records: the store brings rows, the API brings the time.
 
+pub mod hours;
 pub mod limits;

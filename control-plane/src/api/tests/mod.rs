@@ -7,6 +7,7 @@ mod events;
 mod limits;
 mod problems;
 mod tokens;
+mod usage;
 
 use super::{ApiParts, Nudge};
 use crate::environments::{Blobs, Probe, ProbeError};

@@ -5,7 +5,10 @@ pub(crate) mod records;
 
 use self::records::{cluster, host, member, spki, store, workspace};
 use super::*;
-use crate::model::{BlobSize, ClusterRecord, ClusterState, EnvironmentRecord, HostState, Wish};
+use crate::model::{
+    BlobSize, ClusterRecord, ClusterState, EnvironmentRecord, HostRecord, HostState, PhaseTiming, StartPhase, Wish,
+};
+use crate::usage::hours::Window;
 use crate::usage::limits::{Amount, Subject};
 use std::collections::BTreeSet;
 use tokio::sync::broadcast::error::TryRecvError;
@@ -388,7 +391,7 @@ async fn a_token_is_revoked_once_and_only_where_it_belongs() {
 }
 
 #[tokio::test]
-async fn clusters_from_before_limits_are_counted_and_unreadable_ones_keep_nobody_out() {
+async fn records_from_before_limits_and_usage_are_counted_and_unreadable_ones_keep_nobody_out() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("towline.db");
     let old = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
@@ -400,8 +403,10 @@ async fn clusters_from_before_limits_are_counted_and_unreadable_ones_keep_nobody
         .await
         .unwrap();
     let ending = ClusterRecord { wish: Wish::End, ..cluster("ending") };
+    let mut tagged = cluster("a");
+    tagged.terms.tags.insert("team".to_owned(), "sky".to_owned());
     for (record, body) in [
-        (cluster("a"), to_body(&cluster("a"))),
+        (tagged.clone(), to_body(&tagged)),
         (ending.clone(), to_body(&ending)),
         (cluster("broken"), "{".to_owned()),
         (cluster("empty"), "{}".to_owned()),
@@ -418,8 +423,24 @@ async fn clusters_from_before_limits_are_counted_and_unreadable_ones_keep_nobody
         .await
         .unwrap();
     }
+    let timing = PhaseTiming { phase: StartPhase::Created, reached_at_ms: 100, millis: 0 };
+    let made = HostRecord { phases: vec![timing], ended_at_ms: Some(300), ..host(&cluster("a"), 1) };
+    let bodies = [to_body(&made), to_body(&host(&cluster("a"), 2)), "{".to_owned(), "{}".to_owned()];
+    for (number, body) in (1..).zip(bodies) {
+        sqlx::query("INSERT INTO hosts (id, cluster, live, created_at_ms, body) VALUES ($1, $2, 0, 1, $3)")
+            .bind(host(&cluster("a"), number).id.as_str())
+            .bind(cluster("a").id.as_str())
+            .bind(body)
+            .execute(&old)
+            .await
+            .unwrap();
+    }
     old.close().await;
     let store = Store::open(&path).await.unwrap();
+    let stays = store.stays(&workspace(), None, Window { since_ms: 0, until_ms: 1_000 }).await.unwrap();
+    assert_eq!(stays.len(), 1, "what was never made cost nothing: {stays:?}");
+    assert_eq!((stays[0].cores, stays[0].from_ms, stays[0].until_ms), (2, 100, Some(300)));
+    assert_eq!(stays[0].tags.get("team").map(String::as_str), Some("sky"));
     let ledger = store.ledger(&workspace()).await.unwrap();
     assert_eq!(ledger.held.len(), 4);
     let ada = Subject::Person("ada".to_owned());
