@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 #[cfg(feature = "host")]
 pub use crate::host::arguments::{AgentArguments, DemoArguments, ServerCommand};
-use crate::operate::arguments::{LimitsCommand, TokenCommand};
+use crate::operate::arguments::{LimitsCommand, TokenCommand, UsageArguments};
 
 /// Dask clusters in your own account, run by your own small control plane.
 #[derive(Debug, Parser)]
@@ -58,6 +58,8 @@ pub enum Command {
     /// How much people may have at once: show, set
     #[command(subcommand)]
     Limits(LimitsCommand),
+    /// Show host-hours and CPU-hours by person, cluster or tag
+    Usage(UsageArguments),
     /// Run a control plane
     #[cfg(feature = "host")]
     #[command(subcommand)]
@@ -271,6 +273,9 @@ mod tests {
             "towline limits set --workspace --hosts 20 --cores none",
             "towline limits set --everyone --hosts default",
             "towline limits set --person p --cores 4",
+            "towline usage",
+            "towline usage --since 7d --until 2026-01-02T03:04:05Z --by tag:project --csv",
+            "towline usage --by cluster --json",
             "towline env prepare --json-lines",
             "towline keys new --json",
             "towline keys admit --handle k --cluster c --json",
@@ -284,6 +289,10 @@ mod tests {
     fn refuses_moments_and_numbers_that_make_no_sense() {
         for line in [
             "towline limits set --workspace",
+            "towline usage --by host",
+            "towline usage --by tag:",
+            "towline usage --csv --json",
+            "towline --json usage --csv",
             "towline limits set --hosts 1",
             "towline limits set --workspace --everyone --hosts 1",
             "towline limits set --workspace --hosts many",

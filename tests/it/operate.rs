@@ -1,4 +1,4 @@
-//! What operators do, as they type it: people's tokens with roles and an end, limits.
+//! What operators do, as they type it: people's tokens with roles and an end, limits, usage.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -129,5 +129,37 @@ if __name__ == "__main__":
         ensure!(done.stdout.contains(word), "{word:?} is missing: {done:?}");
     }
     ensure!(json(&world, &["cluster", "list", "--all"]).await? == serde_json::json!([]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn usage_is_shown_by_person_cluster_and_tag() -> Result<()> {
+    let Some(builder) = World::builder() else { return Ok(()) };
+    let world = builder.start().await?;
+    let none = text(&world, &["usage"]).await?;
+    ensure!(none.contains("everybody's use from") && none.contains("CPU-hours"), "{none}");
+    let script = r#"
+import towline
+if __name__ == "__main__":
+    tags = {"project": 'sky, "sea"'}
+    with towline.Cluster(n_workers=1, name="used", worker_threads=2, tags=tags, wait_for_workers=True, progress=False):
+        pass
+"#;
+    let done = world.script(script, LIMIT).await?;
+    ensure!(done.code == Some(0), "{done:?}");
+    ensure!(text(&world, &["cluster", "show", "used"]).await?.contains("project=sky, \"sea\""));
+    let usage = json(&world, &["usage", "--since", "1h"]).await?;
+    ensure!(usage["total"]["hosts"] == 2 && usage["lines"].as_array().is_some_and(|l| l.len() == 1), "{usage:#}");
+    let (host_ms, cpu_ms) = (usage["total"]["host_ms"].as_u64(), usage["total"]["cpu_ms"].as_u64());
+    ensure!(host_ms.is_some_and(|ms| ms > 0) && cpu_ms > host_ms, "{usage:#}");
+    let csv = text(&world, &["usage", "--by", "tag:project", "--csv"]).await?;
+    let lines: Vec<_> = csv.lines().collect();
+    ensure!(lines[0] == "tag:project,hosts,host_hours,cpu_hours", "{csv}");
+    ensure!(lines.len() == 2 && lines[1].starts_with("\"sky, \"\"sea\"\"\",2,0.00"), "{csv}");
+    let by_cluster = text(&world, &["usage", "--by", "cluster"]).await?;
+    ensure!(by_cluster.contains("used") && by_cluster.contains("all"), "{by_cluster}");
+    person(&world, "vic", "viewer").await?;
+    let own = json(&world, &["usage", "--profile", "vic"]).await?;
+    ensure!(own["only_of"] == "vic" && own["lines"] == serde_json::json!([]), "{own:#}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The part of the API that operators use: tokens, limits.
+//! The part of the API that operators use: tokens, limits, usage.
 
 use super::{Answer, Api};
 use crate::failure::Outcome;
@@ -129,5 +129,57 @@ impl Api {
     pub async fn revoke_token(&self, token: &str) -> Outcome<Answer<Token>> {
         let request = self.request(Method::DELETE, &["tokens", token])?;
         self.answer(request).await
+    }
+}
+
+/// An amount of use.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct UsageSum {
+    /// Hosts that were there.
+    pub hosts: u64,
+    /// Hours of hosts.
+    pub host_hours: f64,
+    /// Hours of cores.
+    pub cpu_hours: f64,
+}
+
+/// The use of one person, cluster or tag's value.
+#[derive(Clone, Debug, Deserialize)]
+pub struct UsageLine {
+    /// Which; none: clusters without the tag.
+    pub key: Option<String>,
+    /// The cluster's name, when summed by cluster.
+    pub name: Option<String>,
+    /// Whose cluster it is, when summed by cluster.
+    pub person: Option<String>,
+    /// How much.
+    #[serde(flatten)]
+    pub sum: UsageSum,
+}
+
+/// What was used in a time.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Usage {
+    /// Its beginning.
+    pub since_ms: u64,
+    /// Its end.
+    pub until_ms: u64,
+    /// What it is summed by.
+    pub by: String,
+    /// Only this person's clusters; none: everybody's.
+    pub only_of: Option<String>,
+    /// Most CPU hours first.
+    pub lines: Vec<UsageLine>,
+    /// Everything.
+    pub total: UsageSum,
+}
+
+impl Api {
+    /// What was used, from and until moments in Unix milliseconds.
+    pub async fn usage(&self, since_ms: Option<u64>, until_ms: Option<u64>, by: &str) -> Outcome<Answer<Usage>> {
+        let moments = [("since_ms", since_ms), ("until_ms", until_ms)];
+        let moments: Vec<_> = moments.into_iter().filter_map(|(key, at)| Some((key, at?.to_string()))).collect();
+        let query: Vec<_> = moments.iter().map(|(key, at)| (*key, at.as_str())).chain([("by", by)]).collect();
+        self.get(&["usage"], &query).await
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 use towline_protocol::ids::Digest;
 
@@ -58,6 +59,9 @@ pub struct Cluster {
     /// Workers wanted.
     #[serde(default)]
     pub n_workers: u32,
+    /// Labels for usage reports.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// Its hosts.
     #[serde(default)]
     pub hosts: Vec<Host>,

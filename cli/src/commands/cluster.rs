@@ -60,6 +60,10 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
         vec!["workers".to_owned(), format!("{} of {}", cluster.workers_up(), cluster.n_workers)],
         vec!["owner".to_owned(), cluster.owner.clone()],
     ];
+    if !cluster.tags.is_empty() {
+        let tags: Vec<_> = cluster.tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        rows.push(vec!["tags".to_owned(), tags.join(", ")]);
+    }
     if let Some(reason) = &cluster.reason {
         rows.push(vec!["reason".to_owned(), format!("{} [{}]", reason.message, reason.code)]);
         rows.push(vec!["remedy".to_owned(), reason.remedy.clone()]);

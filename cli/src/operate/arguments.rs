@@ -1,6 +1,6 @@
-//! The grammar of what operators type: tokens, limits.
+//! The grammar of what operators type: tokens, limits, usage.
 
-use crate::logs::when;
+use crate::logs::when::{self, When};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use std::time::Duration;
@@ -109,6 +109,28 @@ pub enum Most {
     At(u32),
     /// `none` or `default`.
     Word(&'static str),
+}
+
+/// `towline usage`
+#[derive(Debug, Args)]
+pub struct UsageArguments {
+    /// Not before this moment: 90m, 12h or 7d ago, or RFC 3339 [default: 30 days before the end]
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub since: Option<When>,
+    /// Not from this moment on [default: now]
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub until: Option<When>,
+    /// What to sum by: person, cluster, or tag:KEY
+    #[arg(long, value_name = "WHAT", default_value = "person", value_parser = by)]
+    pub by: String,
+    /// Print comma-separated values for a spreadsheet
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+}
+
+fn by(text: &str) -> Result<String, String> {
+    let fits = matches!(text, "person" | "cluster") || text.strip_prefix("tag:").is_some_and(|key| !key.is_empty());
+    if fits { Ok(text.to_owned()) } else { Err("usage is summed by `person`, `cluster` or `tag:KEY`".to_owned()) }
 }
 
 fn most(text: &str) -> Result<Most, String> {

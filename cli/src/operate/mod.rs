@@ -1,8 +1,9 @@
-//! What operators ask of a control plane: people's tokens, limits.
+//! What operators ask of a control plane: people's tokens, limits, usage.
 
 pub mod arguments;
 pub mod limits;
 pub mod token;
+pub mod usage;
 
 /// When something was or will be, for a table.
 pub fn moment(unix_ms: u64) -> String {

@@ -249,7 +249,7 @@ mod tests {
     use std::collections::HashSet;
 
     /// The commands that people have.
-    const COMMANDS: [&str; 21] = [
+    const COMMANDS: [&str; 22] = [
         "agent",
         "cluster list",
         "cluster show",
@@ -270,6 +270,7 @@ mod tests {
         "token create",
         "token list",
         "token revoke",
+        "usage",
         "version",
     ];
 
