@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 #[cfg(feature = "host")]
 pub use crate::host::arguments::{AgentArguments, DemoArguments, ServerCommand};
+use crate::operate::arguments::{LimitsCommand, TokenCommand, UsageArguments};
 
 /// Dask clusters in your own account, run by your own small control plane.
 #[derive(Debug, Parser)]
@@ -51,6 +52,14 @@ pub enum Command {
     /// Environments: scan, list, show
     #[command(subcommand, name = "env")]
     Environment(EnvironmentCommand),
+    /// People's tokens: create, list, revoke
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// How much people may have at once: show, set
+    #[command(subcommand)]
+    Limits(LimitsCommand),
+    /// Show host-hours and CPU-hours by person, cluster or tag
+    Usage(UsageArguments),
     /// Run a control plane
     #[cfg(feature = "host")]
     #[command(subcommand)]
@@ -290,6 +299,17 @@ mod tests {
             "towline env scan --python p --dry-run",
             "towline env list",
             "towline env show d",
+            "towline token create --name n --person p --role viewer --expires 30d",
+            "towline token create --name n --person p --role admin --expires never --json",
+            "towline token list --all",
+            "towline token revoke to-aaaaaaaaaaaaaaaa",
+            "towline limits show --json",
+            "towline limits set --workspace --hosts 20 --cores none",
+            "towline limits set --everyone --hosts default",
+            "towline limits set --person p --cores 4",
+            "towline usage",
+            "towline usage --since 7d --until 2026-01-02T03:04:05Z --by tag:project --csv",
+            "towline usage --by cluster --json",
             "towline env prepare --json-lines",
             "towline keys new --json",
             "towline keys admit --handle k --cluster c --json",
@@ -301,7 +321,20 @@ mod tests {
 
     #[test]
     fn refuses_moments_and_numbers_that_make_no_sense() {
-        for line in ["towline logs", "towline logs x --since yesterday", "towline logs x --tail -1"] {
+        for line in [
+            "towline limits set --workspace",
+            "towline usage --by host",
+            "towline usage --by tag:",
+            "towline usage --csv --json",
+            "towline --json usage --csv",
+            "towline limits set --hosts 1",
+            "towline limits set --workspace --everyone --hosts 1",
+            "towline limits set --workspace --hosts many",
+            "towline token create --name n --person p --role owner",
+            "towline logs",
+            "towline logs x --since yesterday",
+            "towline logs x --tail -1",
+        ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -19,6 +19,7 @@ mod index;
 mod keys;
 mod login;
 mod logs;
+mod operate;
 mod output;
 mod paths;
 mod profiles;
@@ -87,6 +88,9 @@ async fn run(arguments: Arguments, output: Output) -> Outcome<Exit> {
         Command::Environment(command) => {
             return commands::environment::run(command, profile, output).await;
         }
+        Command::Limits(command) => operate::limits::run(command, profile, output).await?,
+        Command::Usage(usage) => operate::usage::run(&usage, profile, output).await?,
+        Command::Token(command) => operate::token::run(command, profile, output).await?,
         #[cfg(feature = "host")]
         Command::Server(command) => return host::server::run(command, output).await,
         #[cfg(feature = "host")]

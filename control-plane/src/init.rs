@@ -7,17 +7,20 @@ use crate::files::{DataDirectory, Listener};
 use crate::identity::{self, IdentityError};
 use crate::settings::{self, Settings, SettingsError};
 use crate::store::{PersonToken, Role, Store, StoreError, WorkspaceRecord};
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use crate::tokens;
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use towline_protocol::ids::{Digest, WorkspaceId};
+use towline_protocol::ids::{Digest, TokenId, WorkspaceId};
 use towline_protocol::time::UnixSeconds;
 use towline_transport::keys::{random_hex, random_id};
 
 /// The name of the workspace that every server begins with.
 pub const DEFAULT_WORKSPACE: &str = "default";
+
+/// What the first token is called, also that of a server made before tokens had names.
+const FIRST_TOKEN: &str = "first";
 
 /// What a new server is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +139,7 @@ const STAGING: &str = ".init-";
 
 fn check(options: &InitOptions) -> Result<(), InitError> {
     let person = &options.person;
-    if !(1..=64).contains(&person.chars().count()) || person.chars().any(char::is_control) || person.trim() != person {
+    if !tokens::is_name(person) {
         return Err(InitError::Person(person.chars().take(80).collect()));
     }
     for name in &options.names {
@@ -196,7 +199,7 @@ async fn fill(files: &DataDirectory, options: &InitOptions, now: UnixSeconds) ->
     for listener in Listener::ALL {
         identity::issue_listener(files, &authority, listener, &settings.names, now)?;
     }
-    let token = make_token();
+    let token = tokens::make_secret();
     identity::write(&files.admin_token(), &format!("{token}\n"))?;
     let created_at_ms = now.0.saturating_mul(1000);
     let store = Store::open(&files.database()).await?;
@@ -204,12 +207,17 @@ async fn fill(files: &DataDirectory, options: &InitOptions, now: UnixSeconds) ->
     store.put_workspace(record).await?;
     store
         .put_person_token(PersonToken {
+            id: TokenId::from_random(random_id()),
             hash: Digest::of(token.as_bytes()),
             workspace: workspace.clone(),
             person: options.person.clone(),
+            name: FIRST_TOKEN.to_owned(),
             role: Role::Admin,
             created_at_ms,
+            // Lies in a file that only the server's owner reads: the way back in when every other token has expired.
             expires_at_ms: None,
+            last_used_at_ms: None,
+            revoked_at_ms: None,
         })
         .await?;
     store.close().await;
@@ -219,12 +227,6 @@ async fn fill(files: &DataDirectory, options: &InitOptions, now: UnixSeconds) ->
         ca_pem: authority.certificate_pem().to_owned(),
         ca_sha256: authority.certificate_sha256(),
     })
-}
-
-/// 256 random bits with a prefix that secret scanners can know.
-fn make_token() -> String {
-    let bytes = hex::decode(random_hex(32)).expect("it is hexadecimal");
-    format!("tl_{}", URL_SAFE_NO_PAD.encode(bytes))
 }
 
 fn settings_text(names: &[String]) -> String {

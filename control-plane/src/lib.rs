@@ -21,8 +21,10 @@ pub mod signer;
 pub mod store;
 mod tasks;
 pub mod timeline;
+pub mod tokens;
 #[cfg(test)]
 mod troubleshoot;
+pub mod usage;
 pub mod why;
 
 pub use init::{InitError, InitOptions, Initialised, init};

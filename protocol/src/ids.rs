@@ -134,6 +134,10 @@ random_id!(
     /// One machine that runs one agent.
     HostId, "host id", "ho-"
 );
+random_id!(
+    /// A person's bearer token; not the secret, which nothing keeps.
+    TokenId, "token id", "to-"
+);
 
 macro_rules! sha256_id {
     ($(#[$doc:meta])* $name:ident, $kind:literal) => {

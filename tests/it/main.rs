@@ -13,6 +13,7 @@ mod listeners;
 mod logs;
 mod metrics;
 mod object;
+mod operate;
 mod packages;
 mod people;
 mod refusals;

@@ -5,6 +5,7 @@
 
 mod changes;
 mod http;
+pub mod operate;
 pub mod views;
 
 pub use changes::Changes;
@@ -252,7 +253,7 @@ fn check_part(part: &str) -> Outcome<()> {
         Exit::Usage,
         "name_malformed",
         format!("{shown:?} is no name and no id"),
-        "names hold a-z, 0-9 and -; `towline cluster list --all`, `towline host list` and `towline env list` show them",
+        "names hold a-z, 0-9 and -; `towline cluster list --all`, `towline host list`, `towline env list` and `towline token list --all` show them",
     ))
 }
 

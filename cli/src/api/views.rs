@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 use towline_protocol::ids::Digest;
 use towline_protocol::report::Vitals;
@@ -15,10 +16,19 @@ pub struct WhoAmI {
     pub role: String,
     /// The workspace.
     pub workspace: towline_protocol::ids::WorkspaceId,
+    /// The token that was shown; an older server does not say.
+    pub token: Option<ShownToken>,
     /// The server's version.
     pub version: String,
     /// What hosts offer.
     pub target: Option<Target>,
+}
+
+/// The token that a caller showed.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ShownToken {
+    /// Its end; none: never.
+    pub expires_at_ms: Option<u64>,
 }
 
 /// What the hosts of a backend offer.
@@ -52,6 +62,9 @@ pub struct Cluster {
     pub n_workers: u32,
     /// Between which numbers the scheduler chooses how many.
     pub adaptive: Option<Adaptive>,
+    /// Labels for usage reports.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
     /// Its hosts.
     #[serde(default)]
     pub hosts: Vec<Host>,

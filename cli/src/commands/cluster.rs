@@ -89,6 +89,10 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
     if cluster.adaptive.is_some() {
         rows.push(vec!["adaptive".to_owned(), size(cluster)]);
     }
+    if !cluster.tags.is_empty() {
+        let tags: Vec<_> = cluster.tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        rows.push(vec!["tags".to_owned(), tags.join(", ")]);
+    }
     if let Some(reason) = &cluster.reason {
         rows.push(vec!["reason".to_owned(), format!("{} [{}]", reason.message, reason.code)]);
         rows.push(vec!["remedy".to_owned(), reason.remedy.clone()]);

@@ -43,6 +43,9 @@ pub async fn run(arguments: &LoginArguments, output: Output) -> Outcome<()> {
     profiles.save(&path)?;
     output.value(&json!({ "profile": arguments.name, "url": url, "person": who.person, "workspace": who.workspace }));
     output.line(&format!("Logged in to {url} as {} ({}), workspace {}.", who.person, who.role, who.workspace));
+    if let Some(end) = who.token.as_ref().and_then(|token| token.expires_at_ms) {
+        output.line(&format!("The token expires at {}.", crate::operate::moment(end)));
+    }
     output.line(&format!("Profile {:?} is in {}.", arguments.name, path.display()));
     if who.version != env!("CARGO_PKG_VERSION") {
         crate::output::warn(&format!("the server is version {}, this is {}", who.version, env!("CARGO_PKG_VERSION")));

@@ -33,8 +33,8 @@ pub fn parse(text: &str) -> Result<When, String> {
     })
 }
 
-/// Numbers with a unit, one after the other.
-fn span(text: &str) -> Option<Duration> {
+/// Numbers with a unit, one after the other: `2h30m`.
+pub fn span(text: &str) -> Option<Duration> {
     let mut total: u64 = 0;
     let mut rest = text;
     while !rest.is_empty() {

@@ -61,7 +61,7 @@ class Cluster(Scalable):
     max_lifetime : number, str or timedelta, default "24 hours"
         End the cluster after this long, whatever it does; at most 7 days.
     tags : dict of str to str, optional
-        Labels for usage reports.
+        Labels for usage reports (`towline usage --by tag:NAME`), at most 20, for example ``{"project": "weather"}``.
     wait_for_workers : bool, int or float, default 0.3
         How many workers to wait for: all, none, a number, or a share of `n_workers`.
     timeout : number, str or timedelta, default "20 minutes"

@@ -9,6 +9,7 @@ import difflib
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -33,6 +34,9 @@ _MAX_WORKERS = 10_000
 _LEAST_MEMORY = 64 * 1024 * 1024
 #: More memory than any machine has, and still a number that every part can hold.
 _MAX_MEMORY = 1 << 60
+_MAX_TAGS = 20
+_MAX_TAG_TEXT = 256
+_TAG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:-]{0,63}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 #: Names that other cluster managers use, and what they are here. None: not there yet.
@@ -292,4 +296,21 @@ def _tags(value: object) -> dict[str, str]:
         return {}
     if not isinstance(value, Mapping):
         raise _invalid("tags", value, 'takes a dictionary such as {"team": "weather"}')
-    return {_text("tags", name): _text(f"tags[{name!r}]", text) for name, text in value.items()}
+    if len(value) > _MAX_TAGS:
+        raise _invalid("tags", value, f"takes at most {_MAX_TAGS} tags")
+    return {_tag_name(name): _tag_text(f"tags[{name!r}]", text) for name, text in value.items()}
+
+
+def _tag_name(value: object) -> str:
+    if not isinstance(value, str) or not _TAG_NAME.fullmatch(value):
+        raise _invalid(
+            "tags", value, "takes names of 1 to 64 letters, digits and -_./: that begin with a letter or digit"
+        )
+    return value
+
+
+def _tag_text(argument: str, value: object) -> str:
+    text = _text(argument, value)
+    if len(text) > _MAX_TAG_TEXT or text != text.strip() or any(unicodedata.category(c) == "Cc" for c in text):
+        raise _invalid(argument, value, f"takes 1 to {_MAX_TAG_TEXT} visible characters, without space at its ends")
+    return text

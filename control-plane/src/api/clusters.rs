@@ -1,10 +1,12 @@
 //! Clusters: list, show, scale, adapt, stop. Making one is `create`.
 
 use super::extract::{Body, Caller, Params, Part};
+use super::limits::refusal;
 use super::problem::{Code, Problem, ProblemBody};
 use super::{ApiState, create};
 use crate::model::{Adaptive, ClusterRecord, ClusterView, Wish};
 use crate::signer::capacity;
+use crate::usage::limits::{self, Ledger, OverLimit};
 use crate::why::{self, Facts, Why};
 use axum::Json;
 use axum::extract::State;
@@ -85,6 +87,12 @@ pub async fn why(State(state): State<ApiState>, caller: Caller, Part(cluster): P
 pub struct Scale {
     /// Worker hosts.
     n_workers: u32,
+}
+
+/// Why a cluster keeps its size.
+enum NotScaled {
+    Ended,
+    OverLimit(OverLimit),
 }
 
 /// Ask for another number of worker hosts, and end adaptive scaling. Hosts that are too many end once the scheduler has
@@ -203,20 +211,25 @@ async fn change_number(
             return Err(Problem::new(Code::ClusterFull, detail));
         }
     }
-    let mut ended = false;
-    let record = state
-        .store()
-        .update_cluster_by(Some(&caller.person), &record.id, |cluster| {
-            // Judged inside the transaction: the cluster may have ended since it was found.
-            ended = cluster.wish == Wish::End || cluster.state.is_terminal();
-            if !ended {
-                change(cluster);
-            }
-        })
-        .await?;
-    if ended {
-        return Err(Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", record.name)));
-    }
+    let settings = &state.settings().limits;
+    // Judged inside the transaction: the cluster may have ended since it was found, and others may have grown.
+    let judged = |cluster: &mut ClusterRecord, ledger: &Ledger| {
+        if cluster.wish == Wish::End || cluster.state.is_terminal() {
+            return Err(NotScaled::Ended);
+        }
+        let before = limits::wanted(cluster);
+        change(cluster);
+        let asked = limits::wanted(cluster);
+        ledger.judge(settings, &cluster.person, &cluster.id, before, asked).map_err(NotScaled::OverLimit)
+    };
+    let record = match state.store().update_cluster_within(Some(&caller.person), &record.id, judged).await? {
+        Ok(record) => record,
+        Err(NotScaled::Ended) => {
+            let detail = format!("cluster {:?} is ending or has ended", record.name);
+            return Err(Problem::new(Code::ClusterEnded, detail));
+        }
+        Err(NotScaled::OverLimit(over)) => return Err(refusal(state, &caller.workspace, &over).await),
+    };
     state.nudge(&record.id);
     Ok(Json(state.view(&record).await?))
 }

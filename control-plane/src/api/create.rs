@@ -2,10 +2,12 @@
 
 use super::ApiState;
 use super::extract::{Body, Caller};
+use super::limits::refusal;
 use super::problem::{Code, Problem, ProblemBody};
 use crate::model::{ClusterRecord, ClusterState, ClusterView, Terms, Wish, WorkerShape};
 use crate::settings::{Limits, Rules};
 use crate::store::{Idempotency, Inserted};
+use crate::usage::limits::{self, Amount, Ledger};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -52,7 +54,7 @@ pub struct CreateCluster {
 }
 
 /// Tells null from absent.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
+pub(super) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -84,7 +86,16 @@ pub async fn create(
         let name = request.name.clone().unwrap_or_else(|| make_up_name(&caller.person));
         let record = record(&request, name, &caller, terms.clone(), state.now_ms());
         let (id, name) = (record.id.clone(), record.name.clone());
-        match state.store().insert_cluster(record.clone(), idempotency.clone()).await? {
+        let judge = |ledger: &Ledger| {
+            let (settings, asked) = (&state.settings().limits, limits::wanted(&record));
+            ledger.judge(settings, &record.person, &record.id, Amount::default(), asked)
+        };
+        let inserted = state.store().insert_cluster_within(record.clone(), idempotency.clone(), judge).await?;
+        let inserted = match inserted {
+            Ok(inserted) => inserted,
+            Err(over) => return Err(refusal(&state, &caller.workspace, &over).await),
+        };
+        match inserted {
             Inserted::New => {
                 tracing::info!(component = "api", cluster_id = %id, workers = record.n_workers, "cluster requested");
                 state.nudge(&id);
@@ -243,17 +254,37 @@ fn terms(request: &CreateCluster, rules: &Rules) -> Result<Terms, Problem> {
     };
     let idle_after = request.idle_after.unwrap_or(Some(rules.idle_after.as_secs()));
     let no_client_after = request.no_client_after.unwrap_or(Some(rules.no_client_after.as_secs()));
-    let tags_fit = request.tags.len() <= 32
-        && request.tags.iter().all(|(key, value)| (1..=64).contains(&key.len()) && value.len() <= 256);
-    if !tags_fit {
-        return Err(Problem::field("tags", "must be at most 32, names of 1 to 64 bytes and values of at most 256"));
-    }
+    check_tags(&request.tags)?;
     Ok(Terms {
         idle_after: idle_after.map(|seconds| bounded("idle_after", seconds)).transpose()?,
         no_client_after: no_client_after.map(|seconds| bounded("no_client_after", seconds)).transpose()?,
         max_lifetime: bounded("max_lifetime", request.max_lifetime.unwrap_or(rules.max_lifetime.as_secs()))?,
         tags: request.tags.clone(),
     })
+}
+
+/// Most tags of a cluster.
+const MAX_TAGS: usize = 20;
+
+fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), Problem> {
+    if tags.len() > MAX_TAGS {
+        return Err(Problem::field("tags", format!("are {}, more than {MAX_TAGS}", tags.len())));
+    }
+    for (name, value) in tags {
+        let shown: String = name.chars().take(80).collect();
+        let named = (1..=64).contains(&name.len())
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b));
+        if !named {
+            let rule = "must have 1 to 64 letters, digits, `-`, `_`, `.`, `/` or `:`, the first a letter or digit";
+            return Err(Problem::field("tags", format!("holds the name {shown:?}; a name {rule}")));
+        }
+        if !(1..=256).contains(&value.chars().count()) || value.chars().any(char::is_control) || value.trim() != value {
+            let rule = "must be 1 to 256 visible characters, without space at its ends";
+            return Err(Problem::field(&format!("tags.{shown}"), rule));
+        }
+    }
+    Ok(())
 }
 
 async fn check_environment(state: &ApiState, caller: &Caller, spec: &EnvironmentSpec) -> Result<(), Problem> {

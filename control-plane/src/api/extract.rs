@@ -2,20 +2,20 @@
 
 use super::ApiState;
 use super::problem::{Code, Problem};
-use crate::store::Role;
+use crate::store::{PersonToken, Role, Standing};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
-use towline_protocol::ids::{Digest, WorkspaceId};
+use towline_protocol::ids::{Digest, TokenId, WorkspaceId};
 use towline_protocol::strict;
 
 /// Longest bearer token that is looked at.
 const MAX_TOKEN: usize = 200;
 
-/// The person who calls, known by a bearer token.
+/// The person who calls, known by a bearer token. Made by the gate of `access`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Who.
@@ -24,7 +24,13 @@ pub struct Caller {
     pub role: Role,
     /// Where.
     pub workspace: WorkspaceId,
-    /// The hash of the token they showed.
+    /// The token they showed, by its id.
+    pub id: TokenId,
+    /// What that token is called.
+    pub name: String,
+    /// Its end, Unix milliseconds.
+    pub expires_at_ms: Option<u64>,
+    /// Its hash.
     token: Digest,
 }
 
@@ -36,21 +42,36 @@ impl Caller {
 
     /// Whether the token still opens what it did: for answers that go on for long.
     pub async fn may_go_on(&self, state: &ApiState) -> bool {
-        Self::by_token(state, self.token.clone()).await.is_ok_and(|now| now == *self)
+        Self::by_token(state, self.token.clone()).await.is_ok_and(|(now, _)| now == *self)
     }
 
-    async fn by_token(state: &ApiState, token: Digest) -> Result<Self, Problem> {
+    /// Who shows this token, and the token as it is kept.
+    pub async fn by_token(state: &ApiState, hash: Digest) -> Result<(Self, PersonToken), Problem> {
         // The store knows hashes only: neither a stolen database nor the time of a look-up tells a token.
-        let known = state.store().person_by_token(&token).await?;
+        let known = state.store().person_by_token(&hash).await?;
         let known = known.ok_or_else(|| Problem::new(Code::TokenUnknown, "no person of this server has this token"))?;
-        if known.expires_at_ms.is_some_and(|end| state.now_ms() >= end) {
-            return Err(Problem::new(Code::TokenExpired, format!("the token of {:?} has expired", known.person)));
+        let what = |ended: &str| format!("the token {:?} ({}) of {:?} {ended}", known.name, known.id, known.person);
+        match known.standing(state.now_ms()) {
+            Standing::Expired => return Err(Problem::new(Code::TokenExpired, what("has expired"))),
+            Standing::Revoked => return Err(Problem::new(Code::TokenRevoked, what("was revoked"))),
+            Standing::Live => {}
         }
-        Ok(Self { person: known.person, role: known.role, workspace: known.workspace, token })
+        let token = known.clone();
+        let caller = Self {
+            person: known.person,
+            role: known.role,
+            workspace: known.workspace,
+            id: known.id,
+            name: known.name,
+            expires_at_ms: known.expires_at_ms,
+            token: hash,
+        };
+        Ok((caller, token))
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The bearer token of a request.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= MAX_TOKEN).then_some(token)
@@ -59,10 +80,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 impl FromRequestParts<ApiState> for Caller {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
-        let token = bearer(&parts.headers)
-            .ok_or_else(|| Problem::new(Code::TokenMissing, "the Authorization header holds no bearer token"))?;
-        Self::by_token(state, Digest::of(token.as_bytes())).await
+    async fn from_request_parts(parts: &mut Parts, _: &ApiState) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Self>().cloned();
+        caller.ok_or_else(|| Problem::new(Code::Internal, "this address has no entry in the table of roles"))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns addresses, shapes and errors. Must decide nothing about hosts: it writes what people want into the store and
 //! nudges the fleet. Driven by `run` through the people's listener; needs no socket, so tests call the router directly.
 
+mod access;
 mod admissions;
 mod clusters;
 mod create;
@@ -10,11 +11,14 @@ mod environments;
 mod events;
 mod extract;
 mod hosts;
+mod limits;
 mod observe;
 mod problem;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod tokens;
+mod usage;
 mod view;
 mod whoami;
 
@@ -171,6 +175,10 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(environments::list, environments::announce))
         .routes(routes!(environments::show))
         .routes(routes!(environments::complete))
+        .routes(routes!(usage::usage))
+        .routes(routes!(limits::show, limits::set))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
         .routes(routes!(healthz))
 }
 
@@ -181,9 +189,11 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// The whole API.
 pub fn router(parts: ApiParts) -> Router {
+    let state = ApiState::new(parts);
     let (router, description) = routes().split_for_parts();
     let description: Arc<str> = serde_json::to_string(&description).expect("a description is plain JSON").into();
     router
+        .route_layer(axum::middleware::from_fn_with_state(state.clone(), access::gate))
         .route("/openapi.json", axum::routing::get(move || async move { json_text(description.to_string()) }))
         .fallback(|| async { Problem::new(Code::NotFound, "no resource has this address") })
         .method_not_allowed_fallback(|| async {
@@ -191,7 +201,7 @@ pub fn router(parts: ApiParts) -> Router {
         })
         .layer(axum::middleware::from_fn(observe::observe))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(ApiState::new(parts))
+        .with_state(state)
 }
 
 fn json_text(text: String) -> Response {

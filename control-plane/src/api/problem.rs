@@ -104,6 +104,9 @@ codes! {
     /// Not JSON, or not of the documented shape.
     JsonInvalid = "json_invalid", BAD_REQUEST, "The request cannot be read",
         "send JSON of the documented shape; /openapi.json describes it";
+    /// A cluster would be more than the workspace or the person may have.
+    LimitReached = "limit_reached", CONFLICT, "That is more than the limit allows",
+        "end a cluster that you do not need, ask for fewer workers, or ask an admin to raise it with `towline limits set`";
     /// The method does not exist here.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "This address does not know this method",
         "/openapi.json describes every address and method";
@@ -113,12 +116,24 @@ codes! {
     /// A query parameter is unknown or wrong.
     QueryInvalid = "query_invalid", BAD_REQUEST, "A query parameter is not known or not right",
         "/openapi.json describes the parameters";
+    /// The caller's role does not reach.
+    RoleTooLow = "role_too_low", FORBIDDEN, "The token's role is too low for this",
+        "ask an admin of the workspace to do it, or for a token of that role: `towline token create`";
     /// The token's time is over.
     TokenExpired = "token_expired", UNAUTHORIZED, "The token has expired",
-        "log in again with a fresh token: `towline login URL`";
+        "ask an admin for a fresh token (`towline token create`), then log in with it: `towline login URL`";
+    /// Without it nobody could make tokens any more.
+    TokenIsLastAdmins = "token_is_last_admins", CONFLICT, "The workspace would lock itself out",
+        "make another first: `towline token create --name NAME --person NAME --role admin --expires never`";
+    /// No such token in the workspace.
+    TokenIdUnknown = "token_id_unknown", NOT_FOUND, "There is no such token",
+        "`towline token list --all` shows your tokens, and an admin everybody's";
     /// No bearer token.
     TokenMissing = "token_missing", UNAUTHORIZED, "The request has no bearer token",
         "log in with `towline login URL`, which keeps a token in your profile";
+    /// Somebody took the token back.
+    TokenRevoked = "token_revoked", UNAUTHORIZED, "The token was revoked",
+        "ask an admin for a fresh token (`towline token create`), then log in with it: `towline login URL`";
     /// Not a token of this server.
     TokenUnknown = "token_unknown", UNAUTHORIZED, "The token is not known",
         "log in again with `towline login URL`; a reset server has new tokens";
@@ -236,7 +251,7 @@ mod tests {
     use std::collections::HashSet;
 
     /// The commands that people have.
-    const COMMANDS: [&str; 16] = [
+    const COMMANDS: [&str; 22] = [
         "agent",
         "cluster list",
         "cluster show",
@@ -248,10 +263,16 @@ mod tests {
         "env show",
         "host list",
         "host show",
+        "limits set",
+        "limits show",
         "login",
         "server init",
         "server reset",
         "server run",
+        "token create",
+        "token list",
+        "token revoke",
+        "usage",
         "version",
     ];
 

@@ -85,6 +85,7 @@ pub fn cluster_view(
         n_workers: cluster.n_workers,
         adaptive: cluster.adaptive,
         worker: cluster.worker.clone(),
+        tags: cluster.terms.tags.clone(),
         environment: cluster.environment.clone(),
         scheduler: cluster.scheduler.clone(),
         cluster_ca: cluster.cluster_ca.clone(),

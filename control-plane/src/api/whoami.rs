@@ -8,7 +8,7 @@ use crate::store::Role;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use towline_protocol::ids::WorkspaceId;
+use towline_protocol::ids::{TokenId, WorkspaceId};
 use utoipa::ToSchema;
 
 /// The caller and the server.
@@ -21,6 +21,8 @@ pub struct WhoAmI {
     /// Where.
     #[schema(value_type = String)]
     workspace: WorkspaceId,
+    /// The token they showed.
+    token: ShownToken,
     /// The trust domain in certificates.
     trust_domain: String,
     /// The server's version.
@@ -31,6 +33,18 @@ pub struct WhoAmI {
     target: Target,
 }
 
+/// The token that a caller showed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ShownToken {
+    /// Its id.
+    #[schema(value_type = String)]
+    id: TokenId,
+    /// What it is called.
+    name: String,
+    /// Its end, Unix milliseconds; null: it never expires.
+    expires_at_ms: Option<u64>,
+}
+
 /// Who the caller is, and what this server offers.
 #[utoipa::path(get, path = "/api/v1/whoami", responses(
     (status = 200, body = WhoAmI), (status = "default", body = ProblemBody)))]
@@ -39,6 +53,7 @@ pub async fn whoami(State(state): State<ApiState>, caller: Caller) -> Result<Jso
         person: caller.person,
         role: caller.role,
         workspace: caller.workspace,
+        token: ShownToken { id: caller.id, name: caller.name, expires_at_ms: caller.expires_at_ms },
         trust_domain: state.settings().trust_domain.clone(),
         version: env!("CARGO_PKG_VERSION"),
         backends: state.0.parts.backends.clone(),

@@ -3,7 +3,9 @@
 use super::observed::reach;
 use super::reconcile::Action;
 use crate::model::{ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, Reason, StartPhase, Wish};
+use crate::settings::Limits;
 use crate::store::{Store, StoreError};
+use crate::usage::limits::{self, Ledger};
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::{ClusterId, Digest, HostId};
 
@@ -23,6 +25,43 @@ pub(super) async fn end_cluster(
         }
     })
     .await
+}
+
+/// Have as many worker hosts as the scheduler wants, or as near to it as the workspace's limits allow.
+pub(super) async fn rescale(
+    store: &Store,
+    cluster: &ClusterRecord,
+    n_workers: u32,
+    settings: &Limits,
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    let mut to = None;
+    let change = |record: &mut ClusterRecord, ledger: &Ledger| {
+        // Looked at again: a person may have chosen a number since.
+        if !record.adaptive.is_some_and(|allowed| allowed.holds(n_workers)) {
+            return Ok::<_, std::convert::Infallible>(());
+        }
+        let before = limits::wanted(record);
+        let fits = |n: u32| {
+            let asked = limits::wanted(&ClusterRecord { n_workers: n, ..record.clone() });
+            ledger.judge(settings, &record.person, &record.id, before, asked).is_ok()
+        };
+        let most = if n_workers > record.n_workers {
+            (record.n_workers..=n_workers).rev().find(|n| fits(*n)).unwrap_or(record.n_workers)
+        } else {
+            n_workers
+        };
+        if most != record.n_workers {
+            to = Some(most);
+            record.scale(most, now_ms);
+        }
+        Ok(())
+    };
+    let Ok(_) = store.update_cluster_within(None, &cluster.id, change).await?;
+    if let Some(to) = to {
+        tracing::info!(component = "fleet", cluster_id = %cluster.id, from = cluster.n_workers, to, "the scheduler scales");
+    }
+    Ok(to.is_some())
 }
 
 /// Write a new host down. Its id follows from its cluster and its place among the cluster's hosts: whoever asks twice,
@@ -78,11 +117,6 @@ pub(super) fn apply_to_cluster(record: &mut ClusterRecord, action: Action, now_m
             record.ended_at_ms = Some(now_ms);
         }
         Action::NoteCluster(reason) => record.reason = reason,
-        // Looked at again: a person may have chosen a number since.
-        Action::Rescale(n_workers) if record.adaptive.is_some_and(|allowed| allowed.holds(n_workers)) => {
-            tracing::info!(component = "fleet", cluster_id = %record.id, from = record.n_workers, to = n_workers, "the scheduler scales");
-            record.scale(n_workers, now_ms);
-        }
         Action::RunCluster if record.state == ClusterState::Starting => record.state = ClusterState::Running,
         _ => {}
     }
@@ -160,6 +194,9 @@ pub(super) async fn change_host(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::testing;
+    use crate::model::Adaptive;
+    use crate::settings::Settings;
     use std::collections::BTreeSet;
 
     #[test]
@@ -174,5 +211,22 @@ mod tests {
         };
         assert_eq!(ids().collect::<BTreeSet<_>>().len(), 80);
         assert!(ids().eq(ids()));
+    }
+
+    #[tokio::test]
+    async fn a_scheduler_gets_as_much_as_the_limits_allow() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = testing::store(directory.path()).await;
+        let eager = Adaptive { minimum: 1, maximum: 50, interval_ms: 1000, wait_count: 3, target_duration_ms: 5000 };
+        let cluster = ClusterRecord { adaptive: Some(eager), ..testing::cluster(1) };
+        store.insert_cluster(cluster.clone(), None).await.expect("inserted");
+        let limits = Limits { hosts: Some(6), ..Settings::default().limits };
+        let number = async || store.cluster(&cluster.id).await.expect("reads").expect("there").n_workers;
+        assert!(rescale(&store, &cluster, 50, &limits, 5).await.expect("scales"));
+        assert_eq!(number().await, 5, "one host of six is the scheduler's");
+        assert!(!rescale(&store, &cluster, 50, &limits, 6).await.expect("scales"), "there is no more");
+        assert!(!rescale(&store, &cluster, 51, &limits, 6).await.expect("scales"), "beyond what a person allowed");
+        assert!(rescale(&store, &cluster, 1, &limits, 7).await.expect("scales"));
+        assert_eq!(number().await, 1);
     }
 }

@@ -1,7 +1,9 @@
 //! Does what `reconcile` decided. Records change in transactions that look again before they write; calls of backends
 //! run beside the task, one for each host, each with a deadline.
 
-use super::changes::{apply_to_cluster, apply_to_host, change_cluster, change_host, end_cluster, request_host};
+use super::changes::{
+    apply_to_cluster, apply_to_host, change_cluster, change_host, end_cluster, request_host, rescale,
+};
 use super::observed::reach;
 use super::reconcile::Action;
 use super::task::Fleet;
@@ -64,8 +66,11 @@ impl Fleet {
                 Ok(self.start_named(Operation::Restart, cluster, &host))
             }
             Action::EndCluster(reason) => end_cluster(&store, cluster, reason).await,
-            Action::FinishCluster(_) | Action::RunCluster | Action::NoteCluster(_) | Action::Rescale(_) => {
+            Action::FinishCluster(_) | Action::RunCluster | Action::NoteCluster(_) => {
                 change_cluster(&store, &cluster.id, |record| apply_to_cluster(record, action, now_ms)).await
+            }
+            Action::Rescale(n_workers) => {
+                rescale(&store, cluster, n_workers, &self.parts.settings.limits, now_ms).await
             }
             Action::MarkEnded(ref host) => {
                 let host = host.clone();

@@ -1,5 +1,6 @@
 //! PURE: the limits the fleet works within, with their defaults, and the arithmetic of replacements.
 
+use crate::settings::{Limits, Settings};
 use crate::signer::content::AssignmentPolicy;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub struct FleetSettings {
     pub token_life: Duration,
     /// New members of a cluster within this time share one roster.
     pub roster_coalescing: Duration,
+    /// How much there may be, where the workspace has no limits of its own.
+    pub limits: Limits,
 }
 
 impl FleetSettings {
@@ -30,6 +33,7 @@ impl FleetSettings {
             backend_call: Duration::from_secs(60),
             token_life,
             roster_coalescing: Duration::from_millis(250),
+            limits: Settings::default().limits,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Adaptive, ClusterState, HostState, PhaseTiming, Reason, StartPhase, WorkerShape};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use towline_protocol::assignment::{EnvironmentSpec, SchedulerAddress};
 use towline_protocol::ids::{ClusterId, HostId, KeyId, VerifyingKey, WorkspaceId};
 use towline_protocol::report::{ProcessRecord, SignOff, Verdict, Vitals};
@@ -36,6 +37,8 @@ pub struct ClusterView {
     pub adaptive: Option<Adaptive>,
     /// Shape of each worker host.
     pub worker: WorkerShape,
+    /// Labels for usage reports.
+    pub tags: BTreeMap<String, String>,
     /// Its packages.
     #[schema(value_type = Object)]
     pub environment: EnvironmentSpec,

@@ -181,7 +181,10 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
         signer: signer.clone(),
         backends: backends.clone(),
         sessions: hub.clone(),
-        settings: Arc::new(FleetSettings::new(ground.policy(), ground.settings.validity.local_token)),
+        settings: Arc::new(FleetSettings {
+            limits: ground.settings.limits.clone(),
+            ..FleetSettings::new(ground.policy(), ground.settings.validity.local_token)
+        }),
         home,
         wake,
     };

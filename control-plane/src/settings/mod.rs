@@ -5,11 +5,12 @@
 //! not hold secrets, nor the addresses that people and agents use: those are files and run options. Driven by `init`, `run` and tests.
 
 mod address;
+mod phases;
 mod span;
 
-use crate::model::StartPhase;
 use crate::signer::capacity;
 use address::ListenAddress;
+pub use phases::PhaseLimits;
 use serde::Deserialize;
 use span::Span;
 use std::net::SocketAddr;
@@ -41,38 +42,6 @@ pub struct Settings {
     pub validity: Validity,
     /// How much of everything there may be.
     pub limits: Limits,
-}
-
-/// Limits of the start phases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PhaseLimits {
-    /// Until the backend made the host.
-    pub created: Duration,
-    /// Until its first sign of life.
-    pub booted: Duration,
-    /// Until it has certificate and session.
-    pub enrolled: Duration,
-    /// Until its packages are there.
-    pub synced: Duration,
-    /// Until its Dask process runs.
-    pub launched: Duration,
-    /// Until its Dask process is in the cluster.
-    pub joined: Duration,
-}
-
-impl PhaseLimits {
-    /// The limit of waiting for `phase`.
-    pub fn of(&self, phase: StartPhase) -> Duration {
-        match phase {
-            // A host is written down as requested: what is waited for first is its creation.
-            StartPhase::Requested | StartPhase::Created => self.created,
-            StartPhase::Booted => self.booted,
-            StartPhase::Enrolled => self.enrolled,
-            StartPhase::Synced => self.synced,
-            StartPhase::Launched => self.launched,
-            StartPhase::Joined => self.joined,
-        }
-    }
 }
 
 /// When clusters and hosts end by themselves.
@@ -140,6 +109,14 @@ pub struct Limits {
     pub blob_bytes: u64,
     /// Event streams at once.
     pub event_streams: u32,
+    /// Hosts of a workspace, unless an admin set a limit; none: as many as they like.
+    pub hosts: Option<u32>,
+    /// Cores (threads of workers) of a workspace, likewise.
+    pub cores: Option<u32>,
+    /// Hosts of each person, likewise.
+    pub hosts_per_person: Option<u32>,
+    /// Cores of each person, likewise.
+    pub cores_per_person: Option<u32>,
 }
 
 /// Why the settings cannot be used.
@@ -212,7 +189,16 @@ fragment!(RulesFragment {
     max_lifetime_cap: Span,
 });
 fragment!(ValidityFragment { instruction: Span, lease: Span, local_token: Span, identity: Span, blob_grant: Span });
-fragment!(LimitsFragment { workers_per_cluster: u32, clients_per_cluster: u32, blob_bytes: u64, event_streams: u32 });
+fragment!(LimitsFragment {
+    workers_per_cluster: u32,
+    clients_per_cluster: u32,
+    blob_bytes: u64,
+    event_streams: u32,
+    hosts: u32,
+    cores: u32,
+    hosts_per_person: u32,
+    cores_per_person: u32,
+});
 
 impl Fragment {
     /// One file's text.
@@ -262,6 +248,10 @@ impl Settings {
             clients_per_cluster: inputs.limits.clients_per_cluster.unwrap_or(500),
             blob_bytes: inputs.limits.blob_bytes.unwrap_or(4 << 30),
             event_streams: inputs.limits.event_streams.unwrap_or(1024),
+            hosts: inputs.limits.hosts,
+            cores: inputs.limits.cores,
+            hosts_per_person: inputs.limits.hosts_per_person,
+            cores_per_person: inputs.limits.cores_per_person,
         };
         check_members(&limits)?;
         let trust_domain = inputs.trust_domain.unwrap_or_else(|| "towline.local".to_owned());

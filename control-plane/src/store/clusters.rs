@@ -1,10 +1,12 @@
 //! Clusters: insertion with names and idempotency keys, reads, transactional updates.
 
+use super::limits::ledger;
 use super::{Doing, Store, StoreError, from_body, id_of, number, signed, timeline, to_body};
 use crate::model::ClusterRecord;
 use crate::timeline as events;
+use crate::usage::limits::{self, Ledger};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
 use towline_protocol::ids::{ClusterId, Digest, WorkspaceId};
 
 /// A client's own name for one request, and the hash of what it asked under it.
@@ -57,6 +59,16 @@ pub(super) async fn touch(connection: &mut SqliteConnection, cluster: &ClusterId
     Ok(())
 }
 
+async fn read_to_change(connection: &mut SqliteConnection, id: &ClusterId) -> Result<ClusterRecord, StoreError> {
+    let row = sqlx::query("SELECT id, revision, body FROM clusters WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(connection)
+        .await
+        .doing("read a cluster to change it")?
+        .ok_or_else(|| StoreError::UnknownCluster(id.clone()))?;
+    read(&row)
+}
+
 /// What an earlier request under this key was, if there was one.
 async fn seen(
     connection: &mut SqliteConnection,
@@ -92,21 +104,28 @@ impl Store {
         seen(&mut connection, workspace, person, idempotency).await
     }
 
-    /// Write a new cluster down, unless its name is taken or the request was seen before.
-    pub async fn insert_cluster(
+    /// Write a new cluster down, unless its name is taken, the request was seen before, or `judge`, who is shown the
+    /// limits of its workspace and what is held of them, refuses. One transaction: of two requests at once the second
+    /// is judged with the first one in its place.
+    pub async fn insert_cluster_within<E>(
         &self,
         record: ClusterRecord,
         idempotency: Option<Idempotency>,
-    ) -> Result<Inserted, StoreError> {
+        judge: impl FnOnce(&Ledger) -> Result<(), E> + Send,
+    ) -> Result<Result<Inserted, E>, StoreError> {
         let mut transaction = self.writer.begin().await.doing("begin a new cluster")?;
         if let Some(idempotency) = &idempotency
             && let Some(seen) = seen(&mut transaction, &record.workspace, &record.person, idempotency).await?
         {
-            return Ok(seen);
+            return Ok(Ok(seen));
+        }
+        if let Err(refused) = judge(&ledger(&mut transaction, &record.workspace).await?) {
+            return Ok(Err(refused));
         }
         let inserted = sqlx::query(
-            "INSERT INTO clusters (id, workspace, name, live, revision, created_at_ms, body)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO clusters (id, workspace, name, live, revision, created_at_ms, body, person, wanted_hosts,
+                 worker_cores, tags)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(record.id.as_str())
         .bind(record.workspace.as_str())
@@ -115,10 +134,14 @@ impl Store {
         .bind(signed(record.revision)?)
         .bind(signed(record.created_at_ms)?)
         .bind(to_body(&record))
+        .bind(&record.person)
+        .bind(signed(limits::wanted_hosts(&record))?)
+        .bind(signed(limits::worker_cores(&record))?)
+        .bind(to_body(&record.terms.tags))
         .execute(&mut *transaction)
         .await;
         match inserted {
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(Inserted::NameTaken),
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(Ok(Inserted::NameTaken)),
             other => other.doing("insert a cluster")?,
         };
         if let Some(idempotency) = idempotency {
@@ -139,7 +162,18 @@ impl Store {
         timeline::append(&mut transaction, &record.id, vec![events::of_new_cluster(&record)]).await?;
         transaction.commit().await.doing("commit a new cluster")?;
         self.changed(&record.id);
-        Ok(Inserted::New)
+        Ok(Ok(Inserted::New))
+    }
+
+    /// Write a new cluster down, whatever the limits say: for tests, so that nothing else can forget to ask.
+    #[cfg(test)]
+    pub async fn insert_cluster(
+        &self,
+        record: ClusterRecord,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Inserted, StoreError> {
+        let yes = |_: &Ledger| Ok::<_, std::convert::Infallible>(());
+        self.insert_cluster_within(record, idempotency, yes).await.map(|Ok(inserted)| inserted)
     }
 
     /// One cluster.
@@ -199,7 +233,8 @@ impl Store {
         Ok(rows.iter().filter_map(read_or_leave_out).collect())
     }
 
-    /// Change a cluster in one transaction. Counts and announces the change, unless `change` left it as it was.
+    /// Change a cluster in one transaction. Counts and announces the change, unless `change` left it as it was. One that
+    /// makes it want more hosts is for [`Store::update_cluster_within`].
     pub async fn update_cluster(
         &self,
         id: &ClusterId,
@@ -216,31 +251,54 @@ impl Store {
         change: impl FnOnce(&mut ClusterRecord) + Send,
     ) -> Result<ClusterRecord, StoreError> {
         let mut transaction = self.writer.begin().await.doing("begin a change of a cluster")?;
-        let row = sqlx::query("SELECT id, revision, body FROM clusters WHERE id = $1")
-            .bind(id.as_str())
-            .fetch_optional(&mut *transaction)
-            .await
-            .doing("read a cluster to change it")?
-            .ok_or_else(|| StoreError::UnknownCluster(id.clone()))?;
-        let before = read(&row)?;
+        let before = read_to_change(&mut transaction, id).await?;
         let mut record = before.clone();
         change(&mut record);
-        if record == before {
+        self.write_changed(transaction, person, &before, record).await
+    }
+
+    /// Change a cluster in one transaction if `change`, who is shown the limits of its workspace and what is held of them
+    /// (this cluster's part included), does not refuse. What is changed by then is forgotten with it.
+    pub async fn update_cluster_within<E>(
+        &self,
+        person: Option<&str>,
+        id: &ClusterId,
+        change: impl FnOnce(&mut ClusterRecord, &Ledger) -> Result<(), E> + Send,
+    ) -> Result<Result<ClusterRecord, E>, StoreError> {
+        let mut transaction = self.writer.begin().await.doing("begin a change of a cluster within limits")?;
+        let before = read_to_change(&mut transaction, id).await?;
+        let ledger = ledger(&mut transaction, &before.workspace).await?;
+        let mut record = before.clone();
+        if let Err(refused) = change(&mut record, &ledger) {
+            return Ok(Err(refused));
+        }
+        self.write_changed(transaction, person, &before, record).await.map(Ok)
+    }
+
+    async fn write_changed(
+        &self,
+        mut transaction: Transaction<'_, Sqlite>,
+        person: Option<&str>,
+        before: &ClusterRecord,
+        mut record: ClusterRecord,
+    ) -> Result<ClusterRecord, StoreError> {
+        if record == *before {
             return Ok(record);
         }
         record.revision = before.revision + 1;
-        sqlx::query("UPDATE clusters SET live = $2, revision = $3, body = $4 WHERE id = $1")
-            .bind(id.as_str())
+        sqlx::query("UPDATE clusters SET live = $2, revision = $3, body = $4, wanted_hosts = $5 WHERE id = $1")
+            .bind(record.id.as_str())
             .bind(i64::from(!record.state.is_terminal()))
             .bind(signed(record.revision)?)
             .bind(to_body(&record))
+            .bind(signed(limits::wanted_hosts(&record))?)
             .execute(&mut *transaction)
             .await
             .doing("change a cluster")?;
-        let told = events::of_cluster(&before, &record, person, crate::clock::unix_ms());
-        timeline::append(&mut transaction, id, told).await?;
+        let told = events::of_cluster(before, &record, person, crate::clock::unix_ms());
+        timeline::append(&mut transaction, &record.id, told).await?;
         transaction.commit().await.doing("commit a change of a cluster")?;
-        self.changed(id);
+        self.changed(&record.id);
         Ok(record)
     }
 

@@ -3,24 +3,35 @@
 use super::clusters::touch;
 use super::{Doing, Store, StoreError, from_body, id_of, signed, timeline, to_body};
 use crate::clock::unix_ms;
-use crate::model::{HostRecord, MemberRecord};
+use crate::model::{HostRecord, MemberRecord, StartPhase};
 use crate::timeline as events;
 use sqlx::sqlite::SqliteRow;
 use towline_protocol::ids::{ClusterId, HostId};
+
+/// When the backend made a host; none: it has not.
+fn made_at_ms(host: &HostRecord) -> Option<u64> {
+    host.phases.iter().find(|timing| timing.phase == StartPhase::Created).map(|timing| timing.reached_at_ms)
+}
 
 impl Store {
     /// Write a new host down. Must be done before a backend is asked for it.
     pub async fn insert_host(&self, record: HostRecord) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await.doing("begin a new host")?;
-        sqlx::query("INSERT INTO hosts (id, cluster, live, created_at_ms, body) VALUES ($1, $2, $3, $4, $5)")
-            .bind(record.id.as_str())
-            .bind(record.cluster.as_str())
-            .bind(i64::from(record.state.is_live()))
-            .bind(signed(record.created_at_ms)?)
-            .bind(to_body(&record))
-            .execute(&mut *transaction)
-            .await
-            .doing("insert a host")?;
+        sqlx::query(
+            "INSERT INTO hosts (id, cluster, live, created_at_ms, body, role, made_at_ms, ended_at_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(record.id.as_str())
+        .bind(record.cluster.as_str())
+        .bind(i64::from(record.state.is_live()))
+        .bind(signed(record.created_at_ms)?)
+        .bind(to_body(&record))
+        .bind(record.role.as_str())
+        .bind(made_at_ms(&record).map(signed).transpose()?)
+        .bind(record.ended_at_ms.map(signed).transpose()?)
+        .execute(&mut *transaction)
+        .await
+        .doing("insert a host")?;
         touch(&mut transaction, &record.cluster).await?;
         timeline::append(&mut transaction, &record.cluster, vec![events::of_new_host(&record)]).await?;
         transaction.commit().await.doing("commit a new host")?;
@@ -88,10 +99,12 @@ impl Store {
         if record == before {
             return Ok(record);
         }
-        sqlx::query("UPDATE hosts SET live = $2, body = $3 WHERE id = $1")
+        sqlx::query("UPDATE hosts SET live = $2, body = $3, made_at_ms = $4, ended_at_ms = $5 WHERE id = $1")
             .bind(id.as_str())
             .bind(i64::from(record.state.is_live()))
             .bind(to_body(&record))
+            .bind(made_at_ms(&record).map(signed).transpose()?)
+            .bind(record.ended_at_ms.map(signed).transpose()?)
             .execute(&mut *transaction)
             .await
             .doing("change a host")?;

@@ -8,10 +8,12 @@ mod clusters;
 mod enrolment;
 mod environments;
 mod hosts;
+mod limits;
 mod people;
 #[cfg(test)]
 pub(crate) mod tests;
 mod timeline;
+mod usage;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,7 +30,8 @@ use towline_protocol::time::UnixSeconds;
 
 pub use clusters::{Idempotency, Inserted};
 pub use enrolment::{Redemption, TokenRecord};
-pub use people::{PersonToken, Role, WorkspaceRecord};
+pub use limits::LimitChange;
+pub use people::{PersonToken, Role, Standing, WorkspaceRecord};
 pub use timeline::{TIMELINE_LIMIT, TimelinePage, TimelineRow};
 
 /// How many changes a slow reader may fall behind before it must read everything again.
@@ -213,14 +216,24 @@ pub async fn copy_database(from: &Path, to: &Path) -> Result<i64, StoreError> {
     Ok(schema)
 }
 
+/// Every step of the tables, oldest first. A step that was released is never edited.
+const MIGRATIONS: [(i64, &str, &str); 4] = [
+    (1, "first light", include_str!("migrations/sqlite/0001_first_light.sql")),
+    (2, "tokens", include_str!("migrations/sqlite/0002_tokens.sql")),
+    (3, "limits and usage", include_str!("migrations/sqlite/0003_limits_and_usage.sql")),
+    (4, "timeline", include_str!("migrations/sqlite/0004_timeline.sql")),
+];
+
 fn migrator() -> Migrator {
-    let migration = |number, name: &'static str, sql: &'static str| {
-        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations(vec![
-        migration(1, "first light", include_str!("migrations/sqlite/0001_first_light.sql")),
-        migration(4, "timeline", include_str!("migrations/sqlite/0004_timeline.sql")),
-    ])
+    migrator_up_to(i64::MAX)
+}
+
+/// Only the steps up to this one: a test makes the database of an older version.
+fn migrator_up_to(last: i64) -> Migrator {
+    let steps = MIGRATIONS.into_iter().filter(|(version, ..)| *version <= last).map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(steps.collect())
 }
 
 /// Says what was being done when a query failed.

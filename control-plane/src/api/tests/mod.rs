@@ -4,9 +4,12 @@
 mod clusters;
 mod environments;
 mod events;
+mod limits;
 mod problems;
+mod tokens;
+mod usage;
 
-use super::{ApiParts, Nudge, router};
+use super::{ApiParts, Nudge};
 use crate::environments::{Blobs, Probe, ProbeError};
 use crate::model::{BlobSize, EnvironmentRecord};
 use crate::settings::{Fragment, Settings};
@@ -62,11 +65,30 @@ struct Ground {
     blobs: FakeBlobs,
     nudges: Arc<Nudges>,
     shutdown: CancellationToken,
+    settings: Arc<Settings>,
+    clock: fn() -> u64,
+}
+
+/// What the API of a ground stands on.
+fn parts(ground: &Ground) -> ApiParts {
+    let key = keys::ed25519_from_pem(&keys::ed25519_generate_pem().unwrap().0).unwrap();
+    let (url, probe) = ("https://blobs.test".to_owned(), Box::new(ground.blobs.clone()));
+    ApiParts {
+        store: ground.store.clone(),
+        settings: ground.settings.clone(),
+        blobs: Arc::new(Blobs::new(url, key, Duration::from_secs(60), probe)),
+        fleet: ground.nudges.clone(),
+        backends: vec!["local".to_owned()],
+        logs_directory: "/logs".to_owned(),
+        clock: ground.clock,
+        shutdown: ground.shutdown.clone(),
+    }
 }
 
 /// Tokens of the tests' people.
 const ADA: &str = "tl_ada";
 const BOB: &str = "tl_bob";
+const VIC: &str = "tl_vic_who_looks";
 const EVE: &str = "tl_eve_of_another_workspace";
 const OLD: &str = "tl_old";
 
@@ -91,33 +113,20 @@ impl Ground {
         for (token, person, workspace, role, expires_at_ms) in [
             (ADA, "ada", records::workspace(), Role::Admin, None),
             (BOB, "bob", records::workspace(), Role::Member, Some(NOW_MS + 1)),
+            (VIC, "vic", records::workspace(), Role::Viewer, None),
             (EVE, "eve", other_workspace(), Role::Admin, None),
             (OLD, "old", records::workspace(), Role::Admin, Some(NOW_MS)),
         ] {
-            let hash = Digest::of(token.as_bytes());
-            let person = person.to_owned();
-            let token = PersonToken { hash, workspace, person, role, created_at_ms: 1, expires_at_ms };
-            store.put_person_token(token).await.unwrap();
+            let known = records::token(token, person, role);
+            store.put_person_token(PersonToken { workspace, expires_at_ms, ..known }).await.unwrap();
         }
         let settings = Settings::from_fragment(Fragment::parse(settings).unwrap()).unwrap();
         let (blobs, nudges, shutdown) = (FakeBlobs::default(), Arc::new(Nudges::default()), CancellationToken::new());
-        let key = keys::ed25519_from_pem(&keys::ed25519_generate_pem().unwrap().0).unwrap();
-        let router = router(ApiParts {
-            store: store.clone(),
-            settings: Arc::new(settings),
-            blobs: Arc::new(Blobs::new(
-                "https://blobs.test".to_owned(),
-                key,
-                Duration::from_secs(60),
-                Box::new(blobs.clone()),
-            )),
-            fleet: nudges.clone(),
-            backends: vec!["local".to_owned()],
-            logs_directory: "/logs".to_owned(),
-            clock,
-            shutdown: shutdown.clone(),
-        });
-        Self { _directory: directory, store, router, blobs, nudges, shutdown }
+        let settings = Arc::new(settings);
+        let router = Router::new();
+        let mut ground = Self { _directory: directory, store, router, blobs, nudges, shutdown, settings, clock };
+        ground.router = super::router(parts(&ground));
+        ground
     }
 
     /// A server on which `body()` can be asked for: its environment is complete.

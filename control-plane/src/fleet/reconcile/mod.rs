@@ -73,10 +73,8 @@ pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     if !wanted.has_address {
         actions.push(Action::ChooseAddress { avoid: None });
     }
-    if let Some(n_workers) = scaling::wish(wanted, seen) {
-        // The next look is at the new number.
-        return vec![Action::Rescale(n_workers)];
-    }
+    // The next look is at the new number, unless the workspace's limits refuse it.
+    actions.extend(scaling::wish(wanted, seen).map(Action::Rescale));
     request_hosts(wanted, seen, settings, now_ms, &mut actions);
     for host in seen.live().filter(|host| host.is_useful()) {
         look_after(host, wanted, seen, settings, now_ms, &mut actions);

@@ -6,7 +6,11 @@ mod timelines;
 
 use self::records::{cluster, host, member, spki, store, workspace};
 use super::*;
-use crate::model::{BlobSize, ClusterRecord, ClusterState, EnvironmentRecord, HostState, Wish};
+use crate::model::{
+    BlobSize, ClusterRecord, ClusterState, EnvironmentRecord, HostRecord, HostState, PhaseTiming, StartPhase, Wish,
+};
+use crate::usage::hours::Window;
+use crate::usage::limits::{Amount, Subject};
 use std::collections::BTreeSet;
 use tokio::sync::broadcast::error::TryRecvError;
 use towline_protocol::ids::{Digest, WorkspaceId};
@@ -314,17 +318,134 @@ async fn readers_cannot_write() {
 #[tokio::test]
 async fn a_role_of_a_newer_version_opens_nothing() {
     let (_directory, store) = ground().await;
-    let hash = Digest::of(b"token");
-    let token = PersonToken {
-        hash: hash.clone(),
-        workspace: workspace(),
-        person: "ada".to_owned(),
-        role: Role::Member,
-        created_at_ms: 1,
-        expires_at_ms: None,
-    };
+    let token = records::token("tl_x", "ada", Role::Member);
+    let hash = token.hash.clone();
     store.put_person_token(token.clone()).await.unwrap();
     assert_eq!(store.person_by_token(&hash).await.unwrap(), Some(token));
     sqlx::query("UPDATE person_tokens SET role = 'guest'").execute(&store.writer).await.unwrap();
     assert_eq!(store.person_by_token(&hash).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn tokens_from_before_they_had_names_are_admins_and_open_what_they_did() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("towline.db");
+    let old = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let old = SqlitePool::connect_with(old).await.unwrap();
+    migrator_up_to(1).run(&old).await.unwrap();
+    sqlx::query("INSERT INTO workspaces VALUES ($1, 'default', 1)")
+        .bind(workspace().as_str())
+        .execute(&old)
+        .await
+        .unwrap();
+    let hashes = ["one", "two"].map(|secret| Digest::of(secret.as_bytes()));
+    for hash in &hashes {
+        sqlx::query("INSERT INTO person_tokens VALUES ($1, $2, 'ada', 'member', 7, NULL)")
+            .bind(hash.as_str())
+            .bind(workspace().as_str())
+            .execute(&old)
+            .await
+            .unwrap();
+    }
+    old.close().await;
+    let store = Store::open(&path).await.unwrap();
+    let mut ids = std::collections::BTreeSet::new();
+    for hash in &hashes {
+        let token = store.person_by_token(hash).await.unwrap().unwrap();
+        assert_eq!((token.role, token.person.as_str(), token.name.as_str()), (Role::Admin, "ada", "first"));
+        assert_eq!((token.created_at_ms, token.expires_at_ms, token.revoked_at_ms), (7, None, None));
+        ids.insert(token.id);
+    }
+    assert_eq!(ids.len(), 2);
+}
+
+#[tokio::test]
+async fn the_use_of_a_token_is_noted_to_the_hour() {
+    let (_directory, store) = ground().await;
+    let token = records::token("tl_x", "ada", Role::Member);
+    store.put_person_token(token.clone()).await.unwrap();
+    const HOUR: u64 = 3_600_000;
+    for (now, noted) in [(HOUR, HOUR), (HOUR + 1, HOUR), (2 * HOUR - 1, HOUR), (2 * HOUR, 2 * HOUR), (5, 2 * HOUR)] {
+        let known = store.person_by_token(&token.hash).await.unwrap().unwrap();
+        store.note_use(&known, now).await.unwrap();
+        let known = store.person_by_token(&token.hash).await.unwrap().unwrap();
+        assert_eq!(known.last_used_at_ms, Some(noted), "at {now}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_once_and_only_where_it_belongs() {
+    let (_directory, store) = ground().await;
+    let token = records::token("tl_x", "ada", Role::Member);
+    store.put_person_token(token.clone()).await.unwrap();
+    let yes = |_: &PersonToken, _: &[PersonToken]| Ok::<(), ()>(());
+    let elsewhere = WorkspaceId::from_random([2; 10]);
+    assert_eq!(store.revoke_token(&elsewhere, &token.id, 5, yes).await.unwrap(), Ok(None));
+    let no = |_: &PersonToken, _: &[PersonToken]| Err(());
+    assert_eq!(store.revoke_token(&workspace(), &token.id, 5, no).await.unwrap(), Err(()));
+    assert_eq!(store.person_by_token(&token.hash).await.unwrap(), Some(token.clone()));
+    for now in [6, 7] {
+        let revoked = store.revoke_token(&workspace(), &token.id, now, yes).await.unwrap().unwrap().unwrap();
+        assert_eq!(revoked.revoked_at_ms, Some(6));
+    }
+    assert_eq!(store.person_by_token(&token.hash).await.unwrap().unwrap().revoked_at_ms, Some(6));
+}
+
+#[tokio::test]
+async fn records_from_before_limits_and_usage_are_counted_and_unreadable_ones_keep_nobody_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("towline.db");
+    let old = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let old = SqlitePool::connect_with(old).await.unwrap();
+    migrator_up_to(2).run(&old).await.unwrap();
+    sqlx::query("INSERT INTO workspaces VALUES ($1, 'default', 1)")
+        .bind(workspace().as_str())
+        .execute(&old)
+        .await
+        .unwrap();
+    let ending = ClusterRecord { wish: Wish::End, ..cluster("ending") };
+    let mut tagged = cluster("a");
+    tagged.terms.tags.insert("team".to_owned(), "sky".to_owned());
+    for (record, body) in [
+        (tagged.clone(), to_body(&tagged)),
+        (ending.clone(), to_body(&ending)),
+        (cluster("broken"), "{".to_owned()),
+        (cluster("empty"), "{}".to_owned()),
+    ] {
+        sqlx::query(
+            "INSERT INTO clusters (id, workspace, name, live, revision, created_at_ms, body)
+             VALUES ($1, $2, $3, 1, 1, 1, $4)",
+        )
+        .bind(record.id.as_str())
+        .bind(workspace().as_str())
+        .bind(&record.name)
+        .bind(body)
+        .execute(&old)
+        .await
+        .unwrap();
+    }
+    let timing = PhaseTiming { phase: StartPhase::Created, reached_at_ms: 100, millis: 0 };
+    let made = HostRecord { phases: vec![timing], ended_at_ms: Some(300), ..host(&cluster("a"), 1) };
+    let bodies = [to_body(&made), to_body(&host(&cluster("a"), 2)), "{".to_owned(), "{}".to_owned()];
+    for (number, body) in (1..).zip(bodies) {
+        sqlx::query("INSERT INTO hosts (id, cluster, live, created_at_ms, body) VALUES ($1, $2, 0, 1, $3)")
+            .bind(host(&cluster("a"), number).id.as_str())
+            .bind(cluster("a").id.as_str())
+            .bind(body)
+            .execute(&old)
+            .await
+            .unwrap();
+    }
+    old.close().await;
+    let store = Store::open(&path).await.unwrap();
+    let stays = store.stays(&workspace(), None, Window { since_ms: 0, until_ms: 1_000 }).await.unwrap();
+    assert_eq!(stays.len(), 1, "what was never made cost nothing: {stays:?}");
+    assert_eq!((stays[0].cores, stays[0].from_ms, stays[0].until_ms), (2, 100, Some(300)));
+    assert_eq!(stays[0].tags.get("team").map(String::as_str), Some("sky"));
+    let ledger = store.ledger(&workspace()).await.unwrap();
+    assert_eq!(ledger.held.len(), 4);
+    let ada = Subject::Person("ada".to_owned());
+    // Two workers of two threads each, and the scheduler.
+    assert_eq!(ledger.used(&ada, None), Amount { hosts: 3, cores: 5 });
+    assert_eq!(ledger.used(&Subject::Workspace, None), ledger.used(&ada, None));
 }

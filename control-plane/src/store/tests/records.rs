@@ -3,12 +3,12 @@
 use crate::model::{
     ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, MemberRecord, Terms, Wish, WorkerShape,
 };
-use crate::store::{Store, WorkspaceRecord};
+use crate::store::{PersonToken, Role, Store, WorkspaceRecord};
 use std::collections::BTreeMap;
 use std::path::Path;
 use towline_protocol::assignment::{EnvironmentKind, EnvironmentSpec, Interpreter, RoleKind};
 use towline_protocol::envelope::{self, Envelope};
-use towline_protocol::ids::{ClusterId, Digest, HostId, Spki, VerifyingKey, WorkspaceId};
+use towline_protocol::ids::{ClusterId, Digest, HostId, Spki, TokenId, VerifyingKey, WorkspaceId};
 use towline_protocol::time::UnixSeconds;
 
 /// The one workspace of tests.
@@ -32,6 +32,22 @@ fn bytes(word: &str) -> [u8; 10] {
     let mut out = [0; 10];
     out.copy_from_slice(&digest.as_str().as_bytes()[..10]);
     out
+}
+
+/// A token of the one workspace, without end.
+pub(crate) fn token(secret: &str, person: &str, role: Role) -> PersonToken {
+    PersonToken {
+        id: TokenId::from_random(bytes(secret)),
+        hash: Digest::of(secret.as_bytes()),
+        workspace: workspace(),
+        person: person.to_owned(),
+        name: format!("{person}'s"),
+        role,
+        created_at_ms: 1,
+        expires_at_ms: None,
+        last_used_at_ms: None,
+        revoked_at_ms: None,
+    }
 }
 
 /// A starting cluster of this name.
