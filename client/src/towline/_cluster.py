@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from distributed.client import Client
+from distributed.core import Status
 
 from towline import _logs
 from towline._environ import parse_environ

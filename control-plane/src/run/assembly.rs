@@ -182,7 +182,7 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
         backends: backends.clone(),
         sessions: hub.clone(),
         settings: Arc::new(FleetSettings {
-            limits: ground.settings.limits.clone(),
+            limits: ground.settings.limits,
             ..FleetSettings::new(ground.policy(), ground.settings.validity.local_token)
         }),
         home,

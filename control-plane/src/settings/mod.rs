@@ -10,7 +10,6 @@ mod span;
 
 use crate::signer::capacity;
 use address::ListenAddress;
-pub use phases::PhaseLimits;
 use serde::Deserialize;
 use span::Span;
 use std::net::SocketAddr;
@@ -18,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use towline_protocol::LONGEST_LIFETIME;
 use towline_protocol::assignment::{Deadlines, PhaseDeadlines};
+
+pub use phases::PhaseLimits;
 
 /// The main file's name within the server directory.
 pub const FILE: &str = "server.toml";
@@ -371,6 +372,7 @@ fn check_trust_domain(name: &str) -> Result<(), SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::StartPhase;
 
     fn settings(text: &str) -> Result<Settings, SettingsError> {
         Settings::from_fragment(Fragment::parse(text).expect("parses"))
