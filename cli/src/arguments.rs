@@ -325,8 +325,6 @@ mod tests {
             "towline limits set --workspace",
             "towline usage --by host",
             "towline usage --by tag:",
-            "towline usage --csv --json",
-            "towline --json usage --csv",
             "towline limits set --hosts 1",
             "towline limits set --workspace --everyone --hosts 1",
             "towline limits set --workspace --hosts many",

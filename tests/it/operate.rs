@@ -156,6 +156,10 @@ if __name__ == "__main__":
     let lines: Vec<_> = csv.lines().collect();
     ensure!(lines[0] == "tag:project,hosts,host_hours,cpu_hours", "{csv}");
     ensure!(lines.len() == 2 && lines[1].starts_with("\"sky, \"\"sea\"\"\",2,0.00"), "{csv}");
+    for both in [&["usage", "--csv", "--json"], &["--json", "usage", "--csv"]] {
+        let done = run(world.towline(both), LIMIT).await?;
+        ensure!(done.code == Some(64) && done.stderr.contains("leave one of them out"), "{both:?}: {done:?}");
+    }
     let by_cluster = text(&world, &["usage", "--by", "cluster"]).await?;
     ensure!(by_cluster.contains("used") && by_cluster.contains("all"), "{by_cluster}");
     person(&world, "vic", "viewer").await?;

@@ -124,7 +124,7 @@ pub struct UsageArguments {
     #[arg(long, value_name = "WHAT", default_value = "person", value_parser = by)]
     pub by: String,
     /// Print comma-separated values for a spreadsheet
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long)]
     pub csv: bool,
 }
 

@@ -4,11 +4,21 @@ use super::arguments::UsageArguments;
 use super::moment;
 use crate::api::operate::{Usage, UsageLine, UsageSum};
 use crate::commands::{api, now_ms};
-use crate::failure::Outcome;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 
 /// Show what was used.
 pub async fn run(arguments: &UsageArguments, profile: Option<&str>, output: Output) -> Outcome<()> {
+    // Not clap's to refuse: it sees no conflict with `--json` before the command.
+    if arguments.csv && output.json() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "usage",
+            "--csv and --json are two forms of one answer",
+            "leave one of them out",
+        ));
+    }
     let api = api(profile)?;
     let now = now_ms();
     let moment_of = |when: Option<crate::logs::when::When>| when.map(|when| when.unix_ms(now));
