@@ -1,7 +1,8 @@
-//! The project's chores: `cargo xtask test`, `cargo xtask strangers`, `cargo xtask install`.
+//! The project's chores: `cargo xtask test`, `cargo xtask strangers`, `cargo xtask bench`, `cargo xtask install`.
 //!
 //! Standard library only, so that it builds in a second on a fresh machine. It decides nothing about the product.
 
+mod bench;
 mod install;
 mod process;
 mod strangers;
@@ -24,6 +25,8 @@ cargo xtask <chore>
                             --clients        only the tests that share one cluster
                             --all            run what tests/strangers/skip.txt names, too
                             --checkout PATH  with this git checkout of distributed; default: Debian's source package
+  bench [--rounds N]      measure first figures with the released binary, each beside its peer, print the table and
+                          write docs/performance.md (about 10 minutes after the build)
   install --destdir D     lay out the files of a host image below D
   help                    this text
 ";
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
             Ok(wish) => strangers::run(&wish),
             Err(why) => return usage(&why),
         },
+        ["bench", words @ ..] => bench::run(words),
         ["install", "--destdir", directory] => install::run(directory.as_ref()),
         other => return usage(&format!("there is no chore {other:?}")),
     };

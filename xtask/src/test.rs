@@ -90,17 +90,17 @@ fn slow_tests(environment: &[(&str, OsString)]) -> Outcome {
 }
 
 /// What the tests need beside Rust, made below `target/`.
-struct Tools {
+pub struct Tools {
     /// The environment tool, found or fetched by our own binary.
-    uv: PathBuf,
+    pub uv: PathBuf,
     /// An interpreter with everything that Python tests and checks import.
     python: PathBuf,
     /// An interpreter with Dask and little else: what end-to-end tests make clusters of.
-    dask: PathBuf,
+    pub dask: PathBuf,
 }
 
 impl Tools {
-    fn make() -> Outcome<Self> {
+    pub fn make() -> Outcome<Self> {
         let build = ["build", "-p", "towline", "--all-features", "--locked"];
         step("build the binary that finds uv", &mut cargo(build))?;
         let uv = PathBuf::from(output(Command::new(target().join("debug/towline")).args(["env", "uv"]))?);
@@ -149,7 +149,7 @@ fn python_checks(python: &Path) -> Outcome {
         command
     };
     // One set of rules, also for what lies outside of the package's folder.
-    let everything = ["--config", "pyproject.toml", ".", "../tests/strangers"];
+    let everything = ["--config", "pyproject.toml", ".", "../tests/strangers", "../tests/bench"];
     step("Python formatting", &mut module(&[&["ruff", "format", "--check"], &everything[..]].concat()))?;
     step("Python lints", &mut module(&[&["ruff", "check"], &everything[..]].concat()))?;
     step("Python types", &mut module(&["mypy"]))
