@@ -77,7 +77,8 @@ if __name__ == "__main__":
     cluster = towline.Cluster(
         n_workers=1, worker_threads=1, name="alone", no_client_timeout=None, shutdown_on_close=False, progress=False)
     client = cluster.get_client()
-    handle = cluster.adapt(minimum=1, maximum=3, interval="100 ms", target_duration="1 s")
+    # Patient: on a machine that does much else the estimate jumps.
+    handle = cluster.adapt(minimum=1, maximum=3, interval="100 ms", wait_count=30, target_duration="1 s")
     assert (handle.minimum, handle.maximum, handle.state) == (1, 3, "running")
     fire_and_forget(client.map(time.sleep, [3.0 + n / 1000 for n in range(12)], pure=False))
     while not client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
@@ -107,7 +108,7 @@ async fn the_scheduler_scales_with_the_client_gone() -> Result<()> {
     let grown = world.api().cluster_until("alone", LONG, |cluster| workers(cluster, "up") == 3).await?;
     ensure!(grown["n_workers"] == 3 && grown["adaptive"]["maximum"] == 3, "{grown}");
     let shrunk = world.api().cluster_until("alone", LONG, |cluster| {
-        cluster["n_workers"] == 1 && workers(cluster, "up") == 1 && workers(cluster, "ended") == 2
+        cluster["n_workers"] == 1 && workers(cluster, "up") == 1 && workers(cluster, "ended") >= 2
     });
     let shrunk = shrunk.await?;
     ensure!(shrunk["state"] == "running", "{shrunk}");
