@@ -154,6 +154,32 @@ def test_a_host_that_works_is_not_taken() -> None:
     run(test)
 
 
+def test_a_lower_limit_moves_work_away_too() -> None:
+    async def test() -> None:
+        async with cluster(3) as (scheduler, scaling, client):
+            busy = client.map(time.sleep, [1.0 + n / 100 for n in range(3)], pure=False)
+            await until(lambda: sum(bool(worker.processing) for worker in scheduler.workers.values()) == 3)
+            scaling.follow(plan(0, 1, target_duration_ms=1))
+            await until(lambda: len(scaling.retired) == 2)
+            assert scaling.statement()["wanted"] == 1
+            await client.cancel(busy)
+
+    run(test)
+
+
+def test_a_worker_that_somebody_started_by_hand_is_left_alone() -> None:
+    async def test() -> None:
+        async with (
+            cluster(1) as (scheduler, scaling, _client),
+            Worker(scheduler.address, nthreads=1, dashboard=False, name="mine"),
+        ):
+            scaling.follow(plan(1, 1))
+            await asyncio.sleep(0.5)
+            assert scaling.statement() == {"op": "scaling", "wanted": 1, "retired": []}
+
+    run(test)
+
+
 def test_people_choose_which_go() -> None:
     async def test() -> None:
         async with cluster(3) as (scheduler, scaling, client):

@@ -49,7 +49,7 @@ pub struct SchedulerActivity {
     pub client_cpu_milli: Option<u64>,
     /// CPU of the busiest worker process, in thousandths of one core.
     pub workers_cpu_milli: u64,
-    /// Worker hosts that are in the cluster.
+    /// Worker hosts that are or were in the cluster.
     pub hosts: u64,
     /// It takes no more tasks, for this reason.
     pub closed: Option<EndReason>,
@@ -160,7 +160,7 @@ enum Said {
     Activity(SchedulerActivity),
     Closed,
     Kept,
-    Scaling(ScalingWord),
+    Scaling { wanted: u32, retired: Vec<String> },
 }
 
 /// What the plugin is asked.
@@ -245,8 +245,10 @@ fn take_in(
         }
         Said::Closed => answer(CloseAnswer::Closed),
         Said::Kept => answer(CloseAnswer::Kept),
-        Said::Scaling(mut word) => {
-            word.retired.truncate(MAX_RETIRED);
+        Said::Scaling { wanted, retired } => {
+            // A name that is no host's is a worker that somebody started by hand.
+            let retired = retired.iter().filter_map(|name| name.parse().ok()).take(MAX_RETIRED).collect();
+            let word = ScalingWord { wanted, retired };
             socket.word.send_if_modified(|known| known.replace(word.clone()).as_ref() != Some(&word));
         }
     }
@@ -360,7 +362,7 @@ mod tests {
         plugin.read_line(&mut line).await.expect("told");
         let mut link = served.link.clone();
         let host = towline_protocol::ids::HostId::from_random([7; 10]);
-        let said = format!("{{\"op\":\"scaling\",\"wanted\":4,\"retired\":[\"{host}\"]}}\n");
+        let said = format!("{{\"op\":\"scaling\",\"wanted\":4,\"retired\":[\"{host}\",\"mine\"]}}\n");
         plugin.write_all(said.as_bytes()).await.expect("written");
         tokio::time::timeout(Duration::from_secs(10), link.word_changed()).await.expect("in time");
         assert_eq!(link.word(), Some(ScalingWord { wanted: 4, retired: vec![host] }));

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,6 +27,8 @@ HostOf = Callable[[Any], str]
 #: Looks in a row that find a chosen number exceeded. A host that is being ended may just have come.
 FIXED_LOOKS = 2
 FIXED_INTERVAL = 1.0
+#: What a worker host is called.
+HOST = re.compile(r"ho-[a-z0-9]+")
 #: As many retired hosts are named at a time; others follow when these have gone.
 MOST_NAMED = 100
 
@@ -67,10 +70,11 @@ class Scaling:
         return {"op": "scaling", "wanted": self.wanted, "retired": sorted(self.retired)[:MOST_NAMED]}
 
     def hosts(self) -> dict[str, list[Any]]:
-        """Workers by host, retired ones too."""
+        """Workers by host, retired ones too. Workers that somebody started by hand have no host, and are theirs to end."""
         found: dict[str, list[Any]] = {}
         for worker in self.scheduler.workers.values():
-            found.setdefault(self.host_of(worker.name), []).append(worker)
+            if HOST.fullmatch(host := self.host_of(worker.name)):
+                found.setdefault(host, []).append(worker)
         return found
 
     async def run(self) -> None:
@@ -100,7 +104,8 @@ class Scaling:
         plan, here = self.plan, self.present()
         low, high = int(plan["minimum"]), int(plan["maximum"])
         target = low if self.is_fixed() else min(max(self.needed(), low), high)
-        fewer = len(here) > target if self.is_fixed() else target < self.wanted
+        # Also those that nobody wants any more: a lower limit, or one that came when it was no longer wanted.
+        fewer = len(here) > target if self.is_fixed() else target < self.wanted or len(here) > max(target, self.wanted)
         if not fewer:
             self.wanted, self.looks = target, 0
             return
@@ -109,7 +114,7 @@ class Scaling:
             return
         self.looks = 0
         if len(here) > target:
-            await self.retire(self.choose(len(here) - target))
+            await self.retire(self.choose(len(here) - target, len(here) - high))
         if plan is self.plan:
             # Hosts that could not be spared are still wanted; those that have not come yet are no more.
             self.wanted = target if self.is_fixed() else max(target, min(self.wanted, len(self.present())))
@@ -124,18 +129,19 @@ class Scaling:
         processes = max(1, int((self.plan or {})["processes"]))
         return math.ceil(int(self.scheduler.adaptive_target(target_duration=duration)) / processes)
 
-    def choose(self, many: int) -> list[str]:
-        """Up to so many hosts: those with the least to lose. Only hosts without work, unless the number was chosen."""
+    def choose(self, many: int, surely: int) -> list[str]:
+        """Up to so many hosts, those with the least to lose: only hosts without work, beyond those that surely go."""
         workers = self.hosts()
 
         def cost(host: str) -> tuple[int, int]:
             return sum(len(w.processing) for w in workers[host]), sum(w.nbytes for w in workers[host])
 
         candidates = sorted(self.present(), key=cost)
-        if not self.is_fixed():
-            # A task that waits for others' tasks must not be started anew elsewhere.
-            candidates = [h for h in candidates if not any(w.processing or w.long_running for w in workers[h])]
-        return candidates[:many]
+        # A task that waits for others' tasks must not be started anew elsewhere.
+        idle = [h for h in candidates if not any(w.processing or w.long_running for w in workers[h])]
+        chosen = idle[:many]
+        busy = [host for host in candidates if host not in chosen]
+        return chosen + busy[: max(0, surely - len(chosen))]
 
     async def retire(self, hosts: Iterable[str]) -> list[str]:
         """Move the data of these hosts away and have them named as those that may go. Returns those."""

@@ -73,6 +73,8 @@ class Activity:
         self.waiting: dict[str, set[str]] = {}
         self.held = asyncio.Event()
         self.closed: str | None = None
+        #: Every worker host that ever came.
+        self.hosts: set[str] = set()
         self.closing = asyncio.Lock()
 
     # -- what happens ------------------------------------------------------------------------------------------------
@@ -194,6 +196,7 @@ class Activity:
     def statement(self) -> dict[str, Any]:
         """Everything that the agent is told."""
         alone = self._alone_for()
+        self.hosts.update(host_of(worker.name) for worker in self.scheduler.workers.values())
         busiest = max((worker.metrics.get("cpu", 0) for worker in self.scheduler.workers.values()), default=0)
         return {
             "op": "activity",
@@ -206,7 +209,7 @@ class Activity:
             "client_cpu_milli": self._busiest_client(),
             # Dask gives percent of one core.
             "workers_cpu_milli": max(0, int(busiest * 10)),
-            "hosts": len({host_of(worker.name) for worker in self.scheduler.workers.values()}),
+            "hosts": len(self.hosts),
             "closed": self.closed,
         }
 
@@ -315,13 +318,13 @@ async def converse(
         scaled: dict[str, Any] | None = None
         said = 0.0
         while True:
-            if (word := scaling.statement()) != scaled and word is not None:
-                await say(word)
-                scaled = word
             statement = activity.statement()
             if statement != last or monotonic() - said >= PULSE_SECONDS:
                 await say(statement)
                 last, said = statement, monotonic()
+            if (word := scaling.statement()) != scaled and word is not None:
+                await say(word)
+                scaled = word
             await asyncio.sleep(TICK_SECONDS)
 
     async def listen() -> None:

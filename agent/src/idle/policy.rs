@@ -99,7 +99,10 @@ impl Engine {
         keep(&mut self.silent_since, quiet && reasons == [VerdictReason::SchedulerSilent], now);
         let seconds = |since: Option<BootTime>| since.map_or(0, |since| now.since(since).as_secs());
         let held_for = self.held_for(&reasons, now);
-        let no_client_for = signals.scheduler.filter(|activity| activity.tasks == 0).and_then(|a| a.no_client_for);
+        // Tasks that wait for a worker which may still come are tasks, too.
+        let waiting = |activity: &SchedulerActivity| activity.unrunnable > 0 && self.is_patient(now);
+        let needless = signals.scheduler.filter(|activity| activity.tasks == 0 && !waiting(activity));
+        let no_client_for = needless.and_then(|activity| activity.no_client_for);
         Judgement {
             verdict: Verdict { state, reasons, held_for, idle_for: seconds(self.idle_since), no_client_for },
             silent_for: seconds(self.silent_since),
@@ -161,6 +164,11 @@ impl Engine {
         }
     }
 
+    /// Whether tasks that no worker can run are still waited with.
+    fn is_patient(&self, now: BootTime) -> bool {
+        self.moved_at.is_none_or(|at| now.since(at) < UNRUNNABLE_PATIENCE)
+    }
+
     fn of_scheduler(&mut self, activity: SchedulerActivity, now: BootTime) -> Vec<VerdictReason> {
         let mut busy = Vec::new();
         // Tasks that came and went between two looks show only here.
@@ -172,8 +180,7 @@ impl Engine {
         if moved || activity.tasks > 0 {
             busy.push(VerdictReason::SchedulerBusy);
         }
-        let patient = self.moved_at.is_none_or(|at| now.since(at) < UNRUNNABLE_PATIENCE);
-        if activity.unrunnable > 0 && patient {
+        if activity.unrunnable > 0 && self.is_patient(now) {
             busy.push(VerdictReason::Unrunnable);
         }
         if activity.client_cpu_milli.is_some_and(|milli| milli >= CLIENT_BUSY_MILLI) {

@@ -110,7 +110,9 @@ impl Idleness {
 
     /// The scheduler has closed, and why: it says so for as long as it lives, and does not take it back.
     pub fn closed(&self) -> Option<EndReason> {
-        self.link.heard().and_then(|heard| heard.activity.closed)
+        // It is asked for these two only; anything else is no word of ours.
+        let gentle = |reason: &EndReason| matches!(reason, EndReason::Idle | EndReason::NoClient);
+        self.link.heard().and_then(|heard| heard.activity.closed).filter(gentle)
     }
 
     /// The scheduler is there to be asked.

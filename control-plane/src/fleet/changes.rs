@@ -4,6 +4,7 @@ use super::observed::reach;
 use super::reconcile::Action;
 use crate::model::{ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, Reason, StartPhase, Wish};
 use crate::settings::Limits;
+use crate::signer::capacity;
 use crate::store::{Store, StoreError};
 use crate::usage::limits::{self, Ledger};
 use towline_protocol::assignment::RoleKind;
@@ -35,6 +36,13 @@ pub(super) async fn rescale(
     settings: &Limits,
     now_ms: u64,
 ) -> Result<bool, StoreError> {
+    if n_workers > cluster.n_workers {
+        let (hosts, clients) = (store.hosts_of(&cluster.id).await?, store.members_of(&cluster.id).await?);
+        if !capacity::has_room(cluster, &hosts, &clients, n_workers) {
+            // Hosts that do not fit into the roster would get no certificate.
+            return Ok(false);
+        }
+    }
     let mut to = None;
     let change = |record: &mut ClusterRecord, ledger: &Ledger| {
         // Looked at again: a person may have chosen a number since.

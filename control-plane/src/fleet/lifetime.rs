@@ -93,7 +93,11 @@ pub fn ends_at_ms(
     let life = cluster.terms.max_lifetime.saturating_mul(1000);
     let by_the_wall = clocks.as_of_now(cluster.created_at_ms).saturating_add(life);
     let Some(host) = scheduler else { return by_the_wall };
-    if clocks.is_older_than_us(cluster.created_at_ms) && clocks.up_for() < HOSTS_COME_BACK {
+    if !clocks.is_older_than_us(cluster.created_at_ms) {
+        // We have watched all of it: no host can say otherwise.
+        return by_the_wall;
+    }
+    if clocks.up_for() < HOSTS_COME_BACK {
         return u64::MAX;
     }
     // An agent's life begins this much after its cluster's, and no later: such a difference is none.

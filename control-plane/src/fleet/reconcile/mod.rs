@@ -8,6 +8,7 @@ use super::limits::{FleetSettings, failures_that_count, workers_to_request};
 use super::observed::{Observed, Presence, SeenHost, reached, waiting_for};
 use super::reasons;
 use crate::model::{ClusterState, HostState, Reason, StartPhase, Wish};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::HostId;
@@ -51,6 +52,16 @@ pub enum Action {
     RunCluster,
 }
 
+impl Action {
+    /// The host that it tells to end.
+    fn ends(&self) -> Option<&HostId> {
+        match self {
+            Self::EndHost(host, _) => Some(host),
+            _ => None,
+        }
+    }
+}
+
 /// What to do next for one cluster.
 pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64) -> Vec<Action> {
     let mut actions = Vec::new();
@@ -73,10 +84,13 @@ pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     if !wanted.has_address {
         actions.push(Action::ChooseAddress { avoid: None });
     }
-    // The next look is at the new number, unless the workspace's limits refuse it.
-    actions.extend(scaling::wish(wanted, seen).map(Action::Rescale));
-    request_hosts(wanted, seen, settings, now_ms, &mut actions);
-    for host in seen.live().filter(|host| host.is_useful()) {
+    // The next look is at the new number, unless the workspace's limits refuse it; until then the smaller one counts.
+    let wish = scaling::wish(wanted, seen);
+    actions.extend(wish.map(Action::Rescale));
+    let n_workers = wish.map_or(wanted.n_workers, |wish| wish.min(wanted.n_workers));
+    request_hosts(wanted, n_workers, seen, settings, now_ms, &mut actions);
+    let going: BTreeSet<HostId> = actions.iter().filter_map(|action| action.ends()).cloned().collect();
+    for host in seen.live().filter(|host| host.is_useful() && !going.contains(&host.record.id)) {
         look_after(host, wanted, seen, settings, now_ms, &mut actions);
     }
     clean_up(seen, settings, now_ms, &mut actions);
@@ -109,7 +123,14 @@ fn reason_to_end(wanted: &Wanted, seen: &Observed, now_ms: u64) -> Option<Reason
     Some(reasons::signed_off(&scheduler.record.id, by_its_own_rule))
 }
 
-fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64, actions: &mut Vec<Action>) {
+fn request_hosts(
+    wanted: &Wanted,
+    n_workers: u32,
+    seen: &Observed,
+    settings: &FleetSettings,
+    now_ms: u64,
+    actions: &mut Vec<Action>,
+) {
     if seen.scheduler().is_none() {
         actions.push(Action::RequestHost(RoleKind::Scheduler));
     }
@@ -120,10 +141,10 @@ fn request_hosts(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     // One that has not ended yet counts as failed just now.
     let failed_at_ms = failed.iter().map(|host| host.record.ended_at_ms.unwrap_or(now_ms));
     let lately = failures_that_count(failed_at_ms, settings.hosts.forget_failure, now_ms);
-    let request = workers_to_request(wanted.n_workers, n_live, lately, settings.hosts.replacements);
+    let request = workers_to_request(n_workers, n_live, lately, settings.hosts.replacements);
     actions.extend((0..request).map(|_| Action::RequestHost(RoleKind::Worker)));
 
-    let short = n_live + request < wanted.n_workers;
+    let short = n_live + request < n_workers;
     let last = failed.iter().max_by_key(|host| (host.record.created_at_ms, &host.record.id));
     let note = short.then(|| reasons::workers_failing(n_failed, last.and_then(|host| host.record.reason.as_ref())));
     let noted = wanted.reason.as_ref().filter(|reason| reason.code == "workers_failing");

@@ -500,6 +500,7 @@ fn the_scheduler_scales_within_what_a_person_allowed() {
     world.suffer(Event::Retires(1));
     assert!(world.settle());
     assert_eq!((world.cluster.n_workers, useful(&world)), (1, 1), "hosts that had not joined go at once");
+    assert_eq!(world.hosts.len(), 5, "no host was made to be ended");
     world.suffer(Event::Scale(2));
     world.suffer(Event::Wants(4));
     assert!(world.settle());
