@@ -142,11 +142,35 @@ import json, time
 import towline
 
 if __name__ == "__main__":
-    cluster = towline.Cluster(n_workers=1, name="steady", idle_timeout=20, progress=False)
+    cluster = towline.Cluster(n_workers=1, name="steady", idle_timeout=40, progress=False)
     cluster.get_client().submit(int, 3, pure=False).result(timeout=30)
     print(json.dumps({"id": cluster.cluster_id}), flush=True)
     time.sleep(600)
 "#;
+
+/// What the agent of the scheduler's host keeps of idleness: when it was last judged, and since when nobody needs it.
+fn kept(world: &World, host: &str) -> Result<(f64, Option<f64>)> {
+    let text = std::fs::read_to_string(world.data.join("hosts").join(host).join("run/idle.json"))?;
+    let engine = &serde_json::from_str::<Value>(&text)?["engine"];
+    let seconds = |time: &Value| Some(time["secs"].as_f64()? + time["nanos"].as_f64()? / 1e9);
+    Ok((seconds(&engine["last"]).context("last")?, seconds(&engine["idle_since"])))
+}
+
+async fn kept_until(
+    world: &World,
+    host: &str,
+    fits: impl Fn((f64, Option<f64>)) -> bool,
+) -> Result<(f64, Option<f64>)> {
+    let begun = Instant::now();
+    loop {
+        // The file is replaced at each sample.
+        if let Some(found) = kept(world, host).ok().filter(|found| fits(*found)) {
+            return Ok(found);
+        }
+        ensure!(begun.elapsed() < LONG, "{:?}", kept(world, host));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
 
 #[tokio::test]
 async fn a_restart_of_the_agent_does_not_make_a_cluster_young_again() -> Result<()> {
@@ -156,19 +180,21 @@ async fn a_restart_of_the_agent_does_not_make_a_cluster_young_again() -> Result<
     let world = builder.start().await?;
     let mut program = Program::start(&world, "steady", STEADY)?;
     let id = program.next().await?["id"].as_str().context("id")?.to_owned();
-    let begun = Instant::now();
-    // Late enough that a clock begun anew shows.
-    tokio::time::sleep(Duration::from_secs(16)).await;
-    for process in processes::below(&world.data.join("hosts")) {
+    let view = world.api().get(&format!("/api/v1/clusters/{id}")).await?;
+    let hosts = view["hosts"].as_array().context("hosts")?;
+    let scheduler = hosts.iter().find(|host| host["role"] == "scheduler").context("a scheduler")?;
+    let host = scheduler["id"].as_str().context("id")?;
+    // Two samples later it is idle for a while.
+    let (_, since) = kept_until(&world, host, |(last, since)| since.is_some_and(|since| last > since + 5.0)).await?;
+    for process in processes::below(&world.data.join("hosts").join(host)) {
         if process.command.contains(" agent --host-dir") {
             processes::kill(process.pid);
         }
     }
-    let ended = world.api().cluster_until(&id, LONG, |view| view["state"] == "stopping" || view["state"] == "stopped");
-    let view = ended.await?;
-    ensure!(view["reason"]["code"] == "idle", "{view:#}");
-    // Begun anew it would be 40 seconds and more.
-    ensure!(begun.elapsed() < Duration::from_secs(38), "after {:?}", begun.elapsed());
+    let (killed, _) = kept(&world, host)?;
+    let after = kept_until(&world, host, |(last, _)| last > killed).await?;
+    ensure!(after.1 == since, "idle since {since:?}, and after the restart since {:?}", after.1);
+    world.api().stop(&id).await?;
     world.api().cluster_until(&id, LONG, |view| view["state"] == "stopped").await?;
     program.child.start_kill()?;
     Ok(())

@@ -14,6 +14,10 @@ use towline_protocol::time::BootTime;
 /// CPU of the workload that counts as busy, in thousandths of one core.
 const CPU_BUSY_MILLI: u64 = 100;
 
+/// The same of the busiest worker process, where the scheduler tells of its tasks: what is left to find is a thread that a
+/// task left behind, and on a machine that is short of CPU a worker's own housekeeping alone takes a tenth of a core.
+const WORKERS_BUSY_MILLI: u64 = 250;
+
 /// CPU below which the workload is quiet: half of what makes it busy, so that the verdict does not flicker.
 const CPU_QUIET_MILLI: u64 = 50;
 
@@ -142,7 +146,8 @@ impl Engine {
             busy.push(VerdictReason::WorkersStarting);
         }
         let heard = signals.scheduler.filter(|_| signals.decides);
-        if self.window.iter().filter(|milli| **milli >= CPU_BUSY_MILLI).count() >= BUSY_IN_WINDOW {
+        let busy_from = if heard.is_some() { WORKERS_BUSY_MILLI } else { CPU_BUSY_MILLI };
+        if self.window.iter().filter(|milli| **milli >= busy_from).count() >= BUSY_IN_WINDOW {
             busy.push(if heard.is_some() { VerdictReason::WorkersBusy } else { VerdictReason::CpuBusy });
         }
         if let Some(activity) = heard {
