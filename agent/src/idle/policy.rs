@@ -21,8 +21,9 @@ const WORKERS_BUSY_MILLI: u64 = 250;
 /// CPU below which the workload is quiet: half of what makes it busy, so that the verdict does not flicker.
 const CPU_QUIET_MILLI: u64 = 50;
 
-/// CPU of a client's process that counts as work for the cluster: half a core is a graph being built, not a heartbeat.
-const CLIENT_BUSY_MILLI: u64 = 500;
+/// CPU of a client's process that counts as work for the cluster: a fifth of a core is a graph being built, not a
+/// heartbeat. More would miss one that shares its machine with others and gets less than half of a core.
+const CLIENT_BUSY_MILLI: u64 = 200;
 
 /// Samples that are looked at.
 const WINDOW: usize = 6;
