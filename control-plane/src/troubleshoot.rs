@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its ground must stop")]
 
 use crate::api::Code;
+use crate::fleet::observed::PHASES;
 use crate::fleet::reasons;
-use crate::model::{Reason, StartPhase};
+use crate::model::Reason;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -56,15 +57,11 @@ fn all_reasons() -> BTreeMap<String, Reason> {
     let failures = FAILURES.map(|kind| reasons::of_failure(&host, RoleKind::Worker, &failure(kind), false));
     let ends = ENDS.map(|end| reasons::signed_off(&host, end));
     let limits = crate::settings::PhaseLimits { ..crate::settings::Settings::default().phases };
-    let late = [
-        StartPhase::Created,
-        StartPhase::Booted,
-        StartPhase::Enrolled,
-        StartPhase::Synced,
-        StartPhase::Launched,
-        StartPhase::Joined,
-    ]
-    .map(|phase| reasons::late(&host, phase, limits.of(phase).max(Duration::from_secs(1))));
+    // A host is written down as requested: that phase cannot be late.
+    let late = PHASES
+        .into_iter()
+        .skip(1)
+        .map(|phase| reasons::late(&host, phase, limits.of(phase).max(Duration::from_secs(1))));
     let rest = [
         reasons::vanished(&host),
         reasons::agent_dead(&host, 3),
@@ -114,7 +111,7 @@ fn the_page_is_the_codes_own() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/troubleshoot.md");
     let made = page();
     if std::env::var_os("TOWLINE_WRITE_DOCS").is_some() {
-        std::fs::write(path, &made).unwrap();
+        std::fs::write(path, &made).expect("the page is written");
     }
     let checked_in = std::fs::read_to_string(path).unwrap_or_default();
     assert!(
@@ -128,7 +125,7 @@ fn the_page_is_the_codes_own() {
 #[test]
 fn no_reason_is_missing() {
     let known = all_reasons();
-    let source = include_str!("fleet/reasons.rs").split("#[cfg(test)]").next().unwrap();
+    let source = include_str!("fleet/reasons.rs").split("#[cfg(test)]").next().expect("a first part");
     let words = source.split('"').skip(1).step_by(2);
     let is_code = |word: &&str| {
         word.len() > 3 && word.contains('_') && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')

@@ -8,37 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import os
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from distributed import Client, Future, Scheduler, Worker
 from distributed.client import FutureCancelledError
 
+from scheduler_parts import load
 from towline import ClusterEnded
 from towline._ending import attach
 
-FOLDER = Path(__file__).parents[2] / "agent/src/cluster"
 #: Within this long every future must have an answer.
 PROMISE_SECONDS = 5.0
 RACES = int(os.environ.get("TOWLINE_RACES", "1000"))
-
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 plugin = load("towline_scheduler")
 scaling = load("towline_scaling")

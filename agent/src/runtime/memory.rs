@@ -325,20 +325,24 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn refuses_a_scheduler_entry_with_another_key_than_its_own() {
-        let directory = tempfile::tempdir().expect("directory");
-        let (pair, key) = key();
-        let mut memory = open(directory.path(), &key);
-        let delegation = Delegation {
+    fn delegation(key: &VerifyingKey, not_before: UnixSeconds, not_after: UnixSeconds) -> Delegation {
+        Delegation {
             v: WIRE_VERSION,
             key: key.clone(),
             workspaces: vec![me().workspace],
             version: 1,
             epoch_floor: Epoch(0),
-            not_before: NOW,
-            not_after: NOW.plus(DAY),
-        };
+            not_before,
+            not_after,
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_a_scheduler_entry_with_another_key_than_its_own() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (pair, key) = key();
+        let mut memory = open(directory.path(), &key);
+        let delegation = delegation(&key, NOW, NOW.plus(DAY));
         assert!(memory.accept_delegation(&envelope::sign(&delegation, &pair), NOW).await.expect("accepted"));
         memory.change(|state| state.trust.owner = Some(key)).await.expect("durable");
         let [own, other] = [(); 2].map(|()| KeyPair::generate().expect("key").spki());
@@ -354,15 +358,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let (pair, key) = key();
         let mut memory = open(directory.path(), &key);
-        let delegation = Delegation {
-            v: WIRE_VERSION,
-            key: key.clone(),
-            workspaces: vec![me().workspace],
-            version: 1,
-            epoch_floor: Epoch(0),
-            not_before: NOW.minus(DAY * 10),
-            not_after: NOW.plus(DAY * 20),
-        };
+        let delegation = delegation(&key, NOW.minus(DAY * 10), NOW.plus(DAY * 20));
         memory.accept_delegation(&envelope::sign(&delegation, &pair), NOW).await.expect("accepted");
         let lease = |audience| Lease {
             v: WIRE_VERSION,

@@ -158,11 +158,11 @@ mod tests {
     fn files_lie_below_the_mount_that_shows_the_group() {
         let text = "32 31 0:29 / /sys/fs/cgroup/memory rw,relatime shared:3 - cgroup cgroup rw,memory\n\
             33 31 0:30 /pod /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(folder(text, MEMORY, "/work/a"), Some("/sys/fs/cgroup/memory/work/a".into()));
+        assert_eq!(folder(text, MEMORY, "/jobs/a"), Some("/sys/fs/cgroup/memory/jobs/a".into()));
         assert_eq!(folder(text, Hierarchy::Unified, "/pod/b"), Some("/sys/fs/cgroup/b".into()));
         assert_eq!(folder(text, Hierarchy::Unified, "/other"), None, "this mount does not show it");
         assert_eq!(folder(text, Hierarchy::Unified, "/pod/../etc"), None);
-        assert_eq!(folder(text, PIDS, "/work"), None);
+        assert_eq!(folder(text, PIDS, "/jobs"), None);
         for text in ["", " - ", "1 2 3 - cgroup2", "32 31 0:29 / /a\\040b rw - cgroup2 cgroup2 rw"] {
             assert_eq!(folder(text, Hierarchy::Unified, "/"), None, "{text:?}");
         }

@@ -1,5 +1,8 @@
 //! A small world on a virtual clock, driven by random events: whatever happens, the fleet's promises hold.
 
+mod ending;
+mod scaling;
+
 use super::*;
 use crate::fleet::observed::{PHASES, reach};
 use crate::fleet::testing::{self, CREATED_AT_MS, settings};
@@ -431,83 +434,6 @@ fn a_cluster_runs_once_its_scheduler_has_joined() {
 }
 
 #[test]
-fn scaling_down_ends_the_newest_worker() {
-    let mut world = running();
-    world.now_ms += 1000;
-    world.suffer(Event::Scale(3));
-    assert!(world.settle());
-    world.suffer(Event::Scale(2));
-    assert!(world.settle());
-    let states: Vec<HostState> = world.hosts.iter().map(|host| host.state).collect();
-    assert_eq!(states[..3], [HostState::Up; 3]);
-    assert_ne!(states[3], HostState::Up);
-    assert_ne!(states[3], HostState::Starting);
-}
-
-/// How many worker hosts are starting or up.
-fn useful(world: &World) -> usize {
-    world.hosts.iter().filter(|host| host.role == RoleKind::Worker && host.state.is_useful()).count()
-}
-
-#[test]
-fn hosts_that_are_too_many_wait_for_the_scheduler_to_move_their_data() {
-    let mut world = running();
-    world.scheduler_word();
-    world.suffer(Event::Scale(1));
-    assert!(world.settle());
-    assert_eq!(useful(&world), 2, "the scheduler has not said which");
-    world.suffer(Event::Retires(1));
-    assert!(world.settle());
-    let states: Vec<HostState> = world.hosts.iter().map(|host| host.state).collect();
-    assert_eq!(states, [HostState::Up, HostState::Ending, HostState::Up], "the one that it chose, not the newest");
-
-    // One that says nothing has two minutes.
-    let mut world = running();
-    world.scheduler_word();
-    world.suffer(Event::Scale(1));
-    world.suffer(Event::Pass(119));
-    assert!(world.settle());
-    assert_eq!(useful(&world), 2);
-    world.suffer(Event::Pass(1));
-    assert!(world.settle());
-    assert_eq!(useful(&world), 1);
-}
-
-#[test]
-fn hosts_that_never_worked_go_first_and_at_once() {
-    let mut world = running();
-    world.scheduler_word();
-    world.now_ms += 1000;
-    world.suffer(Event::Scale(4));
-    assert!(world.settle());
-    world.suffer(Event::Scale(3));
-    assert!(world.settle());
-    let states: Vec<HostState> = world.hosts.iter().map(|host| host.state).collect();
-    assert_eq!(states[..3], [HostState::Up; 3]);
-    assert_eq!(useful(&world), 3);
-}
-
-#[test]
-fn the_scheduler_scales_within_what_a_person_allowed() {
-    let mut world = running();
-    world.suffer(Event::Wants(50));
-    assert!(world.settle());
-    assert_eq!(world.cluster.n_workers, 2, "a person chose the number");
-    world.suffer(Event::Adapt(1, 3));
-    assert!(world.settle());
-    assert_eq!((world.cluster.n_workers, useful(&world)), (4, 4));
-    world.suffer(Event::Wants(0));
-    world.suffer(Event::Retires(1));
-    assert!(world.settle());
-    assert_eq!((world.cluster.n_workers, useful(&world)), (1, 1), "hosts that had not joined go at once");
-    assert_eq!(world.hosts.len(), 5, "no host was made to be ended");
-    world.suffer(Event::Scale(2));
-    world.suffer(Event::Wants(4));
-    assert!(world.settle());
-    assert_eq!((world.cluster.n_workers, useful(&world)), (2, 2), "a person's number ends it");
-}
-
-#[test]
 fn a_lost_scheduler_fails_the_cluster_with_a_reason() {
     let mut world = running();
     world.suffer(Event::Fails(0, FailureKind::ProcessExited, false));
@@ -594,52 +520,6 @@ fn a_worker_is_not_late_while_its_scheduler_is_not_there() {
     assert!(world.settle());
     assert_eq!(world.hosts[1].state, HostState::Starting);
     assert_eq!(world.hosts[1].reason, None);
-}
-
-#[test]
-fn what_hosts_measure_ends_nothing_until_the_schedulers_host_decides() {
-    let mut world = running();
-    let idle = Verdict {
-        state: VerdictState::Idle,
-        reasons: Vec::new(),
-        held_for: std::collections::BTreeMap::new(),
-        idle_for: 9_999,
-        no_client_for: Some(9_999),
-    };
-    for host in &mut world.hosts {
-        host.said.verdict = Some(idle.clone());
-    }
-    assert!(world.settle());
-    assert_eq!(world.cluster.state, ClusterState::Running, "a task may be on its way that only the scheduler sees");
-}
-
-#[test]
-fn a_scheduler_host_that_is_about_to_end_by_its_own_rule_ends_the_cluster_workers_first() {
-    for (ending, code) in [(EndReason::Idle, "idle"), (EndReason::NoClient, "no_client")] {
-        let mut world = running();
-        world.hosts[0].said.ending = Some(ending);
-        assert!(world.settle());
-        assert_eq!(world.cluster.reason.as_ref().map(|reason| reason.code.as_str()), Some(code));
-        let states: Vec<_> = world.hosts.iter().map(|host| host.state).collect();
-        assert_eq!(
-            states,
-            [HostState::Up, HostState::Ending, HostState::Ending],
-            "the scheduler waits for the workers"
-        );
-        world.suffer(Event::Pass(20));
-        assert!(world.settle());
-        world.suffer(Event::Pass(20));
-        assert!(world.settle());
-        assert_eq!(world.cluster.state, ClusterState::Stopped, "{ending:?} is no failure");
-    }
-}
-
-#[test]
-fn a_worker_that_is_about_to_end_by_its_own_rule_ends_no_cluster() {
-    let mut world = running();
-    world.hosts[1].said.ending = Some(EndReason::MaxLifetime);
-    assert!(world.settle());
-    assert_eq!(world.cluster.state, ClusterState::Running);
 }
 
 #[test]
