@@ -71,6 +71,7 @@ fn all_reasons() -> BTreeMap<String, Reason> {
         reasons::no_address("why"),
         reasons::no_backend("NAME"),
         reasons::workers_failing(3, None),
+        reasons::scaling_limited(8, 5, Some("LIMIT")),
     ];
     let all = failures.into_iter().chain(ends).chain(late).chain(rest);
     all.map(|reason| {

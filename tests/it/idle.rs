@@ -3,35 +3,9 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Child;
-use towline_tests::{World, processes};
+use towline_tests::{Running, World, processes};
 
 const LONG: Duration = Duration::from_secs(120);
-
-/// A program that prints JSON lines and is left running.
-struct Program {
-    child: Child,
-    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
-}
-
-impl Program {
-    fn start(world: &World, name: &str, source: &str) -> Result<Self> {
-        let file = world.scratch("scripts")?.join(format!("{name}.py"));
-        std::fs::write(&file, source)?;
-        let mut command = world.python(&[&file.display().to_string()]);
-        command.stderr(std::process::Stdio::inherit());
-        let mut child = command.spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("piped")?).lines();
-        Ok(Self { child, lines })
-    }
-
-    async fn next(&mut self) -> Result<Value> {
-        let line = tokio::time::timeout(LONG, self.lines.next_line()).await.context("the program says nothing")??;
-        let line = line.context("the program ended")?;
-        serde_json::from_str(&line).with_context(|| line)
-    }
-}
 
 /// Needs nothing any more, in every way that could be taken for idleness, for much longer than it may be idle.
 const NEVER_IDLE: &str = r#"
@@ -178,7 +152,7 @@ async fn a_restart_of_the_agent_does_not_make_a_cluster_young_again() -> Result<
         return Ok(());
     };
     let world = builder.start().await?;
-    let mut program = Program::start(&world, "steady", STEADY)?;
+    let mut program = Running::start(&world, "steady", STEADY)?;
     let id = program.next().await?["id"].as_str().context("id")?.to_owned();
     let view = world.api().get(&format!("/api/v1/clusters/{id}")).await?;
     let hosts = view["hosts"].as_array().context("hosts")?;
@@ -196,7 +170,7 @@ async fn a_restart_of_the_agent_does_not_make_a_cluster_young_again() -> Result<
     ensure!(after.1 == since, "idle since {since:?}, and after the restart since {:?}", after.1);
     world.api().stop(&id).await?;
     world.api().cluster_until(&id, LONG, |view| view["state"] == "stopped").await?;
-    program.child.start_kill()?;
+    program.kill()?;
     Ok(())
 }
 
@@ -219,13 +193,13 @@ async fn a_cluster_whose_program_was_killed_ends_for_want_of_a_client() -> Resul
         return Ok(());
     };
     let world = builder.start().await?;
-    let mut program = Program::start(&world, "forgotten", FORGOTTEN)?;
+    let mut program = Running::start(&world, "forgotten", FORGOTTEN)?;
     let id = program.next().await?["id"].as_str().context("id")?.to_owned();
     // Somebody is there: a cluster object and a client that do nothing are no reason to end.
     tokio::time::sleep(Duration::from_secs(7)).await;
     let view = world.api().get(&format!("/api/v1/clusters/{id}")).await?;
     ensure!(view["state"] == "running", "{view:#}");
-    program.child.start_kill()?;
+    program.kill()?;
     let begun = Instant::now();
     let view = world.api().cluster_until(&id, LONG, |view| view["state"] == "stopped").await?;
     ensure!(view["reason"]["code"] == "no_client", "{view:#}");
@@ -266,7 +240,7 @@ async fn without_a_control_plane_idle_hosts_end_by_themselves() -> Result<()> {
         return Ok(());
     };
     let mut world = builder.settings("[rules]\nscheduler_lost = \"3s\"").expect(&ALONE).start().await?;
-    let mut program = Program::start(&world, "orphan", &ORPHAN.replace("LIFETIME", "600").replace("BUSY", "5"))?;
+    let mut program = Running::start(&world, "orphan", &ORPHAN.replace("LIFETIME", "600").replace("BUSY", "5"))?;
     program.next().await?;
     world.kill_server().await?;
     let begun = Instant::now();
@@ -285,7 +259,7 @@ async fn without_a_control_plane_busy_hosts_live_to_their_longest_life() -> Resu
     };
     let mut world = builder.settings("[rules]\nscheduler_lost = \"3s\"").expect(&ALONE).start().await?;
     let started = Instant::now();
-    let mut program = Program::start(&world, "orphan", &ORPHAN.replace("LIFETIME", "30").replace("BUSY", "300"))?;
+    let mut program = Running::start(&world, "orphan", &ORPHAN.replace("LIFETIME", "30").replace("BUSY", "300"))?;
     program.next().await?;
     world.kill_server().await?;
     while started.elapsed() < Duration::from_secs(24) {

@@ -1,11 +1,8 @@
 //! What survives what: agents and control planes that are killed, together and apart.
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::Child;
-use towline_tests::{World, processes};
+use towline_tests::{Running, World, processes};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -29,34 +26,6 @@ if __name__ == "__main__":
     print(json.dumps({"closed": True}), flush=True)
 "#;
 
-struct Steps {
-    child: Child,
-    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
-}
-
-impl Steps {
-    fn start(world: &World) -> Result<Self> {
-        let file = world.scratch("scripts")?.join("steps.py");
-        std::fs::write(&file, STEPS)?;
-        let mut command = world.python(&[&file.display().to_string()]);
-        command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::inherit());
-        let mut child = command.spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("piped")?).lines();
-        Ok(Self { child, lines })
-    }
-
-    async fn next(&mut self) -> Result<Value> {
-        let line = tokio::time::timeout(LONG, self.lines.next_line()).await.context("the script says nothing")??;
-        let line = line.context("the script ended")?;
-        serde_json::from_str(&line).with_context(|| line)
-    }
-
-    async fn go_on(&mut self) -> Result<()> {
-        self.child.stdin.as_mut().context("piped")?.write_all(b"\n").await?;
-        Ok(())
-    }
-}
-
 fn agents(world: &World) -> Vec<processes::Process> {
     processes::below(&world.data.join("hosts"))
         .into_iter()
@@ -70,7 +39,7 @@ async fn killing_an_agent_disturbs_no_task() -> Result<()> {
         return Ok(());
     };
     let world = builder.start().await?;
-    let mut steps = Steps::start(&world)?;
+    let mut steps = Running::start(&world, "steps", STEPS)?;
     let first = steps.next().await?;
     let before = agents(&world);
     ensure!(before.len() == 2, "one agent per host: {before:?}");
@@ -105,7 +74,7 @@ async fn a_control_plane_killed_in_the_middle_of_a_start_finishes_it_once() -> R
         return Ok(());
     };
     let mut world = builder.start().await?;
-    let mut steps = Steps::start(&world)?;
+    let mut steps = Running::start(&world, "steps", STEPS)?;
     let begun = Instant::now();
     while agents(&world).is_empty() {
         ensure!(begun.elapsed() < LONG, "no host appears: {}", world.server_log());
@@ -131,7 +100,7 @@ async fn with_agents_and_control_plane_gone_for_good_every_process_ends_by_its_d
         return Ok(());
     };
     let mut world = builder.settings("[rules]\nagent_lost = \"10s\"").start().await?;
-    let mut steps = Steps::start(&world)?;
+    let mut steps = Running::start(&world, "steps", STEPS)?;
     steps.next().await?;
     world.kill_server().await?;
     for agent in agents(&world) {
@@ -162,7 +131,7 @@ async fn agents_accept_assignments_of_a_restored_older_backup() -> Result<()> {
         ])
         .start()
         .await?;
-    let mut steps = Steps::start(&world)?;
+    let mut steps = Running::start(&world, "steps", STEPS)?;
     let cluster = steps.next().await?["cluster"].as_str().context("cluster")?.to_owned();
     let backup = world.scratch("backup")?.join("kept.tar").display().to_string();
     let server = |world: &World, arguments: &[&str]| {

@@ -11,6 +11,7 @@ mod interrupt;
 mod life;
 mod listeners;
 mod logs;
+mod lost;
 mod metrics;
 mod object;
 mod operate;

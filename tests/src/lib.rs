@@ -6,7 +6,9 @@
 pub mod api;
 pub mod logs;
 pub mod processes;
+pub mod running;
 pub mod world;
 
 pub use api::Api;
+pub use running::Running;
 pub use world::{Binaries, Program, World, WorldBuilder};

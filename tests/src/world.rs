@@ -45,6 +45,7 @@ pub struct WorldBuilder {
     own_store: bool,
     tap: bool,
     waiting_agents: bool,
+    programs: Option<PathBuf>,
     expected: Vec<&'static str>,
 }
 
@@ -61,6 +62,12 @@ impl WorldBuilder {
     /// Start a program that only waits for each host, instead of the agent: the test enrols by itself.
     pub fn waiting_agents(mut self) -> Self {
         self.waiting_agents = true;
+        self
+    }
+
+    /// Let the control plane, and its hosts after it, find the programs of this folder before any other.
+    pub fn programs(mut self, folder: &Path) -> Self {
+        self.programs = Some(folder.to_owned());
         self
     }
 
@@ -108,6 +115,7 @@ impl WorldBuilder {
             api: None,
             tap: self.tap,
             waiting_agents: self.waiting_agents,
+            programs: self.programs,
             expected: self.expected,
             listeners: None,
         };
@@ -145,6 +153,7 @@ pub struct World {
     api: Option<Api>,
     tap: bool,
     waiting_agents: bool,
+    programs: Option<PathBuf>,
     expected: Vec<&'static str>,
     /// Where the listeners were at the first start: hosts that live on must find them there again.
     listeners: Option<[String; 3]>,
@@ -171,6 +180,7 @@ impl World {
             own_store: false,
             tap: false,
             waiting_agents: false,
+            programs: None,
             expected: Vec::new(),
         })
     }
@@ -303,6 +313,11 @@ impl World {
         let [people, agents, blobs] =
             self.listeners.clone().unwrap_or_else(|| std::array::from_fn(|_| "127.0.0.1:0".to_owned()));
         command.arg(&self.data).args(["--people", &people, "--agents", &agents, "--blobs", &blobs]);
+        if let Some(folder) = &self.programs {
+            let rest = std::env::var_os("PATH").unwrap_or_default();
+            command
+                .env("PATH", std::env::join_paths([folder.clone()].into_iter().chain(std::env::split_paths(&rest)))?);
+        }
         if self.tap {
             command.arg("--tap").arg(self.tapped());
         }

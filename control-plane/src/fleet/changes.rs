@@ -1,6 +1,7 @@
 //! How records change: each change looks at the record again inside its transaction, and says so in the log.
 
 use super::observed::reach;
+use super::reasons;
 use super::reconcile::Action;
 use crate::model::{ClusterRecord, ClusterState, DaskNode, HostRecord, HostState, LastSaid, Reason, StartPhase, Wish};
 use crate::settings::Limits;
@@ -36,29 +37,27 @@ pub(super) async fn rescale(
     settings: &Limits,
     now_ms: u64,
 ) -> Result<bool, StoreError> {
-    if n_workers > cluster.n_workers {
-        let (hosts, clients) = (store.hosts_of(&cluster.id).await?, store.members_of(&cluster.id).await?);
-        if !capacity::has_room(cluster, &hosts, &clients, n_workers) {
-            // Hosts that do not fit into the roster would get no certificate.
-            return Ok(false);
-        }
-    }
-    let mut to = None;
+    let (hosts, clients) = (store.hosts_of(&cluster.id).await?, store.members_of(&cluster.id).await?);
+    // Hosts that do not fit into the roster would get no certificate.
+    let roster = greatest(cluster.n_workers, n_workers, |n| capacity::has_room(cluster, &hosts, &clients, n));
+    let (mut to, mut noted) = (None, false);
     let change = |record: &mut ClusterRecord, ledger: &Ledger| {
         // Looked at again: a person may have chosen a number since.
         if !record.adaptive.is_some_and(|allowed| allowed.holds(n_workers)) {
             return Ok::<_, std::convert::Infallible>(());
         }
         let before = limits::wanted(record);
-        let fits = |n: u32| {
+        let judge = |n: u32| {
             let asked = limits::wanted(&ClusterRecord { n_workers: n, ..record.clone() });
-            ledger.judge(settings, &record.person, &record.id, before, asked).is_ok()
+            ledger.judge(settings, &record.person, &record.id, before, asked)
         };
-        let most = if n_workers > record.n_workers {
-            (record.n_workers..=n_workers).rev().find(|n| fits(*n)).unwrap_or(record.n_workers)
-        } else {
-            n_workers
-        };
+        let most = greatest(record.n_workers, n_workers.min(roster), |n| judge(n).is_ok());
+        let over = judge(n_workers).err().filter(|_| most < roster).map(|over| over.to_string());
+        let note = (most < n_workers).then(|| reasons::scaling_limited(n_workers, most, over.as_deref()));
+        if record.reason != note && record.reason.as_ref().is_none_or(reasons::is_scaling_limited) {
+            record.reason = note;
+            noted = true;
+        }
         if most != record.n_workers {
             to = Some(most);
             record.scale(most, now_ms);
@@ -69,7 +68,22 @@ pub(super) async fn rescale(
     if let Some(to) = to {
         tracing::info!(component = "fleet", cluster_id = %cluster.id, from = cluster.n_workers, to, "the scheduler scales");
     }
-    Ok(to.is_some())
+    Ok(to.is_some() || noted)
+}
+
+/// The largest number up to `asked` that fits, where with one number each smaller one fits too; `now` is there already,
+/// and to have less than that always fits.
+fn greatest(now: u32, asked: u32, fits: impl Fn(u32) -> bool) -> u32 {
+    let (mut least, mut most) = (now.min(asked), asked);
+    while least < most {
+        let middle = least + (most - least).div_ceil(2);
+        if middle <= now || fits(middle) {
+            least = middle;
+        } else {
+            most = middle - 1;
+        }
+    }
+    least
 }
 
 /// Write a new host down. Its id follows from its cluster and its place among the cluster's hosts: whoever asks twice,
@@ -232,9 +246,30 @@ mod tests {
         let number = async || store.cluster(&cluster.id).await.expect("reads").expect("there").n_workers;
         assert!(rescale(&store, &cluster, 50, &limits, 5).await.expect("scales"));
         assert_eq!(number().await, 5, "one host of six is the scheduler's");
-        assert!(!rescale(&store, &cluster, 50, &limits, 6).await.expect("scales"), "there is no more");
+        let reason = async || store.cluster(&cluster.id).await.expect("reads").expect("there").reason;
+        let told = reason().await.expect("the scheduler gets less than it asks for, and somebody is told");
+        assert_eq!(told.code, "scaling_limited");
+        assert!(
+            told.message.contains("asks for 50 worker hosts and gets 5: ") && told.message.contains("6 hosts"),
+            "{told:?}"
+        );
+        let now = store.cluster(&cluster.id).await.expect("reads").expect("there");
+        assert!(!rescale(&store, &now, 50, &limits, 6).await.expect("scales"), "there is no more, and nothing to tell");
+        let failing = reasons::workers_failing(3, None);
+        change_cluster(&store, &cluster.id, |record| record.reason = Some(failing.clone())).await.expect("noted");
+        assert!(!rescale(&store, &now, 50, &limits, 6).await.expect("scales"));
+        assert_eq!(reason().await, Some(failing), "what is worse stays");
+        change_cluster(&store, &cluster.id, |record| record.reason = Some(told)).await.expect("noted");
         assert!(!rescale(&store, &cluster, 51, &limits, 6).await.expect("scales"), "beyond what a person allowed");
         assert!(rescale(&store, &cluster, 1, &limits, 7).await.expect("scales"));
-        assert_eq!(number().await, 1);
+        assert_eq!((number().await, reason().await), (1, None));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_greatest_that_fits_is_found(now in 0..2000u32, asked in 0..2000u32, room in 0..2000u32) {
+            let expected = if asked <= now { asked } else { asked.min(room.max(now)) };
+            assert_eq!(greatest(now, asked, |n| n <= room), expected);
+        }
     }
 }

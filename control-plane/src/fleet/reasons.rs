@@ -225,6 +225,21 @@ pub fn workers_failing(failed: u32, last: Option<&Reason>) -> Reason {
     reason("workers_failing", format!("{failed} workers failed and no more are started{why}"), remedy)
 }
 
+/// The scheduler may have fewer worker hosts than its work needs. `over`: by which limit; none: by the roster's room.
+pub fn scaling_limited(asked: u32, got: u32, over: Option<&str>) -> Reason {
+    let why = over.unwrap_or("its roster has no room for more");
+    reason(
+        "scaling_limited",
+        format!("the scheduler asks for {asked} worker hosts and gets {got}: {why}"),
+        "End other clusters, or let an admin raise the limit (`towline limits`); the work goes on with what there is",
+    )
+}
+
+/// Whether a reason is the one of [`scaling_limited`].
+pub fn is_scaling_limited(reason: &Reason) -> bool {
+    reason.code == "scaling_limited"
+}
+
 /// A host ended by its own rule.
 pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
     match end {

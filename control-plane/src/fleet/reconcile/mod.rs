@@ -87,6 +87,9 @@ pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
     // The next look is at the new number, unless the workspace's limits refuse it; until then the smaller one counts.
     let wish = scaling::wish(wanted, seen);
     actions.extend(wish.map(Action::Rescale));
+    if wish.is_none() && wanted.reason.as_ref().is_some_and(reasons::is_scaling_limited) {
+        actions.push(Action::NoteCluster(None));
+    }
     let n_workers = wish.map_or(wanted.n_workers, |wish| wish.min(wanted.n_workers));
     request_hosts(wanted, n_workers, seen, settings, now_ms, &mut actions);
     let going: BTreeSet<HostId> = actions.iter().filter_map(|action| action.ends()).cloned().collect();

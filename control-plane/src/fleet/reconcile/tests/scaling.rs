@@ -78,3 +78,11 @@ fn the_scheduler_scales_within_what_a_person_allowed() {
     assert!(world.settle());
     assert_eq!((world.cluster.n_workers, useful(&world)), (2, 2), "a person's number ends it");
 }
+
+#[test]
+fn a_limit_that_no_longer_holds_the_scheduler_back_is_not_spoken_of() {
+    let mut world = running();
+    world.cluster.reason = Some(reasons::scaling_limited(9, 2, None));
+    assert!(world.settle());
+    assert_eq!(world.cluster.reason, None);
+}
