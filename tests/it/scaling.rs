@@ -35,6 +35,13 @@ if __name__ == "__main__":
         wait_until(lambda: cluster.observed == {staying})
         cluster.scale(cores=2, memory="1 GiB")
         wait_until(lambda: len(cluster.observed) == 2)
+        # One after the other, before anything of the first shows here.
+        cluster.scale(3)
+        wait_until(lambda: len(cluster.observed) == 3)
+        (first, second, staying) = sorted(cluster.observed)
+        cluster.scale_down([first])
+        cluster.scale_down([second])
+        wait_until(lambda: cluster.observed == {staying} and cluster.details["n_workers"] == 1)
         # No task ran twice: what was made was moved.
         ran = client.run_on_scheduler(lambda dask_scheduler: len(
             [1 for ts in dask_scheduler.tasks.values() if ts.state == "memory"]))
@@ -60,7 +67,7 @@ async fn fewer_hosts_lose_no_data() -> Result<()> {
     ensure!(said["fewer"].as_f64().is_some_and(|seconds| seconds < 20.0), "{said}");
     let reasons = said["reasons"].as_array().context("a list")?;
     ensure!(
-        reasons.len() == 2 && reasons.iter().all(Value::is_null),
+        reasons.len() == 4 && reasons.iter().all(Value::is_null),
         "hosts that went as asked have not failed: {said}"
     );
     ensure!(said["status"].as_str().is_some_and(|status| status.contains("Manual")), "{said}");

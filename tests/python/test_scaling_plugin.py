@@ -180,6 +180,29 @@ def test_people_choose_which_go() -> None:
     run(test)
 
 
+def test_data_that_cannot_be_moved_holds_up_no_growth() -> None:
+    async def test() -> None:
+        async with cluster(2) as (scheduler, scaling, client):
+            stuck = asyncio.Event()
+            original = scheduler.retire_workers
+
+            async def never(**_: Any) -> list[str]:
+                await stuck.wait()
+                return []
+
+            scheduler.retire_workers = never
+            scaling.follow(plan(1, 8))
+            await until(lambda: scaling.leaving != set())
+            futures = client.map(time.sleep, [0.5] * 40, pure=False)
+            await until(lambda: scaling.statement()["wanted"] == 8)
+            await client.cancel(futures)
+            scheduler.retire_workers = original
+            stuck.set()
+            await until(lambda: scaling.statement()["wanted"] == 1 and len(scaling.retired) == 1)
+
+    run(test)
+
+
 def test_an_error_of_one_look_does_not_end_the_looking() -> None:
     async def test() -> None:
         async with cluster(2) as (scheduler, scaling, _client):

@@ -82,11 +82,12 @@ fn rust_tests(environment: &[(&str, OsString)], selection: &[&str]) -> Outcome {
 
 /// Tests that measure or wait: each is ignored by name with its reason, and run here.
 fn slow_tests(environment: &[(&str, OsString)]) -> Outcome {
-    let agents = ["test", "-p", "towline-agent", "--all-features", "--locked", "--test", "dask", "--test", "it"];
-    let mut command = cargo(agents);
-    command.args(["--", "--ignored", "--nocapture"]);
-    command.envs(environment.iter().cloned());
-    step("slow tests", &mut command)
+    for tests in [&["towline-agent", "--test", "dask", "--test", "it"][..], &["towline-tests", "--test", "e2e"]] {
+        let mut command = cargo(["test", "--all-features", "--locked", "-p"]);
+        command.args(tests).args(["--", "--ignored", "--nocapture"]).envs(environment.iter().cloned());
+        step(&format!("slow tests of {}", tests[0]), &mut command)?;
+    }
+    Ok(())
 }
 
 /// What the tests need beside Rust, made below `target/`.

@@ -45,6 +45,8 @@ class Scaling:
         #: Hosts that may go, and those whose data is being moved.
         self.retired: set[str] = set()
         self.leaving: set[str] = set()
+        #: Moves data away from hosts that are too many; nobody waits for it, since it may take as long as it likes.
+        self.retiring: asyncio.Future[None] | None = None
         #: Looks in a row that found too many hosts.
         self.looks = 0
         self.planned = asyncio.Event()
@@ -79,31 +81,35 @@ class Scaling:
 
     async def run(self) -> None:
         """Keep to the plan for as long as the scheduler runs."""
-        while True:
-            self.planned.clear()
-            try:
-                await self.look()
-            except Exception:
-                logger.exception("Towline could not look at how many workers are needed; it goes on")
-            interval = FIXED_INTERVAL
-            if self.plan is not None and not self.is_fixed():
-                interval = max(0.01, int(self.plan["interval_ms"]) / 1000)
-            try:
-                await asyncio.wait_for(self.planned.wait(), interval)
-            except (asyncio.TimeoutError, TimeoutError):
-                pass
+        try:
+            while True:
+                self.planned.clear()
+                try:
+                    self.look()
+                except Exception:
+                    logger.exception("Towline could not look at how many workers are needed; it goes on")
+                interval = FIXED_INTERVAL
+                if self.plan is not None and not self.is_fixed():
+                    interval = max(0.01, int(self.plan["interval_ms"]) / 1000)
+                try:
+                    await asyncio.wait_for(self.planned.wait(), interval)
+                except (asyncio.TimeoutError, TimeoutError):
+                    pass
+        finally:
+            if self.retiring is not None:
+                self.retiring.cancel()
+                await asyncio.gather(self.retiring, return_exceptions=True)
 
     def is_fixed(self) -> bool:
         """Somebody chose the number."""
         return self.plan is not None and self.plan["minimum"] == self.plan["maximum"]
 
-    async def look(self) -> None:
+    def look(self) -> None:
         """Compare what there is with what is needed, once."""
         if self.plan is None or self.wanted is None:
             return
         plan, here = self.plan, self.present()
-        low, high = int(plan["minimum"]), int(plan["maximum"])
-        target = low if self.is_fixed() else min(max(self.needed(), low), high)
+        high, target = int(plan["maximum"]), self.target()
         # Also those that nobody wants any more: a lower limit, or one that came when it was no longer wanted.
         fewer = len(here) > target if self.is_fixed() else target < self.wanted or len(here) > max(target, self.wanted)
         if not fewer:
@@ -112,10 +118,25 @@ class Scaling:
         self.looks += 1
         if self.looks < (FIXED_LOOKS if self.is_fixed() else max(1, int(plan["wait_count"]))):
             return
+        if self.retiring is not None and not self.retiring.done():
+            return
         self.looks = 0
-        if len(here) > target:
-            await self.retire(self.choose(len(here) - target, len(here) - high))
-        if plan is self.plan:
+        going = self.choose(len(here) - target, len(here) - high) if len(here) > target else []
+        self.retiring = asyncio.ensure_future(self.shrink(plan, going))
+
+    def target(self) -> int:
+        """Hosts that there are to be: a chosen number, or what the work calls for within its limits."""
+        assert self.plan is not None
+        low, high = int(self.plan["minimum"]), int(self.plan["maximum"])
+        return low if low == high else min(max(self.needed(), low), high)
+
+    async def shrink(self, plan: dict[str, Any], going: list[str]) -> None:
+        """Retire these hosts, then want no more than there are; more may be needed by then."""
+        try:
+            await self.retire(going)
+        except Exception:
+            logger.exception("Towline could not retire %d hosts; it tries again", len(going))
+        if plan is self.plan and self.wanted is not None and (target := self.target()) < self.wanted:
             # Hosts that could not be spared are still wanted; those that have not come yet are no more.
             self.wanted = target if self.is_fixed() else max(target, min(self.wanted, len(self.present())))
 

@@ -140,13 +140,13 @@ mod tests {
     use super::*;
 
     const UNIFIED: &str = "0::/towline.slice/towline-dask@1.service\n";
-    const MIXED: &str = "9:name=systemd:/\n4:memory:/work\n2:cpu,cpuacct:/\n0::/\n";
+    const MIXED: &str = "9:name=systemd:/\n4:memory:/box\n2:cpu,cpuacct:/\n0::/\n";
 
     #[test]
     fn a_process_is_in_one_group_of_each_hierarchy() {
         assert_eq!(group(UNIFIED, Hierarchy::Unified), Some("/towline.slice/towline-dask@1.service"));
         assert_eq!(group(UNIFIED, MEMORY), None);
-        assert_eq!((group(MIXED, MEMORY), group(MIXED, CPUACCT)), (Some("/work"), Some("/")));
+        assert_eq!((group(MIXED, MEMORY), group(MIXED, CPUACCT)), (Some("/box"), Some("/")));
         assert_eq!((group(MIXED, PIDS), group(MIXED, Hierarchy::Unified)), (None, Some("/")));
         assert_eq!(group("0::/../other\n", Hierarchy::Unified), None, "outside of this namespace");
         for text in ["", "0", "0:", "0::", "::", "0::relative"] {

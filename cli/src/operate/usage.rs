@@ -60,12 +60,13 @@ fn label(line: &UsageLine, by: &str) -> Vec<String> {
     }
 }
 
-/// RFC 4180 with a header. Clusters without the tag have an empty first cell. Pure.
+/// RFC 4180 with a header. Clusters without the tag have an empty first cell. Names that a spreadsheet would take for a
+/// formula get an apostrophe in front, which it shows as text: names are chosen by anybody of the workspace. Pure.
 fn csv(usage: &Usage) -> Vec<String> {
     let header = labels(&usage.by).into_iter().chain(["hosts", "host_hours", "cpu_hours"]);
     let mut lines = vec![row(header.map(str::to_owned))];
     for line in &usage.lines {
-        let mut cells = label(line, &usage.by);
+        let mut cells: Vec<String> = label(line, &usage.by).into_iter().map(as_text).collect();
         if line.key.is_none() {
             cells[0] = String::new();
         }
@@ -74,6 +75,10 @@ fn csv(usage: &Usage) -> Vec<String> {
         lines.push(row(cells.into_iter()));
     }
     lines
+}
+
+fn as_text(name: String) -> String {
+    if name.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{name}") } else { name }
 }
 
 fn row(cells: impl Iterator<Item = String>) -> String {
@@ -117,6 +122,13 @@ mod tests {
             csv(&usage("cluster", &[(Some("cl-x"), 3)]))[1],
             "cl-x,steps,\"ada, the first\",1,1.000000,3.000000"
         );
+    }
+
+    #[test]
+    fn no_name_is_a_formula() {
+        let lines = csv(&usage("person", &[(Some("=HYPERLINK(\"x\")"), 1), (Some("ada=b"), 2)]));
+        assert_eq!(lines[1], "\"'=HYPERLINK(\"\"x\"\")\",1,0.333333,1.000000");
+        assert_eq!(lines[2], "ada=b,1,0.666667,2.000000");
     }
 
     /// A reader of RFC 4180, of one record.

@@ -178,6 +178,10 @@ class Scalable(Lifecycle):
 
     _adaptive: Adaptive | None
     _adaptive_options: dict[str, Any]
+    #: The number of worker hosts that the control plane was last asked for, and the revision of its answer.
+    _number: tuple[int, int] | None = None
+    #: Worker hosts that were counted as going when it was asked.
+    _going: frozenset[str] = frozenset()
 
     @property
     def plan(self) -> set[str]:
@@ -317,7 +321,8 @@ class Scalable(Lifecycle):
         view = self._running()
         if self._adaptive is not None:
             self._adaptive.state = "stopped"
-        await self._attempt.plane.scale(view.id, n)
+        answer = await self._attempt.plane.scale(view.id, n)
+        self._number = (answer.n_workers, answer.revision)
 
     async def _scale_down(self, workers: list[str]) -> None:
         view = self._running()
@@ -326,8 +331,13 @@ class Scalable(Lifecycle):
             names = {info["name"]: address for address, info in self.scheduler_info["workers"].items()}
             hosts = {host.id for host in view.hosts_of("worker") if host.state in ("starting", "up")}
             going = {host for host in hosts if any(_is_of(worker, host, names) for worker in workers)}
+            # The stream of views lags behind what was asked just before this.
+            number = view.n_workers if self._number is None or self._number[1] < view.revision else self._number[0]
+            new = going - self._going
             # First the number, so that nobody replaces those that go.
-            await self._attempt.plane.scale(view.id, max(0, view.n_workers - len(going)))
+            answer = await self._attempt.plane.scale(view.id, max(0, number - len(new)))
+            self._number = (answer.n_workers, answer.revision)
+            self._going = self._going | new
         await self.scheduler_comm.towline_retire(workers=workers)
 
     async def _adapt(self, asked: Mapping[str, Any]) -> None:

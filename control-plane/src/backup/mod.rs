@@ -173,10 +173,19 @@ pub async fn backup(data_dir: &Path, archive: &Path) -> Result<Manifest, BackupE
     let file = File::options().write(true).create_new(true).mode(0o600).open(&whole).map_err(file_error(&whole))?;
     let manifest = archive::write(&file, &whole, schema, made_at_ms, &kept)?;
     file.sync_all().map_err(file_error(&whole))?;
-    // A link fails where a rename would silently replace what somebody made meanwhile.
-    fs::hard_link(&whole, archive).map_err(file_error(archive))?;
+    place(&whole, archive).map_err(file_error(archive))?;
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(file_error(folder))?;
     Ok(manifest)
+}
+
+/// Give a whole file its name, unless somebody made one of that name meanwhile: a plain rename would replace it in silence.
+fn place(whole: &Path, archive: &Path) -> io::Result<()> {
+    let folder = rustix::fs::CWD;
+    match rustix::fs::renameat_with(folder, whole, folder, archive, rustix::fs::RenameFlags::NOREPLACE) {
+        // Old network file systems know links only; USB sticks know no links.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::hard_link(whole, archive),
+        other => Ok(other?),
+    }
 }
 
 /// Keys, certificates, tokens and settings of the server directory.

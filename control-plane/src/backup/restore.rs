@@ -34,7 +34,13 @@ pub async fn restore(archive: &Path, data_dir: &Path, replace: bool) -> Result<R
     let epoch = epoch?;
     let files = DataDirectory::new(data_dir);
     let replaced = put_aside(&files.server())?;
-    fs::rename(unpacked.server(), files.server()).map_err(file_error(&files.server()))?;
+    if let Err(error) = fs::rename(unpacked.server(), files.server()) {
+        if let Some(aside) = &replaced {
+            // As it was; the first error is the one to tell.
+            let _ = fs::rename(aside, files.server());
+        }
+        return Err(file_error(&files.server())(error));
+    }
     File::open(data_dir).and_then(|folder| folder.sync_all()).map_err(file_error(data_dir))?;
     Ok(Restored { manifest, epoch, replaced })
 }

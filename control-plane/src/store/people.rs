@@ -213,6 +213,16 @@ impl Store {
         Ok(())
     }
 
+    /// Forget tokens that have opened nothing since `before_ms`: revoked or expired by then. How many.
+    pub async fn forget_dead_tokens(&self, before_ms: u64) -> Result<u64, StoreError> {
+        let done = sqlx::query("DELETE FROM person_tokens WHERE revoked_at_ms < $1 OR expires_at_ms < $1")
+            .bind(signed(before_ms)?)
+            .execute(&self.writer)
+            .await
+            .doing("forget dead tokens")?;
+        Ok(done.rows_affected())
+    }
+
     /// Revoke a token if `judge`, who is shown it and every token of its workspace, lets it happen. One transaction: of
     /// two at once the second is judged with the first one revoked. None: the workspace has no such token.
     pub async fn revoke_token<E>(

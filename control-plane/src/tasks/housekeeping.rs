@@ -1,4 +1,4 @@
-//! Forgets what nobody needs any more: old idempotency keys, timelines and log streams of clusters that ended long ago and
+//! Forgets what nobody needs any more: old idempotency keys, dead tokens, timelines and log streams of clusters that ended long ago and
 //! full log files as old, and what is left of local hosts that did.
 //!
 //! Must not touch hosts that have not ended: the fleet looks after them. Idempotent; runs once an hour.
@@ -21,6 +21,9 @@ const KEEP_KEYS: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// Log streams and the timeline are kept this long after their cluster ended, and a host's directory after the host did.
 const KEEP_LOGS: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Tokens that were revoked or have expired are listed this long.
+const KEEP_TOKENS: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// The folders that are looked after.
 #[derive(Clone, Debug)]
@@ -52,11 +55,13 @@ fn before(now_ms: u64, keep: Duration) -> u64 {
 
 async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), StoreError> {
     let forgotten = store.forget_idempotency_keys(before(now_ms, KEEP_KEYS)).await?;
+    let tokens = store.forget_dead_tokens(before(now_ms, KEEP_TOKENS)).await?;
     let told = store.forget_timelines(before(now_ms, KEEP_LOGS)).await?;
     let (streams, full) = remove_streams(store, &folders.logs, now_ms).await?;
     let hosts = remove_hosts(store, &folders.hosts, now_ms).await?;
     for (action, count) in [
         ("keys_forgotten", forgotten),
+        ("tokens_forgotten", tokens),
         ("timeline_rows_forgotten", told),
         ("log_streams_removed", streams),
         ("log_files_removed", full),
@@ -64,15 +69,16 @@ async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), Store
     ] {
         crate::metrics::get().janitor(action, count);
     }
-    if forgotten + told + streams + full + hosts > 0 {
+    if forgotten + tokens + told + streams + full + hosts > 0 {
         tracing::info!(
             component = "housekeeping",
             forgotten,
+            tokens,
             told,
             streams,
             full,
             hosts,
-            "old keys, timelines, log streams, full log files and directories of hosts removed"
+            "old keys, tokens, timelines, log streams, full log files and directories of hosts removed"
         );
     }
     Ok(())
@@ -181,6 +187,7 @@ mod tests {
     use super::*;
     use crate::model::ClusterState;
     use crate::store::tests::records;
+    use crate::store::{PersonToken, Role};
 
     #[tokio::test]
     async fn removes_streams_of_clusters_that_ended_long_ago_and_no_others() {
@@ -211,6 +218,31 @@ mod tests {
         once(&store, &Folders { logs, hosts: nothing }, now_ms).await.expect("done");
         let there: Vec<bool> = folders.iter().map(|folder| folder.exists()).collect();
         assert_eq!(there, [false, true, true, true, true]);
+    }
+
+    #[tokio::test]
+    async fn forgets_tokens_that_have_opened_nothing_for_long() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = records::store(directory.path()).await;
+        let now_ms = 1_800_000_000_000;
+        let old = before(now_ms, KEEP_TOKENS) - 1;
+        let cases = [
+            ("live", None, None, true),
+            ("expires later", None, Some(now_ms + 1), true),
+            ("expired lately", None, Some(now_ms - 1), true),
+            ("revoked long ago", Some(old), Some(now_ms + 1), false),
+            ("expired long ago", None, Some(old), false),
+        ];
+        for (name, revoked_at_ms, expires_at_ms, _) in cases {
+            let token = PersonToken { revoked_at_ms, expires_at_ms, ..records::token(name, "ada", Role::Member) };
+            store.put_person_token(token).await.expect(name);
+        }
+        let folders = Folders { logs: directory.path().join("logs"), hosts: directory.path().join("hosts") };
+        once(&store, &folders, now_ms).await.expect("done");
+        for (name, _, _, stays) in cases {
+            let found = store.person_by_token(&records::token(name, "ada", Role::Member).hash).await.expect(name);
+            assert_eq!(found.is_some(), stays, "{name}");
+        }
     }
 
     #[tokio::test]
