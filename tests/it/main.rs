@@ -18,4 +18,5 @@ mod packages;
 mod people;
 mod refusals;
 mod scaling;
+mod simulate;
 mod upgrade;
