@@ -173,12 +173,12 @@ async fn a_host_that_speaks_from_two_machines_is_banned_and_its_session_refused(
         socket.send(&FromAgent::Hello(hello)).await?;
         anyhow::Ok(tokio::time::timeout(LONG, socket.receive()).await??)
     };
-    let answered = speak().await?;
+    let answered = Box::pin(speak()).await?;
     let banned = FromControlPlane::Refused { code: SessionRefusal::Banned };
     ensure!(answered == banned, "the thief: {answered:?}");
     let said = simulation.until("refused", |said| said["refused"] == 1).await?;
     ensure!(said["connected"] == HOSTS - 1 || said["joined"] == HOSTS - 1, "the others are unharmed: {said}");
-    let again = speak().await;
+    let again = Box::pin(speak()).await;
     ensure!(!matches!(again, Ok(FromControlPlane::Welcome { .. })), "shut out for good: {again:?}");
     simulation.stop().await
 }
