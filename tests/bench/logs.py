@@ -152,8 +152,13 @@ def find() -> str | None:
 
 def version(program: str) -> str:
     """What it says of itself."""
-    said = subprocess.run([program, "-v"], check=True, capture_output=True, text=True).stdout
-    return said.split(" ", 2)[1] if said.startswith("rsyslogd ") else "of unknown version"
+    return named(subprocess.run([program, "-v"], check=True, capture_output=True, text=True).stdout)
+
+
+def named(said: str) -> str:
+    """The version in what it says."""
+    words = said.split()
+    return words[1] if words[:1] == ["rsyslogd"] and len(words) > 1 else "of unknown version"
 
 
 def rows(bench: Bench) -> list[Row]:

@@ -60,6 +60,11 @@ def test_lines_are_counted_one_by_one(tmp_path):
     assert logs.last_number(tmp_path / "absent") == -1
 
 
+def test_reads_rsyslogs_version():
+    assert logs.named("rsyslogd  8.2302.0 (aka 2023.02) compiled with:\n") == "8.2302.0"
+    assert logs.named("") == logs.named("rsyslogd\n") == "of unknown version"
+
+
 def test_without_rsyslog_the_row_says_so_and_how_to_get_it():
     shipped = logs.Shipped(2.0, 0.5, 8.0, 0, 0)
     rows = logs.judge([shipped], [], 100_000, installed=False)

@@ -147,15 +147,15 @@ pub struct SimulationArguments {
     #[arg(long, value_name = "DIR")]
     pub simulate: Option<PathBuf>,
     /// Hosts at most; those beyond are left alone
-    #[arg(long, value_name = "N", requires = "simulate", default_value_t = 1000)]
+    #[arg(long, value_name = "N", conflicts_with = "host_dir", default_value_t = 1000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub at_most: u32,
     /// Milliseconds between two reports of a host
-    #[arg(long, value_name = "MS", requires = "simulate", default_value_t = 30_000)]
+    #[arg(long, value_name = "MS", conflicts_with = "host_dir", default_value_t = 30_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(100..=30_000))]
     pub report_every: u32,
     /// Stop after this many seconds, if no signal came before
-    #[arg(long = "for", value_name = "SECONDS", requires = "simulate", default_value_t = 3600)]
+    #[arg(long = "for", value_name = "SECONDS", conflicts_with = "host_dir", default_value_t = 3600)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
 }
