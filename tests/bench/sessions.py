@@ -321,11 +321,13 @@ def judge(taken: Sequence[tuple[Found, Floor]]) -> list[Row]:
 
 def where(found: Sequence[Row]) -> list[str]:
     """Where the time goes, as far as these figures say."""
+    size = found[0].name.partition(":")[0]
     calm, busy = (statistics.median(found[index].ours) for index in (2, 3))
     return [
-        "A report is verified JSON, a row written to SQLite, a signed lease, and a look at all hosts of its cluster: it "
-        f"costs more in a large one. An echo is two frames. Of {found[0].name.split(":")[0]}, at one report in 30 s a report takes "
-        f"{calm:.0f} µs of CPU, with everything else that an idle server does counted in; at one a second {busy:.0f} µs.",
+        "A report is verified JSON, a row written to SQLite, a signed lease, and a look at all hosts of its cluster, "
+        f"which costs more in a large one; an echo is two frames. Of {size}, at one report in 30 s a report takes "
+        f"{calm:.0f} µs of CPU, with everything else that an idle server does counted in; at one a second "
+        f"{busy:.0f} µs.",
         "Hosts that lost their server try again after up to 2 s by chance, longer the more tries failed: most of the "
         "time until all are back is that wait. Bare sessions dial at once.",
     ]

@@ -107,6 +107,17 @@ def test_a_fleet_is_clusters_of_a_hundred():
     assert sessions.sizes(250) == [100, 100, 50]
 
 
+def test_a_fleet_becomes_rows_and_sentences():
+    found = sessions.Found(20, 3.0, 100.0, 2.0, 900.0, 120.0, 700.0, 300.0, 4.5)
+    rows = sessions.judge([(found, sessions.Floor(0.5, 450.0, 50.0, 60.0))])
+    ratios = {row.name: row.ratio() for row in rows}
+    assert ratios["20 sessions: control plane's memory for each"] == 2.0
+    assert ratios["20 sessions: CPU for a report, one a second"] == 5.0
+    assert ratios["20 sessions: killed server listens to all joined again"] == 4.0
+    assert ratios["20 sessions: report to lease, p99, one a second"] is None
+    assert "Of 20 sessions, at one report in 30 s a report takes 700 µs" in sessions.where(rows)[0]
+
+
 def test_a_table_shows_medians_and_spread():
     text = page.table([Row("a", "s", [1.0, 3.0, 2.0], "peer", [4.0]), Row("b", "MiB", [123.4], "none")])
     assert "| a | 2 s (1 to 3) | peer | 4 s | 0.50 |" in text
