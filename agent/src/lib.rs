@@ -17,6 +17,7 @@ pub mod observe;
 pub mod reconcile;
 pub mod runner;
 pub mod runtime;
+pub mod simulate;
 mod socket;
 pub mod status;
 pub mod vitals;

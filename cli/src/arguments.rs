@@ -348,11 +348,21 @@ mod tests {
             "towline server backup f --data-dir d",
             "towline server restore f --data-dir d --replace",
             "towline agent --host-dir d",
+            "towline agent --simulate d --at-most 5 --report-every 500 --for 60 --json",
             "towline agent runner --host-dir d",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
-        for line in ["towline demo --workers 0", "towline demo --workers x", "towline server run --people nowhere"] {
+        for line in [
+            "towline demo --workers 0",
+            "towline demo --workers x",
+            "towline server run --people nowhere",
+            "towline agent",
+            "towline agent --simulate d --host-dir d",
+            "towline agent --host-dir d --at-most 5",
+            "towline agent --simulate d --at-most 0",
+            "towline agent --simulate d --report-every 30001",
+        ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -94,7 +94,7 @@ async fn run(arguments: Arguments, output: Output) -> Outcome<Exit> {
         #[cfg(feature = "host")]
         Command::Server(command) => return host::server::run(command, output).await,
         #[cfg(feature = "host")]
-        Command::Agent(agent) => return host::agent::run(agent).await,
+        Command::Agent(agent) => return host::agent::run(agent, output).await,
         Command::Keys(command) => keys::run(command, output)?,
         Command::Explain { code } => explain::run(&code, output)?,
         Command::Version => output.version(),

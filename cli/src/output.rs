@@ -106,7 +106,9 @@ impl Output {
     /// The version of this binary, which the Python package must equal.
     pub fn version(self) {
         self.line(&format!("towline {}", env!("CARGO_PKG_VERSION")));
-        self.value(&json!({ "version": env!("CARGO_PKG_VERSION") }));
+        // Figures are worth nothing when nobody knows how the program was built.
+        let debug = cfg!(debug_assertions);
+        self.value(&json!({ "version": env!("CARGO_PKG_VERSION"), "debug": debug }));
     }
 }
 

@@ -1,66 +1,26 @@
-"""First figures: a cluster's start, a sync, and an agent at rest, each beside its peer or floor in the same run.
+"""A cluster's start, a sync, and an agent at rest, each beside its peer or floor in the same run.
 
-Rounds alternate between ours and the peer, so that what else the machine does falls on both; medians are given. Run by
-`cargo xtask bench`, which gives the released binary, uv and an interpreter with Dask.
+Rounds alternate between ours and the peer, so that what else the machine does falls on both.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from parts import Bench, Row, control_plane, cpu, status
 
 #: One round's workers; the machine that these figures were first taken on has two cores.
 WORKERS = 2
 #: Seconds over which an agent at rest is watched.
 REST = 20.0
-
-
-@contextmanager
-def control_plane(binary: str, data: Path) -> Iterator[Path]:
-    """A server of its own; gives the file with the profile that names it."""
-    subprocess.run([binary, "server", "init", "--data-dir", data], check=True, stdout=subprocess.DEVNULL)
-    anywhere = [word for name in ("people", "agents", "blobs") for word in (f"--{name}", "127.0.0.1:0")]
-    with (data / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [binary, "server", "run", "--until-stdin-closes", "--data-dir", data, *anywhere],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        ready = data / "server" / "run.json"
-        until = time.monotonic() + 30
-        while not ready.exists():
-            if time.monotonic() > until or server.poll() is not None:
-                raise SystemExit(f"the server does not start: see {data / 'server.log'}")
-            time.sleep(0.02)
-        run = json.loads(ready.read_text())
-        token = (data / "server" / "admin.token").read_text().strip()
-        profile = data / "profiles.toml"
-        profile.touch(mode=0o600)
-        profile.write_text(
-            f'default = "bench"\n[profile.bench]\nurl = "{run["people_url"]}"\n'
-            f'ca_file = "{run["ca_file"]}"\ntoken = "{token}"\n'
-        )
-        yield profile
-    finally:
-        if server.stdin is not None:
-            server.stdin.close()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
 
 
 def answer(cluster: Any) -> None:
@@ -122,18 +82,6 @@ def processes(word: str, below: Path | None = None) -> list[int]:
     return found
 
 
-def rss(pid: int) -> float:
-    """Resident memory in MiB (proc(5), `VmRSS`)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
-def cpu(pid: int) -> float:
-    """CPU seconds so far (proc(5), `utime` and `stime`)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def at_rest(data: Path) -> dict[str, float]:
     """Agents of a cluster that does nothing, beside Dask's nannies on the same machine."""
     import towline
@@ -147,130 +95,88 @@ def at_rest(data: Path) -> dict[str, float]:
         time.sleep(REST)
         used = {pid: 100 * (cpu(pid) - before[pid]) / REST for pid in before}
         return {
-            "agent_rss": statistics.median(map(rss, agents)),
-            "nanny_rss": statistics.median(map(rss, nannies)),
+            "agent_rss": statistics.median(map(resident, agents)),
+            "nanny_rss": statistics.median(map(resident, nannies)),
             "agent_cpu": statistics.median(used[pid] for pid in agents),
             "nanny_cpu": statistics.median(used[pid] for pid in nannies),
         }
 
 
-def spin() -> float:
-    """Millions of loop rounds in a second of one core: a machine that is busy otherwise shows here."""
-    until, rounds = time.perf_counter() + 1, 0
-    while time.perf_counter() < until:
-        rounds += 1
-    return rounds / 1e6
+def resident(pid: int) -> float:
+    """Memory of a process in MiB."""
+    return status(pid, "VmRSS")
 
 
-def row(name: str, ours: float, peer: str, theirs: float, unit: str) -> dict[str, Any]:
-    """One line of the table."""
-    return {"name": name, "ours": ours, "peer": peer, "theirs": theirs, "unit": unit}
-
-
-def rounds(count: int, say: Callable[[str], None], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Everything, in order."""
-    work = Path(arguments.work)
-    idle = [spin()]
-    say("cold: a server that has never seen this environment")
+def start(bench: Bench) -> list[Row]:
+    """Starts and syncs: first on servers that have never seen the environment, then on one that has."""
+    bench.peers["distributed"] = __import__("distributed").__version__
+    bench.peers["uv"] = subprocess.run(
+        [bench.uv, "--version"], check=True, capture_output=True, text=True
+    ).stdout.split()[1]
+    bench.say("  cold: a server that has never seen this environment")
     colds, uvs = [], []
-    freeze = work / "requirements.txt"
+    freeze = bench.work / "requirements.txt"
     listed = subprocess.run(
-        [arguments.uv, "pip", "freeze", "--python", sys.executable], check=True, capture_output=True, text=True
+        [bench.uv, "pip", "freeze", "--python", sys.executable], check=True, capture_output=True, text=True
     )
     freeze.write_text("".join(line + "\n" for line in listed.stdout.splitlines() if "==" in line))
-    for number in range(max(1, count // 2)):
-        with control_plane(arguments.towline, work / f"cold-{number}") as profile:
+    for number in range(max(1, bench.rounds // 2)):
+        with control_plane(bench.towline, bench.work / f"cold-{number}") as profile:
             os.environ["TOWLINE_CONFIG"] = str(profile)
             colds.append(ours())
-        uvs.append(uv_sync(arguments.uv, freeze, work))
-        say(f"  first result after {colds[-1]['result']:.2f} s, sync {colds[-1]['sync']:.2f} s; uv {uvs[-1]:.2f} s")
+        uvs.append(uv_sync(bench.uv, freeze, bench.work))
+        bench.say(
+            f"  first result after {colds[-1]['result']:.2f} s, sync {colds[-1]['sync']:.2f} s; uv {uvs[-1]:.2f} s"
+        )
     warms, locals_ = [], []
-    with control_plane(arguments.towline, work / "warm") as profile:
+    with control_plane(bench.towline, bench.work / "warm") as profile:
         os.environ["TOWLINE_CONFIG"] = str(profile)
         ours()
-        say("warm: alternating with Dask's LocalCluster")
-        for _ in range(count):
+        bench.say("  warm: alternating with Dask's LocalCluster")
+        for _ in range(bench.rounds):
             warms.append(ours())
             locals_.append(local())
-            say(f"  first result after {warms[-1]['result']:.2f} s; LocalCluster {locals_[-1]:.2f} s")
-        say(f"at rest: {REST:.0f} s")
-        rest = at_rest(work / "warm")
-    idle.append(spin())
-    middle = statistics.median
-    return {
-        "rounds": count,
-        "spin": idle,
-        "rows": [
-            row("start, warm: call to first result", middle(warm["result"] for warm in warms),
-                "LocalCluster, no TLS, no hosts", middle(locals_), "s"),
-            row("start, cold: call to first result", middle(cold["result"] for cold in colds),
-                "LocalCluster, no TLS, no hosts", middle(locals_), "s"),
-            row("sync of a new environment, warm cache", middle(cold["sync"] for cold in colds),
-                "uv venv + uv pip sync", middle(uvs), "s"),
-            row("sync that finds it there", middle(warm["sync"] for warm in warms),
-                "uv venv + uv pip sync", middle(uvs), "s"),
-            row("agent at rest: resident memory", rest["agent_rss"], "Dask's nanny", rest["nanny_rss"], "MiB"),
-            row("agent at rest: CPU", rest["agent_cpu"], "Dask's nanny", rest["nanny_cpu"], "% of a core"),
-        ],
-    }  # fmt: skip
+            bench.say(f"  first result after {warms[-1]['result']:.2f} s; LocalCluster {locals_[-1]:.2f} s")
+
+    def of(rounds: Sequence[dict[str, float]], what: str) -> list[float]:
+        return [one[what] for one in rounds]
+
+    dask, uv = "LocalCluster, no TLS, no hosts", "uv venv + uv pip sync"
+    return [
+        Row("start, warm: call to first result", "s", of(warms, "result"), dask, locals_),
+        Row("start, cold: call to first result", "s", of(colds, "result"), dask, locals_),
+        Row("sync of a new environment, warm cache", "s", of(colds, "sync"), uv, uvs),
+        Row("sync that finds it there", "s", of(warms, "sync"), uv, uvs),
+    ]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = ["| what | Towline | beside | its figure | ratio |", "| --- | ---: | --- | ---: | ---: |"]
-    for entry in rows:
-        ratio = entry["ours"] / entry["theirs"] if entry["theirs"] else float("nan")
-        figures = [f"{entry[whose]:.2f} {entry['unit']}" for whose in ("ours", "theirs")]
-        lines.append(f"| {entry['name']} | {figures[0]} | {entry['peer']} | {figures[1]} | {ratio:.2f} |")
-    return "\n".join(lines)
+def rest(bench: Bench) -> list[Row]:
+    """An agent at rest, and Dask's nannies beside it."""
+    bench.peers["distributed"] = __import__("distributed").__version__
+    with control_plane(bench.towline, bench.work / "rest") as profile:
+        os.environ["TOWLINE_CONFIG"] = str(profile)
+        bench.say(f"  {REST:.0f} s of rest")
+        seen = at_rest(bench.work / "rest")
+    return [
+        Row("agent at rest: resident memory", "MiB", [seen["agent_rss"]], "Dask's nanny", [seen["nanny_rss"]]),
+        Row("agent at rest: CPU", "% of a core", [seen["agent_cpu"]], "Dask's nanny", [seen["nanny_cpu"]]),
+    ]
 
 
-def page(found: dict[str, Any], text: str, binary: str) -> str:
-    """The page of figures."""
-    cores, size = os.cpu_count(), Path(binary).stat().st_size / 1e6
-    before, after = found["spin"]
-    distributed = __import__("distributed").__version__
-    count, day = found["rounds"], time.strftime("%Y-%m-%d", time.gmtime())
-    colds = max(1, count // 2)
-    return f"""# First figures
-
-Written by `cargo xtask bench`; nothing is gated by these numbers. Medians of {count} rounds ({colds} cold), ours
-and the peer alternating in one run on {cores} cores: released binary ({size:.0f} MB), Python {sys.version.split()[0]},
-distributed {distributed}, {day}. A loop on one core turned {before:.1f} million times in a second before and
-{after:.1f} after: where these differ by more than a tenth, the machine did something else, too.
-
-{text}
-
-## Where the time goes
-
-- A start is the host's own way (agent process, enrolment, certificate, assignment), then Python's imports in scheduler
-  and workers at once. `LocalCluster` has the imports alone: no TLS, no hosts, no packages, its workers started from a
-  warm parent.
-- A cold start adds the sync: solving is cached on the person's machine, wheels come from uv's cache, files are linked.
-- The agent at rest takes samples, answers leases and looks after log files. There is one for each host; a nanny is one
-  for each worker.
-
-Not here yet: log shipping beside rsyslog, sessions by the thousand (`towline agent --simulate`).
-"""
+def where_start(_found: Sequence[Row]) -> list[str]:
+    """Where the time goes."""
+    return [
+        "A start is the host's own way (agent process, enrolment, certificate, assignment), then Python's imports in "
+        "scheduler and workers at once. `LocalCluster` has the imports alone: no TLS, no hosts, no packages, its "
+        "workers started from a warm parent.",
+        "A cold start adds the sync: solving is cached on the person's machine, wheels come from uv's cache, files are "
+        "linked.",
+    ]
 
 
-def main() -> None:
-    """Print one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--towline", required=True)
-    parser.add_argument("--uv", required=True)
-    parser.add_argument("--work", required=True)
-    parser.add_argument("--page", help="Markdown file to write")
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    os.environ["TOWLINE_BINARY"] = arguments.towline
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    found = rounds(arguments.rounds, lambda line: print(line, file=sys.stderr, flush=True), arguments)
-    text = table(found["rows"])
-    print(text)
-    if arguments.page:
-        Path(arguments.page).write_text(page(found, text, arguments.towline))
-
-
-if __name__ == "__main__":
-    main()
+def where_rest(_found: Sequence[Row]) -> list[str]:
+    """Where the time goes."""
+    return [
+        "The agent at rest takes samples, answers leases and looks after log files. There is one for each host; a "
+        "nanny is one for each worker."
+    ]

@@ -19,4 +19,5 @@ mod packages;
 mod people;
 mod refusals;
 mod scaling;
+mod simulate;
 mod upgrade;

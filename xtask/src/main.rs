@@ -25,8 +25,8 @@ cargo xtask <chore>
                             --clients        only the tests that share one cluster
                             --all            run what tests/strangers/skip.txt names, too
                             --checkout PATH  with this git checkout of distributed; default: Debian's source package
-  bench [--rounds N]      measure first figures with the released binary, each beside its peer, print the table and
-                          write docs/performance.md (about 10 minutes after the build)
+  bench [ROW…] [OPTION…]  measure with the released binaries, each row beside its peer, print the table and write
+                          docs/performance.md (about 25 minutes after the build; `bench --help` lists the rows)
   install --destdir D     lay out the files of a host image below D
   help                    this text
 ";
@@ -50,7 +50,14 @@ fn main() -> ExitCode {
             Ok(wish) => strangers::run(&wish),
             Err(why) => return usage(&why),
         },
-        ["bench", words @ ..] => bench::run(words),
+        ["bench", words @ ..] => match bench::Wish::parse(words) {
+            Ok(Some(wish)) => bench::run(&wish),
+            Ok(None) => {
+                print!("{}", bench::usage());
+                return ExitCode::SUCCESS;
+            }
+            Err(why) => return usage(&why),
+        },
         ["install", "--destdir", directory] => install::run(directory.as_ref()),
         other => return usage(&format!("there is no chore {other:?}")),
     };

@@ -27,15 +27,15 @@ pub fn cargo<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(arguments: I) -> Comman
     command
 }
 
-/// Run a step to its end, saying how long it took.
+/// Run a step to its end, saying how long it took. On standard error: standard output is what the steps print.
 pub fn step(title: &str, command: &mut Command) -> Outcome {
-    println!("\n== {title}");
+    eprintln!("\n== {title}");
     let begun = Instant::now();
     let status = command
         .stdin(Stdio::null())
         .status()
         .map_err(|error| format!("{title}: cannot run {:?}: {error}", command.get_program()))?;
-    println!(
+    eprintln!(
         "== {title}: {} after {:.1} s",
         if status.success() { "ok" } else { "FAILED" },
         begun.elapsed().as_secs_f64()

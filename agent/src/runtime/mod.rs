@@ -10,7 +10,7 @@ mod conversation;
 mod documents;
 mod host;
 mod idleness;
-mod link;
+pub(crate) mod link;
 mod memory;
 mod owner;
 mod parties;

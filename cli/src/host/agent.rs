@@ -4,6 +4,7 @@ use super::arguments::{AgentArguments, AgentCommand};
 use super::{own, stop};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::output::Output;
 use std::path::Path;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,10 @@ pub fn runner(arguments: &AgentArguments) -> Option<ExitCode> {
 
 /// Enrol when the host has no identity yet, then be its agent until it is told to end or a signal comes. A signal ends
 /// the agent only: its Dask processes go on under the runner, and the next agent adopts them.
-pub async fn run(arguments: AgentArguments) -> Outcome<Exit> {
+pub async fn run(arguments: AgentArguments, output: Output) -> Outcome<Exit> {
+    if let Some(hosts) = &arguments.simulation.simulate {
+        return super::simulate::run(hosts.clone(), &arguments.simulation, output).await;
+    }
     let Some(host_dir) = arguments.host_dir else {
         return Err(Failure::new(Exit::Usage, "usage", "No host directory", "give --host-dir DIR"));
     };

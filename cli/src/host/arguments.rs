@@ -126,10 +126,38 @@ impl ServerRunArguments {
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct AgentArguments {
     /// The host's directory
-    #[arg(long, value_name = "DIR", required = true)]
+    #[arg(long, value_name = "DIR", required_unless_present = "simulate", conflicts_with = "simulate")]
     pub host_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub simulation: SimulationArguments,
     #[command(subcommand)]
     pub command: Option<AgentCommand>,
+}
+
+/// `towline agent --simulate`
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Measuring a control plane")]
+pub struct SimulationArguments {
+    /// Be the agents of all hosts below DIR, in one process, without runner and Dask
+    ///
+    /// DIR is the folder `hosts` of a server whose settings say `simulate = true` under `[local]`: that server makes hosts
+    /// without agents. Each host enrols with its own token, keeps its own key and holds its own session; it accepts its
+    /// assignments, says that every phase is reached, sends idle vitals, and obeys the end. Nothing is computed.
+    /// Prints how far the hosts are: a line a second, or with --json a value at every change.
+    #[arg(long, value_name = "DIR")]
+    pub simulate: Option<PathBuf>,
+    /// Hosts at most; those beyond are left alone
+    #[arg(long, value_name = "N", conflicts_with = "host_dir", default_value_t = 1000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub at_most: u32,
+    /// Milliseconds between two reports of a host
+    #[arg(long, value_name = "MS", conflicts_with = "host_dir", default_value_t = 30_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(100..=30_000))]
+    pub report_every: u32,
+    /// Stop after this many seconds, if no signal came before
+    #[arg(long = "for", value_name = "SECONDS", conflicts_with = "host_dir", default_value_t = 3600)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
 }
 
 /// `towline agent …`

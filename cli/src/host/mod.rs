@@ -12,4 +12,5 @@ pub mod lock;
 pub mod logging;
 pub mod own;
 pub mod server;
+mod simulate;
 pub mod stop;

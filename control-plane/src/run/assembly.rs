@@ -174,7 +174,8 @@ pub(super) async fn start(files: &DataDirectory, options: RunOptions) -> Result<
 
     let (front_stop, back_stop) = (CancellationToken::new(), CancellationToken::new());
     let wake = Arc::new(Notify::new());
-    let local = Arc::new(Local::new(local_settings(files, options.agent_program, uv), wake.clone(), back_stop.clone()));
+    let local =
+        Arc::new(Local::new(local_settings(&ground, options.agent_program, uv), wake.clone(), back_stop.clone()));
     let backends = Backends::new([local.clone() as Arc<dyn Backend>]);
     let parts = FleetParts {
         store: ground.store.clone(),
@@ -265,8 +266,12 @@ fn agents_router(parts: SessionParts) -> Router {
     sessions::router(parts).merge(enrolment::router(enrolment))
 }
 
-fn local_settings(files: &DataDirectory, agent_program: PathBuf, uv: Option<PathBuf>) -> LocalSettings {
-    LocalSettings { hosts: files.hosts(), agent_program, environments: files.store(), uv, patience: PATIENCE }
+fn local_settings(ground: &Ground, agent_program: PathBuf, uv: Option<PathBuf>) -> LocalSettings {
+    let (files, simulate) = (&ground.files, ground.settings.local_simulate);
+    if simulate {
+        tracing::warn!(component = "server", "hosts are simulated (`local.simulate`): clusters compute nothing");
+    }
+    LocalSettings { hosts: files.hosts(), agent_program, environments: files.store(), uv, patience: PATIENCE, simulate }
 }
 
 /// The `uv` that local hosts use: one that is here and new enough, else the place in the cache where the CLI puts the

@@ -43,6 +43,8 @@ pub struct Settings {
     pub validity: Validity,
     /// How much of everything there may be.
     pub limits: Limits,
+    /// `local` hosts get no agent: `towline agent --simulate` speaks for them, and they compute nothing.
+    pub local_simulate: bool,
 }
 
 /// When clusters and hosts end by themselves.
@@ -162,6 +164,7 @@ pub struct Fragment {
     rules: RulesFragment,
     validity: ValidityFragment,
     limits: LimitsFragment,
+    local: LocalFragment,
 }
 
 macro_rules! fragment {
@@ -200,6 +203,7 @@ fragment!(LimitsFragment {
     hosts_per_person: u32,
     cores_per_person: u32,
 });
+fragment!(LocalFragment { simulate: bool });
 
 impl Fragment {
     /// One file's text.
@@ -217,6 +221,7 @@ impl Fragment {
             rules: self.rules.overlaid(later.rules),
             validity: self.validity.overlaid(later.validity),
             limits: self.limits.overlaid(later.limits),
+            local: self.local.overlaid(later.local),
         }
     }
 }
@@ -265,6 +270,7 @@ impl Settings {
             rules,
             validity,
             limits,
+            local_simulate: inputs.local.simulate.unwrap_or(false),
         })
     }
 }
@@ -389,8 +395,16 @@ mod tests {
     }
 
     #[test]
+    fn hosts_are_real_unless_a_file_says_otherwise() {
+        assert!(!Settings::default().local_simulate);
+        assert!(settings("[local]\nsimulate = true").expect("settings").local_simulate);
+    }
+
+    #[test]
     fn refuses_unknown_keys_at_every_level() {
-        for text in ["colour = 1", "[phases]\nsynched = 3", "[rules]\nidle = \"1m\"", "[limits]\nx = 1"] {
+        for text in
+            ["colour = 1", "[phases]\nsynched = 3", "[rules]\nidle = \"1m\"", "[limits]\nx = 1", "[local]\nx = 1"]
+        {
             let error = Fragment::parse(text).expect_err(text).to_string();
             assert!(error.contains("unknown field"), "{error}");
         }

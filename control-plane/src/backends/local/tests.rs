@@ -32,6 +32,7 @@ fn place() -> Place {
         environments: directory.path().join("store"),
         uv: None,
         patience: Duration::from_millis(300),
+        simulate: false,
     };
     let shutdown = CancellationToken::new();
     let local = Local::new(settings.clone(), Arc::default(), shutdown.clone());
@@ -212,6 +213,23 @@ async fn ending_a_host_ends_what_a_task_left_behind_and_only_its_launch_marks() 
     assert!(other.try_wait().expect("status").is_none(), "another host's process was ended");
     place.local.destroy(&two.host).await.expect("ended");
     assert!(other.try_wait().expect("status").is_some(), "it outlived its host");
+    place.stop().await;
+}
+
+#[tokio::test]
+async fn a_simulated_host_has_its_directory_and_no_process() {
+    let mut place = place();
+    place.settings.simulate = true;
+    place.local = Local::new(place.settings.clone(), Arc::default(), place.shutdown.clone());
+    let order = user_data();
+    place.local.create(order.clone()).await.expect("made");
+    place.local.restart(&order.host).await.expect("nothing to start");
+    let dir = place.host_dir(&order.host);
+    assert_eq!(mode(&dir.join("user-data.json")), 0o600);
+    assert!(!dir.join("spawned.json").exists() && !dir.join("agent.log").exists(), "a process was started");
+    assert_eq!(presence(&place.local, &order.host).await, Presence::Unknown, "nobody speaks for it yet");
+    place.local.destroy(&order.host).await.expect("ended");
+    assert_eq!(presence(&place.local, &order.host).await, Presence::Absent);
     place.stop().await;
 }
 
