@@ -52,11 +52,13 @@ fn before(now_ms: u64, keep: Duration) -> u64 {
 
 async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), StoreError> {
     let forgotten = store.forget_idempotency_keys(before(now_ms, KEEP_KEYS)).await?;
+    let asked = store.forget_expired_requests(now_ms).await?;
     let told = store.forget_timelines(before(now_ms, KEEP_LOGS)).await?;
     let (streams, full) = remove_streams(store, &folders.logs, now_ms).await?;
     let hosts = remove_hosts(store, &folders.hosts, now_ms).await?;
     for (action, count) in [
         ("keys_forgotten", forgotten),
+        ("admission_requests_forgotten", asked),
         ("timeline_rows_forgotten", told),
         ("log_streams_removed", streams),
         ("log_files_removed", full),
