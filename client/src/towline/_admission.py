@@ -2,7 +2,7 @@
 
 Owns the words that people see at a cluster's door, and where a client key stands there. The code of a key is made by
 the binary from the key itself, on the machine of whoever asks; what the control plane shows of others holds none, and
-none is made from it here: the owner must hear it from the person. Must not sign: the binary does, where the owner key is.
+none is made from it here: the owner must hear it from the person. Must not sign: the binary does, by the owner key.
 """
 
 from __future__ import annotations
