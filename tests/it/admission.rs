@@ -262,6 +262,8 @@ async fn finish(world: &World, mut owner: Talking, bob: &Home, code: &str) -> Re
     ensure!(!said.contains(code), "the owner hears no code from the server: {said}");
     let late = run(bob.towline(world, &["cluster", "join", "shared", "--json"]), LONG).await?;
     refused(&late, "cluster_ended")?;
+    let id = view["id"].as_str().context("no id")?;
+    ensure!(bob.kept(id)?.is_empty(), "nothing is left of a cluster that has ended: {:?}", bob.kept(id)?);
     ensure!(!holds(&world.data.join("server"), code)?, "the control plane never has the code");
     Ok(())
 }

@@ -10,7 +10,7 @@ import pytest
 import towline
 from client_fakes import Workbench
 from distributed import Client
-from towline import ClusterError
+from towline import ClusterError, _starting
 from towline._discovery import discover
 
 
@@ -218,3 +218,13 @@ def test_listing_clusters_asks_nobody(bench, shared):
     bench.owner_key.write_text("owner")
     assert asyncio.run(found()) == ["shared"]
     assert bench.plane.only["admission_requests"] == []
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../cl-aaaaaaaaaaaaaaaa", "clusters", "cl-"])
+def test_only_a_clusters_own_folder_is_removed(tmp_path, name):
+    clusters = tmp_path / "clusters"
+    (clusters / "cl-aaaaaaaaaaaaaaaa").mkdir(parents=True)
+    _starting._remove(clusters / name, name)
+    assert (clusters / "cl-aaaaaaaaaaaaaaaa").is_dir()
+    _starting._remove(clusters / "cl-aaaaaaaaaaaaaaaa", "cl-aaaaaaaaaaaaaaaa")
+    assert list(clusters.iterdir()) == []

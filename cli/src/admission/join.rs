@@ -1,9 +1,9 @@
 //! `towline cluster join`: makes a client key here, asks the owner to admit it, waits, and keeps what programs here need.
 
 use super::open_cluster;
-use crate::api::Api;
 use crate::api::admissions::NewAdmission;
 use crate::api::views::Cluster;
+use crate::api::{Api, Changes};
 use crate::arguments::JoinArguments;
 use crate::commands::api;
 use crate::exit::Exit;
@@ -26,7 +26,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub async fn run(arguments: JoinArguments, profile: Option<&str>, output: Output) -> Outcome<()> {
     let api = api(profile)?;
     let cluster = api.cluster(&arguments.cluster).await?.view;
-    let (id, root) = (open_cluster(&cluster)?, keys::root()?);
+    let root = keys::root()?;
+    let id = open_cluster(&cluster).inspect_err(|_| {
+        // Its key opens nothing any more.
+        if let Ok(Some(key)) = cluster.id.parse().map_or(Ok(None), |id| keys::standing_if_there(&root, &id)) {
+            keys::forget(&key);
+        }
+    })?;
     if arguments.withdraw {
         return withdraw(&api, &cluster, &root, &id, output).await;
     }
@@ -112,7 +118,7 @@ fn standing(cluster: &Cluster, client: &str) -> Standing {
 impl Joining<'_> {
     async fn run(&self, first: Cluster, deadline: Instant) -> Outcome<Cluster> {
         let mut cluster = self.begin(first).await?;
-        let mut told = false;
+        let (mut told, mut changes) = (false, None);
         loop {
             open_cluster(&cluster)?;
             match standing(&cluster, &self.key.id) {
@@ -125,7 +131,7 @@ impl Joining<'_> {
                 }
                 Standing::Pending | Standing::Waiting => {}
             }
-            let waiting = self.next(&cluster.id);
+            let waiting = self.next(&mut changes, &cluster);
             let Ok(next) = tokio::time::timeout_at(deadline, waiting).await else {
                 return Err(self.late(&cluster));
             };
@@ -157,18 +163,26 @@ impl Joining<'_> {
         })
     }
 
-    /// The cluster after its next change, or a while later.
-    async fn next(&self, cluster: &str) -> Outcome<Cluster> {
-        match self.api.changes(cluster).await {
-            // The first notice tells of the present state, which may be newer than what we saw.
-            Ok(mut changes) => {
-                let two = async { Ok::<_, Failure>(changes.next().await? && changes.next().await?) };
-                // Either way the cluster is read anew below.
-                let _ = tokio::time::timeout(LOOK_AGAIN, two).await;
+    /// The cluster after its next change, or a while later. A server that is away for a moment is waited for.
+    async fn next(&self, changes: &mut Option<Changes>, cluster: &Cluster) -> Outcome<Cluster> {
+        if let Some(open) = changes {
+            // Cancel-safe: a piece of the stream is taken whole or not at all. Its end, or its error: it is opened anew.
+            if let Ok(Ok(false) | Err(_)) = tokio::time::timeout(LOOK_AGAIN, open.next()).await {
+                *changes = None;
+                tokio::time::sleep(AGAIN).await;
             }
-            Err(_) => tokio::time::sleep(AGAIN).await,
         }
-        Ok(self.api.cluster(cluster).await?.view)
+        if changes.is_none() {
+            // Listen first, read second: what happens between the two is not missed.
+            *changes = self.api.changes(&cluster.id).await.ok();
+        }
+        match self.api.cluster(&cluster.id).await {
+            Err(failure) if failure.exit == Exit::Unreachable => {
+                tokio::time::sleep(AGAIN).await;
+                Ok(cluster.clone())
+            }
+            other => Ok(other?.view),
+        }
     }
 
     /// What the two people have to do, on standard error: with `--json` a program reads the rest.

@@ -18,7 +18,7 @@ import dask.config
 from towline._errors import ClusterError
 from towline._security import ClusterSecurity, endpoints
 
-__all__ = ["ADDRESSES", "configure", "is_open_here", "load_security"]
+__all__ = ["ADDRESSES", "configure", "folder_of", "is_open_here", "load_security"]
 
 #: Ending of the file beside a client's key that says where its scheduler is.
 ADDRESSES = ".scheduler.json"
@@ -64,8 +64,13 @@ def load_security(info: Mapping[str, Any]) -> ClusterSecurity | None:
 
 def is_open_here(cluster: str) -> bool:
     """Whether a key on this machine opens a cluster without anybody being asked."""
-    folder = _state() / cluster
+    folder = folder_of(cluster)
     return (folder / "owner.key").is_file() or any(folder.glob(f"client-joined-*{ADDRESSES}"))
+
+
+def folder_of(cluster: str) -> Path:
+    """Where this machine's keys of a cluster are."""
+    return _state() / cluster
 
 
 def _state() -> Path:

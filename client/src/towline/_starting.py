@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from towline._admission import Asking, Door
 from towline._api import ControlPlane
 from towline._binary import Binary
 from towline._errors import ClusterError
-from towline._loader import ADDRESSES
+from towline._loader import ADDRESSES, folder_of
 from towline._options import Options
 from towline._preparation import ClientKey, Keys, admit, client_key, joined_key, new_keys, prepare, sign
 from towline._progress import Reporter
@@ -169,6 +170,9 @@ class Attempt:
             await self._binary.check_version()
             view = await self.plane.cluster(name)
             if view.state not in ("starting", "running"):
+                if view.is_terminal:
+                    # What is left of an earlier object, which was closed before the end.
+                    _remove(folder_of(view.id), view.id)
                 error = view.failure()
                 raise ClusterError(
                     error.code if view.reason else "cluster_ended",
@@ -303,7 +307,8 @@ def waiting_for(view: ClusterView | None, doing: str) -> str:
 
 
 def _remove(folder: Path, name: str) -> None:
-    if folder.name == name:
+    # The name came over the network: `..` and the like are no cluster's.
+    if folder.name == name and re.fullmatch(r"(cl|k)-[a-z0-9]{1,40}", name):
         shutil.rmtree(folder, ignore_errors=True)
 
 
