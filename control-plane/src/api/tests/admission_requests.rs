@@ -193,3 +193,19 @@ async fn viewers_and_strangers_are_refused_and_an_ended_cluster_forgets() {
     let (_, problem) = ask_as(&owned.ground, BOB_TOO, "client-bob", &owned.client).await;
     assert_eq!(problem["code"], "cluster_ended", "{problem}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_requests_at_once_no_more_are_taken_than_the_limit_allows() {
+    let owned = owned("[limits]\nadmission_requests_per_person = 2").await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let (router, body) =
+            (owned.ground.router.clone(), json!({"client": format!("client-{number}"), "spki": key()}));
+        tasks.spawn(async move {
+            router.oneshot(request(Method::POST, REQUESTS, BOB_TOO, Some(&body))).await.unwrap().status()
+        });
+    }
+    let taken = tasks.join_all().await.into_iter().filter(|status| *status == StatusCode::ACCEPTED).count();
+    assert_eq!(taken, 2);
+    assert_eq!(states(&owned.ground.get(REQUESTS).await.1).len(), 2);
+}
