@@ -1,9 +1,11 @@
 //! The command line's grammar. Holds no behaviour beyond checking what is typed.
 
+use crate::admission::join;
 use crate::logs::selection::Selection;
 use crate::logs::when::{self, When};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[cfg(feature = "host")]
 pub use crate::host::arguments::{AgentArguments, DemoArguments, ServerCommand};
@@ -41,7 +43,7 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Remember a control plane and the token for it
     Login(LoginArguments),
-    /// Clusters: list, show, events, scale, adapt, stop
+    /// Clusters: list, show, events, scale, adapt, admit, join, stop
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Show the log lines of a cluster, live or after its end
@@ -100,6 +102,10 @@ pub struct LoginArguments {
 /// `towline cluster …`
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
+    /// Let a client in that asks to join, by the code that its person told you
+    Admit(AdmitArguments),
+    /// Ask to join a cluster from this machine, and wait until its owner admits it
+    Join(JoinArguments),
     /// Show what happened to a cluster, when and why
     Events {
         /// Name or id
@@ -146,6 +152,32 @@ pub enum ClusterCommand {
         #[arg(long)]
         no_wait: bool,
     },
+}
+
+/// `towline cluster admit`
+#[derive(Debug, Args)]
+pub struct AdmitArguments {
+    /// Name or id
+    pub cluster: String,
+    /// The code that is shown to the person who asks; without it, say who asks
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
+    /// Refuse what this person, or this client, asks
+    #[arg(long, value_name = "PERSON|CLIENT", conflicts_with = "code")]
+    pub refuse: Option<String>,
+}
+
+/// `towline cluster join`
+#[derive(Debug, Args)]
+pub struct JoinArguments {
+    /// Name or id
+    pub cluster: String,
+    /// Wait this long for the owner; the request stays after that
+    #[arg(long, value_name = "TIME", default_value = "20m", value_parser = join::patience)]
+    pub timeout: Duration,
+    /// Take back what this machine asked
+    #[arg(long)]
+    pub withdraw: bool,
 }
 
 /// `towline logs`
@@ -250,6 +282,12 @@ pub enum KeysCommand {
         #[arg(long)]
         cluster: String,
     },
+    /// Make, or find, the client key with which this machine asks to join a cluster
+    Ask {
+        /// The cluster's id
+        #[arg(long)]
+        cluster: String,
+    },
     /// Make one more client key for a cluster whose owner key is here
     Client {
         /// The cluster's id
@@ -314,6 +352,12 @@ mod tests {
             "towline keys new --json",
             "towline keys admit --handle k --cluster c --json",
             "towline keys client --cluster c --json",
+            "towline keys ask --cluster c --json",
+            "towline cluster admit x",
+            "towline cluster admit x 7F3A-9KQ2-0RSW-41XZ --json",
+            "towline cluster admit x --refuse bob",
+            "towline cluster join x --timeout 90s --json",
+            "towline cluster join x --withdraw",
         ] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
@@ -324,6 +368,8 @@ mod tests {
         for line in [
             "towline limits set --workspace",
             "towline usage --by host",
+            "towline cluster admit x 7F3A-9KQ2-0RSW-41XZ --refuse bob",
+            "towline cluster join x --timeout soon",
             "towline usage --by tag:",
             "towline limits set --hosts 1",
             "towline limits set --workspace --everyone --hosts 1",

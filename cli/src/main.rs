@@ -2,6 +2,7 @@
 //!
 //! Must not decide anything itself: commands live in their own modules.
 
+mod admission;
 mod api;
 mod arguments;
 mod commands;

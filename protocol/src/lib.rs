@@ -5,6 +5,7 @@
 //! Must not touch a clock, a socket or a file: `now` is always a parameter. Driven by `transport` (bytes),
 //! `agent` and `control-plane` (meaning).
 
+pub mod admission_code;
 pub mod assignment;
 pub mod enrolment;
 pub mod envelope;

@@ -1,5 +1,6 @@
 //! End to end, one file per behaviour. Every test starts the real binary named by `TOWLINE_BINARY`.
 
+mod admission;
 mod bad_input;
 mod canary;
 mod commands;

@@ -202,7 +202,7 @@ class FakeControlPlane:
                 (r"/api/v1/whoami", WhoAmI, {"plane": self}),
                 (r"/api/v1/clusters", Clusters, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)", OneCluster, {"plane": self}),
-                (r"/api/v1/clusters/([^/]+)/(scale|adapt|admissions)", Act, {"plane": self}),
+                (r"/api/v1/clusters/([^/]+)/(scale|adapt|admissions|admission-requests)", Act, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)/why", Why, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)/events", Events, {"plane": self}),
             ],
@@ -286,6 +286,7 @@ class FakeControlPlane:
             "scheduler": {"addresses": [f"tls://127.0.0.1:{free_port()}"]},
             "cluster_ca": None,
             "clients": [],
+            "admission_requests": [],
             "hosts": [self.host(cluster, "scheduler")],
             "logs": {"kind": "file", "directory": str(logs)},
             "revision": 1,
@@ -375,18 +376,43 @@ class FakeControlPlane:
             raise Problem(400, "admission_invalid", "the admission is not the owner's", "")
         if any(client["id"] == body["client"] for client in view["clients"]):
             return
-        client = {"id": body["client"], "key": "00" * 32, "certificate": None, "not_after": 0}
+        self.let_in(view, body["client"], body["spki"], "tester")
+
+    def let_in(self, view: dict, name: str, spki: str, person: str) -> None:
+        """Take a client in, as if the owner had signed."""
+        client = {"id": name, "key": "00" * 32, "person": person, "certificate": None, "not_after": 0}
         view["clients"].append(client)
+        view["admission_requests"] = [asked for asked in view["admission_requests"] if asked["client"] != name]
 
         async def issue() -> None:
             while view["state"] == "starting":
                 await asyncio.sleep(0.02)
-            key = serialization.load_der_public_key(base64.b64decode(body["spki"]))
+            key = serialization.load_der_public_key(base64.b64decode(spki))
             authority = self._authorities[view["id"]]
-            client["certificate"] = authority.issue(key, member_uri(view["id"], body["client"], "client"))
+            client["certificate"] = authority.issue(key, member_uri(view["id"], name, "client"))
             await self.change(view)
 
         self.spawn(issue())
+
+    async def ask(self, view: dict, body: dict) -> None:
+        if any(client["id"] == body["client"] for client in view["clients"]):
+            return
+        asked = next((asked for asked in view["admission_requests"] if asked["client"] == body["client"]), None)
+        if asked is None:
+            times = {"asked_at_ms": 1, "expires_at_ms": 2}
+            asked = {**body, "key": "00" * 32, "person": "bob", "state": "pending", **times}
+            await self.change(view, admission_requests=[*view["admission_requests"], asked])
+        if asked["state"] != "pending":
+            raise Problem(409, "admission_refused", "the client was refused", "Talk to the owner.")
+
+    async def answer(self, view: dict, state: str | None) -> None:
+        """Answer everybody who asks: let them in (None), or set their requests to a state."""
+        for asked in list(view["admission_requests"]):
+            if state is None:
+                self.let_in(view, asked["client"], asked["spki"], asked["person"])
+            else:
+                asked["state"] = state
+        await self.change(view)
 
     async def stop(self, view: dict) -> None:
         if view["state"] in ("stopped", "failed", "stopping"):
@@ -554,6 +580,9 @@ class Act(Handler):
             view["adaptive"] = self.body(names)
             await self.plane.scale(view, max(view["n_workers"], view["adaptive"]["minimum"]))
             self.answer(view)
+        elif verb == "admission-requests":
+            await self.plane.ask(view, self.body({"client", "spki"}))
+            self.answer(view, 202)
         else:
             self.plane.admit(view, self.body({"client", "spki", "admission"}))
             self.answer(view, 202)
@@ -603,10 +632,10 @@ with open(Path(os.environ["XDG_STATE_HOME"]) / "calls", "a") as calls:
 def say(value):
     print(json.dumps(value), flush=True)
 
-def new_client(folder):
+def new_client(folder, prefix="client-"):
     key = ec.generate_private_key(ec.SECP256R1())
     spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    name = "client-" + os.urandom(4).hex()
+    name = prefix + os.urandom(4).hex()
     file = folder / (name + ".key")
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as handle:
@@ -660,6 +689,24 @@ elif words[:2] == ["keys", "client"]:
         sys.exit(1)
     name, spki, file = new_client(state / cluster)
     admitted(state / cluster, cluster, name, spki, file)
+elif words[:2] == ["keys", "ask"]:
+    cluster = words[3]
+    assert words == ["keys", "ask", "--cluster", cluster, "--json"], words
+    (state / cluster).mkdir(parents=True, mode=0o700, exist_ok=True)
+    file = next((state / cluster).glob("client-joined-*.key"), None)
+    if file is None:
+        name, spki, file = new_client(state / cluster, "client-joined-")
+    key = serialization.load_pem_private_key(Path(file).read_bytes(), None)
+    spki = base64.b64encode(key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)).decode()
+    say({{"client": Path(file).stem, "spki": spki, "code": "CODE-OF-" + Path(file).stem[-8:], "key_file": str(file)}})
+elif words[:2] == ["cluster", "admit"]:
+    assert words[3:5] == ["--json", "--"] and len(words) == 6, words
+    time.sleep(1)
+    if words[5] != "GOOD-CODE":
+        say({{"event": "error", "code": "admission_code_unknown", "message": "nobody has it", "remedy": "Compare."}})
+        sys.exit(77)
+    say({{"cluster": words[2], "client": "client-joined-bob", "person": "bob"}})
 else:
     sys.exit("unknown verb: " + " ".join(words))
 '''

@@ -264,3 +264,24 @@ def test_a_document_of_more_than_a_mebibyte_is_refused_though_its_signature_fits
     except Refused as refused:
         found = refused.args[0]
     assert found == answer
+
+
+CODES = json.loads((VECTORS[0].parents[1] / "admission-codes.json").read_text())
+
+
+def admission_code(cluster: str, spki: str) -> str:
+    """The code of a client key in a cluster: the first 80 bits of a hash, in Crockford's digits."""
+    key = base64.b64decode(spki, validate=True)
+    said = b"TowlineAdmissionCodev0 %d %s %d %s" % (len(cluster), cluster.encode(), len(key), key)
+    number = int.from_bytes(hashlib.sha256(said).digest()[:10], "big")
+    digits = ["0123456789ABCDEFGHJKMNPQRSTVWXYZ"[number >> shift & 31] for shift in range(75, -1, -5)]
+    return "-".join("".join(digits[at : at + 4]) for at in range(0, 16, 4))
+
+
+@pytest.mark.parametrize("vector", CODES, ids=lambda vector: vector["what"])
+def test_second_implementation_makes_the_same_code(vector: dict[str, str]) -> None:
+    assert admission_code(vector["cluster"], vector["spki"]) == vector["code"]
+
+
+def test_another_key_or_another_cluster_is_another_code() -> None:
+    assert len({vector["code"] for vector in CODES}) == len(CODES) >= 4

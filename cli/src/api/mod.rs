@@ -3,6 +3,7 @@
 //! Answers are kept as JSON (so that `--json` passes on everything the server said) and read into the light views of
 //! [`views`] where a field is needed. Unknown fields are ignored here: an older binary must be able to list clusters.
 
+pub mod admissions;
 mod changes;
 mod http;
 pub mod operate;

@@ -1,9 +1,11 @@
 //! The fields of the API's answers that this program shows or acts on.
 
+use super::admissions::{Asked, Client};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
+use towline_protocol::assignment::SchedulerAddress;
 use towline_protocol::ids::Digest;
 use towline_protocol::report::Vitals;
 
@@ -68,6 +70,16 @@ pub struct Cluster {
     /// Its hosts.
     #[serde(default)]
     pub hosts: Vec<Host>,
+    /// Where its scheduler listens.
+    pub scheduler: Option<SchedulerAddress>,
+    /// The cluster CA's certificate, PEM.
+    pub cluster_ca: Option<String>,
+    /// Admitted clients.
+    #[serde(default)]
+    pub clients: Vec<Client>,
+    /// Client keys that ask to be.
+    #[serde(default)]
+    pub admission_requests: Vec<Asked>,
     /// Where its log lines lie.
     pub logs: Option<Logs>,
     /// When it was asked for.

@@ -1,7 +1,8 @@
-//! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`'.
+//! `towline cluster list | show | scale | adapt | stop`. Its events are `events`', sharing it is `admission`'s.
 
 use super::why::{show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
+use crate::admission;
 use crate::api::Api;
 use crate::api::views::Cluster;
 use crate::arguments::ClusterCommand;
@@ -17,12 +18,18 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 
 /// Run one of the commands.
 pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output) -> Outcome<()> {
-    if let ClusterCommand::Events { cluster, follow } = command {
-        return super::events::run(&cluster, follow, profile, output).await;
+    match command {
+        ClusterCommand::Admit(arguments) => return admission::admit::run(arguments, profile, output).await,
+        ClusterCommand::Events { cluster, follow } => {
+            return super::events::run(&cluster, follow, profile, output).await;
+        }
+        ClusterCommand::Join(arguments) => return admission::join::run(arguments, profile, output).await,
+        _ => {}
     }
     let api = api(profile)?;
     match command {
-        ClusterCommand::Events { .. } => Ok(()),
+        // Answered above.
+        ClusterCommand::Admit(_) | ClusterCommand::Events { .. } | ClusterCommand::Join(_) => Ok(()),
         ClusterCommand::List { all } => list(&api, all, output).await,
         ClusterCommand::Show { cluster } => show(&api, &cluster, output).await,
         ClusterCommand::Scale { cluster, workers } => {

@@ -104,36 +104,25 @@ class ControlPlane:
             await self._call("DELETE", _path(name), what=f"the end of cluster {name}", seconds=seconds)
         )
 
-    async def scale(self, name: str, n_workers: int, seconds: float = 30) -> ClusterView:
+    async def scale(self, name: str, n_workers: int) -> ClusterView:
         """Set how many worker hosts a cluster should have."""
-        answer = await self._call(
-            "POST",
-            f"{_path(name)}/scale",
-            body={"n_workers": n_workers},
-            what=f"cluster {name} to take its new size",
-            seconds=seconds,
-        )
-        return ClusterView.parse(answer)
+        return await self._change(name, "scale", {"n_workers": n_workers}, "take its new size")
 
-    async def adapt(self, name: str, body: Mapping[str, Any], seconds: float = 30) -> ClusterView:
+    async def adapt(self, name: str, body: Mapping[str, Any]) -> ClusterView:
         """Let the cluster's scheduler choose the number of worker hosts."""
-        answer = await self._call(
-            "POST",
-            f"{_path(name)}/adapt",
-            body=body,
-            what=f"cluster {name} to scale by itself",
-            seconds=seconds,
-        )
-        return ClusterView.parse(answer)
+        return await self._change(name, "adapt", body, "scale by itself")
 
-    async def admit(self, name: str, body: Mapping[str, Any], seconds: float = 30) -> ClusterView:
+    async def admit(self, name: str, body: Mapping[str, Any]) -> ClusterView:
         """Hand over the owner's admission of a client key. The same admission again changes nothing."""
+        return await self._change(name, "admissions", body, "take the client's admission")
+
+    async def ask(self, name: str, body: Mapping[str, Any]) -> ClusterView:
+        """Ask the owner to admit a client key. The same key again changes nothing."""
+        return await self._change(name, "admission-requests", body, "take the request to join it")
+
+    async def _change(self, name: str, verb: str, body: Mapping[str, Any], what: str) -> ClusterView:
         answer = await self._call(
-            "POST",
-            f"{_path(name)}/admissions",
-            body=body,
-            what=f"cluster {name} to take the client's admission",
-            seconds=seconds,
+            "POST", f"{_path(name)}/{verb}", body=body, what=f"cluster {name} to {what}", seconds=30
         )
         return ClusterView.parse(answer)
 

@@ -171,8 +171,10 @@ class Cluster(Scalable):
     ) -> Cluster:
         """Join a cluster that exists, by name or id.
 
-        The cluster's owner key must be on this machine. The parameters are those of `Cluster`; closing the object
-        leaves the cluster alone unless `shutdown_on_close` says otherwise.
+        Where the cluster's owner key is not on this machine, its owner is asked: a code is shown, which the owner
+        gives to ``towline cluster admit NAME CODE``, and this waits for it until `timeout`. That is needed once: the
+        key stays on this machine until the cluster has ended. The parameters are those of `Cluster`; closing the
+        object leaves the cluster alone unless `shutdown_on_close` says otherwise.
 
         Returns
         -------
@@ -198,6 +200,24 @@ class Cluster(Scalable):
             quiet=quiet,
         )
         return cluster
+
+    def admit(self, code: str) -> Any:
+        """Let in the client that asks to join with the key of this code; the owner key must be on this machine.
+
+        Parameters
+        ----------
+        code : str
+            What is shown to the person who asks. Have it told by that person: it names their key, and no other fits.
+
+        Returns
+        -------
+        str
+            The client's name. In asynchronous use something that can be awaited.
+        """
+        return self._now(self._admit, str(code))
+
+    async def _admit(self, code: str) -> str:
+        return await self._attempt.admit(self._running().id, code)
 
     # -- what there is -----------------------------------------------------------------------------------------------
 

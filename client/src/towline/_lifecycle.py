@@ -177,7 +177,7 @@ class Lifecycle(DaskCluster):
             raise ClusterError(
                 "start_timeout",
                 f"the cluster was not ready in {limit:.0f} s; it waits for "
-                f"{waiting_for(self._view, self._reporter.doing)}",
+                f"{self._attempt.asking or waiting_for(self._view, self._reporter.doing)}",
                 "`towline cluster show` says more; `timeout=` sets the limit.",
             ) from None
 

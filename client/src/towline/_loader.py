@@ -1,7 +1,7 @@
 """Dask's security loader: `Client("tls://host:port")` without a cluster object, where a key of that cluster is.
 
 Owns finding a cluster by its scheduler's address among the files of this machine, and Dask's configuration key that
-names the loader. Must not make or admit keys: only a living cluster object has some.
+names the loader. Must not make or admit keys: a living cluster object has some, and a machine that joined.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import dask.config
 from towline._errors import ClusterError
 from towline._security import ClusterSecurity, endpoints
 
-__all__ = ["ADDRESSES", "configure", "load_security"]
+__all__ = ["ADDRESSES", "configure", "folder_of", "is_open_here", "load_security"]
 
 #: Ending of the file beside a client's key that says where its scheduler is.
 ADDRESSES = ".scheduler.json"
@@ -60,6 +60,17 @@ def load_security(info: Mapping[str, Any]) -> ClusterSecurity | None:
         if found is not None:
             return found
     return None
+
+
+def is_open_here(cluster: str) -> bool:
+    """Whether a key on this machine opens a cluster without anybody being asked."""
+    folder = folder_of(cluster)
+    return (folder / "owner.key").is_file() or any(folder.glob(f"client-joined-*{ADDRESSES}"))
+
+
+def folder_of(cluster: str) -> Path:
+    """Where this machine's keys of a cluster are."""
+    return _state() / cluster
 
 
 def _state() -> Path:

@@ -17,7 +17,7 @@ from towline._binary import Binary
 from towline._errors import ClusterError, within
 from towline._progress import Reporter, Step
 
-__all__ = ["ClientKey", "Environment", "Keys", "admit", "client_key", "new_keys", "prepare"]
+__all__ = ["ClientKey", "Environment", "Keys", "admit", "client_key", "joined_key", "new_keys", "prepare", "sign"]
 
 _SCAN_SECONDS = 120.0
 #: Solving, packing and uploading: a first upload over a slow line is minutes.
@@ -42,12 +42,13 @@ class Environment:
 
 @dataclass(frozen=True)
 class ClientKey:
-    """A client's key on this machine, and the owner's admission of it."""
+    """A client's key on this machine, and the owner's admission of it or the code by which to ask for one."""
 
     id: str
     spki: str
     key_file: Path
     admission: Mapping[str, Any] | None = None
+    code: str | None = None
 
     def request(self) -> dict[str, Any]:
         """What the control plane is told."""
@@ -154,6 +155,25 @@ async def client_key(binary: Binary, cluster: str) -> ClientKey:
         seconds=_KEY_SECONDS,
     )
     return _admitted(answer, "keys client")
+
+
+async def joined_key(binary: Binary, cluster: str) -> ClientKey:
+    """Find, or have made, the key with which this machine asks to join a cluster; the same for all its processes."""
+    answer = await binary.json("keys", "ask", "--cluster", cluster, "--json", what="a client key", seconds=_KEY_SECONDS)
+    try:
+        return ClientKey(str(answer["client"]), str(answer["spki"]), Path(answer["key_file"]), code=str(answer["code"]))
+    except (KeyError, TypeError) as error:
+        raise _misspoken("keys ask") from error
+
+
+async def sign(binary: Binary, cluster: str, code: str) -> str:
+    """Have the owner key admit the client of this code to a cluster; the client's name."""
+    answer = await binary.json(
+        "cluster", "admit", cluster, "--json", "--", code, what="the client's admission", seconds=2 * _KEY_SECONDS
+    )
+    if not isinstance(answer.get("client"), str):
+        raise _misspoken("cluster admit")
+    return str(answer["client"])
 
 
 def _admitted(answer: Mapping[str, Any], verb: str) -> ClientKey:

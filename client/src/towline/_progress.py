@@ -12,6 +12,8 @@ Every event is a dictionary with `event` and `at` (Unix seconds):
   `reason`, `sign_off`.
 - ``cluster``: `cluster`, `name`, `state`.
 - ``environment``: `digest`, `packages`, `uploaded_bytes`.
+- ``admission``: `state` (`asked`, `admitted`; for the owner also `requested`), `message`, `name` of the cluster,
+  `client`; for whoever asks `owner`, `code` and `command`; for the owner `person`.
 - ``note``: `message`.
 """
 
@@ -253,7 +255,7 @@ class _PlainLines(_Nothing):
             if event.get("phase") == "joined":
                 return f"{name} joined"
             return None
-        if kind == "note":
+        if kind in ("note", "admission"):
             return str(event["message"])
         return None
 

@@ -346,7 +346,8 @@ class Scalable(Lifecycle):
         watch = self._attempt.watch
         handle = self._adaptive
         if watch is not None and handle is not None:
-            watch.listeners[:] = [handle.saw]
+            others = [listener for listener in watch.listeners if not isinstance(_owner(listener), Adaptive)]
+            watch.listeners[:] = [*others, handle.saw]
 
     def _keep_number(self) -> Any:
         view = self._view
@@ -366,6 +367,10 @@ class Scalable(Lifecycle):
             <tr><td style="text-align: left;">Workers: {count}</td></tr>
         </table>
         """
+
+
+def _owner(method: object) -> object:
+    return getattr(method, "__self__", None)
 
 
 def _is_of(worker: str, host: str, names: Mapping[str, str]) -> bool:

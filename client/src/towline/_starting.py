@@ -10,17 +10,19 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from towline._admission import Asking, Door
 from towline._api import ControlPlane
 from towline._binary import Binary
 from towline._errors import ClusterError
-from towline._loader import ADDRESSES
+from towline._loader import ADDRESSES, folder_of
 from towline._options import Options
-from towline._preparation import ClientKey, Keys, admit, client_key, new_keys, prepare
+from towline._preparation import ClientKey, Keys, admit, client_key, joined_key, new_keys, prepare, sign
 from towline._progress import Reporter
 from towline._security import ClusterSecurity
 from towline._version import __version__
@@ -105,6 +107,8 @@ class Attempt:
         Seconds of idleness that were asked for, where this way makes the cluster.
     nanny : bool
         Whether the workers have Dask's nanny, where this way makes the cluster.
+    asking : str or None
+        Who has to do what, while the owner's answer is waited for.
     """
 
     def __init__(self, plane: ControlPlane, binary: Binary, reporter: Reporter) -> None:
@@ -113,6 +117,8 @@ class Attempt:
         self.key: ClientKey | None = None
         self.idle_after: int | None = None
         self.nanny = True
+        self.asking: str | None = None
+        self._door: Door | None = None
         self._binary = binary
         self._reporter = reporter
         self._making: asyncio.Task[Keys] | None = None
@@ -148,7 +154,7 @@ class Attempt:
             view = await asyncio.shield(self._creating)
             self.watch = Watch(self.plane, self._reporter, view)
             self.key = await admit(self._binary, keys, view.id)
-            await self.plane.admit(view.id, self.key.request())
+            self._open(await self.plane.admit(view.id, self.key.request()))
             step.done(f"cluster {view.name} ({view.id})")
         return await self._hosts()
 
@@ -159,22 +165,60 @@ class Attempt:
         return self._keys
 
     async def join(self, name: str) -> ClusterSecurity:
-        """Join an existing cluster with a fresh client key."""
+        """Join an existing cluster: with a fresh key where the owner key is, elsewhere with one the owner admits."""
         with self._reporter.step("find", f"looking for cluster {name}") as step:
             await self._binary.check_version()
             view = await self.plane.cluster(name)
             if view.state not in ("starting", "running"):
+                if view.is_terminal:
+                    # What is left of an earlier object, which was closed before the end.
+                    _remove(folder_of(view.id), view.id)
                 error = view.failure()
                 raise ClusterError(
                     error.code if view.reason else "cluster_ended",
                     f"the cluster {name} is {view.state}" + (f": {error.message}" if view.reason else ""),
                     "Make a new one: `towline.Cluster(...)`.",
                 )
-            self.key = await client_key(self._binary, view.id)
-            await self.plane.admit(view.id, self.key.request())
-            self.watch = Watch(self.plane, self._reporter, view)
+            try:
+                self.key = await client_key(self._binary, view.id)
+            except ClusterError as error:
+                if error.code != "owner_key_elsewhere":
+                    raise
+            if self.key is not None:
+                view = await self.plane.admit(view.id, self.key.request())
+                self.watch = Watch(self.plane, self._reporter, view)
+                self._open(view)
             step.done(f"cluster {view.name} ({view.id})")
+        if self.key is None:
+            await self._ask(view)
         return await self._hosts()
+
+    async def _ask(self, view: ClusterView) -> None:
+        key = await joined_key(self._binary, view.id)
+        asking = Asking(self.plane, self._reporter, key, view)
+        self.watch = Watch(self.plane, self._reporter, await asking.ask(view.id))
+        self.key, self.asking = key, asking.sentence
+        await asking.wait(self.watch)
+        self.asking = None
+
+    def _open(self, view: ClusterView) -> None:
+        """The owner key is here: tell of others who come."""
+        assert self.key is not None
+        assert self.watch is not None
+        self._door = Door(self._reporter, self.key.key_file.parent, view)
+        self.watch.listeners.append(self._door.saw)
+
+    async def admit(self, cluster: str, code: str) -> str:
+        """Let in the client of this code."""
+        if self._door is None:
+            return await sign(self._binary, cluster, code)
+        client = None
+        self._door.admitting()
+        try:
+            client = await sign(self._binary, cluster, code)
+            return client
+        finally:
+            self._door.admitted(client)
 
     async def _hosts(self) -> ClusterSecurity:
         """Wait for the scheduler and our certificate, and write the certificate files."""
@@ -202,7 +246,9 @@ class Attempt:
         ca_file = _write(folder / f"{key.id}.ca.crt", ca)
         # The last, so that whoever finds it finds the others.
         addresses_file = _write(folder / f"{key.id}{ADDRESSES}", json.dumps({"scheduler": view.addresses}))
-        self._security_files = [addresses_file, certificate_file, ca_file, key.key_file]
+        # A key with which this machine joined is every process's of it, and needs no second admission.
+        if key.code is None:
+            self._security_files = [addresses_file, certificate_file, ca_file, key.key_file]
         return await asyncio.get_running_loop().run_in_executor(
             None,
             # Host names are resolved here, which may take a while.
@@ -239,7 +285,7 @@ class Attempt:
                 file.unlink()
         # Only folders of the very name are removed. Keys of a cluster that has ended open nothing any more, and those
         # that were never admitted never did.
-        if ended and self.watch is not None and self.key is not None:
+        if self.watch is not None and self.key is not None and (ended or self.watch.view.is_terminal):
             _remove(self.key.key_file.parent, self.watch.view.id)
         if self.key is None and self._keys is not None:
             _remove(self._keys.client.key_file.parent, self._keys.handle)
@@ -261,15 +307,15 @@ def waiting_for(view: ClusterView | None, doing: str) -> str:
 
 
 def _remove(folder: Path, name: str) -> None:
-    if folder.name == name:
+    # The name came over the network: `..` and the like are no cluster's.
+    if folder.name == name and re.fullmatch(r"(cl|k)-[a-z0-9]{1,40}", name):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(file: Path, text: str) -> Path:
     """Write a file that only we may read, whole or not at all."""
-    draft = file.with_name(file.name + ".new")
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
+    # Two processes may write the same file: each whole, and the last one stays.
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w", encoding="utf-8") as handle:  # noqa: PTH123 - opened by descriptor
         handle.write(text)

@@ -44,7 +44,7 @@ class LiveTable:
             self._hosts.setdefault(event["host"], {}).update(event)
         elif kind == "cluster":
             self._title = f"{event['name']}  {event['state']}"
-        elif kind == "note":
+        elif kind in ("note", "admission"):
             self._live.console.print(f"towline: {event['message']}", markup=False, highlight=False)
         if kind == "phase" and event["state"] == "started" and not self._on:
             self._on = True

@@ -12,7 +12,7 @@ from typing import Any
 
 from towline._errors import ClusterError
 
-__all__ = ["ClientView", "ClusterView", "HostView", "Identity", "Reason"]
+__all__ = ["ClientView", "ClusterView", "HostView", "Identity", "Reason", "RequestView"]
 
 #: States in which nothing changes any more.
 _TERMINAL = frozenset({"failed", "stopped"})
@@ -83,6 +83,16 @@ class ClientView:
 
     id: str
     certificate: str | None
+    person: str | None
+
+
+@dataclass(frozen=True)
+class RequestView:
+    """A client key that asks to be admitted. Its key is not read here: only the binary makes a code of one."""
+
+    client: str
+    person: str
+    state: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class ClusterView:
     id: str
     name: str
     workspace: str
+    owner: str
     backend: str
     state: str
     reason: Reason | None
@@ -101,6 +112,7 @@ class ClusterView:
     addresses: tuple[str, ...]
     cluster_ca: str | None
     clients: tuple[ClientView, ...]
+    requests: tuple[RequestView, ...]
     hosts: tuple[HostView, ...]
     logs_kind: str
     logs_directory: str
@@ -120,13 +132,18 @@ class ClusterView:
         scheduler = table.get("scheduler") or {}
         logs = table.get("logs") or {}
         clients = tuple(
-            ClientView(_text(_table(client, "client"), "id"), client.get("certificate"))
+            ClientView(_text(_table(client, "client"), "id"), client.get("certificate"), client.get("person"))
             for client in _list(table, "clients")
+        )
+        requests = tuple(
+            RequestView(_text(_table(asked, "request"), "client"), _text(asked, "person"), _text(asked, "state"))
+            for asked in _list(table, "admission_requests")
         )
         return cls(
             id=_text(table, "id"),
             name=_text(table, "name"),
             workspace=_text(table, "workspace"),
+            owner=str(table.get("owner", "")),
             backend=str(table.get("backend", "")),
             state=_text(table, "state"),
             reason=Reason.parse(table.get("reason")),
@@ -136,6 +153,7 @@ class ClusterView:
             addresses=tuple(str(address) for address in scheduler.get("addresses", ())),
             cluster_ca=table.get("cluster_ca"),
             clients=clients,
+            requests=requests,
             hosts=tuple(HostView.parse(host) for host in _list(table, "hosts")),
             logs_kind=str(logs.get("kind", "")),
             logs_directory=str(logs.get("directory", "")),

@@ -3,7 +3,7 @@
 use super::ApiState;
 use super::extract::{Body, Caller, Part};
 use super::problem::{Code, Problem, ProblemBody};
-use crate::model::{ClusterRecord, ClusterView, HostRecord, MemberRecord, Wish};
+use crate::model::{ClusterRecord, ClusterView, Doorway, HostRecord, MemberRecord, RequestState};
 use crate::signer::capacity;
 use axum::Json;
 use axum::extract::State;
@@ -27,6 +27,9 @@ pub struct Admit {
     /// The admission, signed by the owner key.
     #[schema(value_type = Object)]
     admission: Envelope,
+    /// Whether it answers a request to join: refused if nobody asks any more.
+    #[serde(default)]
+    requested: bool,
 }
 
 /// Admit a client to a cluster. Its certificate appears in the cluster's view once the scheduler's host made it.
@@ -41,21 +44,38 @@ pub async fn admit(
 ) -> Result<(StatusCode, Json<ClusterView>), Problem> {
     // Anybody of the workspace may bring an admission: what counts is who signed it.
     let cluster = state.find_cluster(&caller, &cluster).await?;
-    if cluster.wish == Wish::End || cluster.state.is_terminal() {
-        return Err(Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", cluster.name)));
+    if cluster.is_ending() {
+        return Err(ended(&cluster));
     }
+    let requested = request.requested;
     let member = check(&cluster, request, state.now())?;
     let hosts = state.store().hosts_of(&cluster.id).await?;
     let limit = state.settings().limits.clients_per_cluster;
-    let new = member.clone();
-    let judge = |known: &[MemberRecord]| -> Result<bool, Problem> {
-        Ok(is_new(&new, known, limit)? && has_room(&cluster, &hosts, known, &new)?)
+    let judge = |new: &mut MemberRecord, door: &Doorway| -> Result<bool, Problem> {
+        let asked =
+            door.request(&new.id).filter(|asked| asked.spki == new.spki && asked.state == RequestState::Pending);
+        if requested && asked.is_none() && door.member(&new.id).is_none() {
+            return Err(unknown(&new.id, &cluster));
+        }
+        new.person = Some(asked.map_or_else(|| caller.person.clone(), |asked| asked.person.clone()));
+        Ok(is_new(new, &door.members, limit)? && has_room(&cluster, &hosts, &door.members, new)?)
     };
-    if state.store().admit_member(member, judge).await?? {
+    if state.store().admit_member(member, state.now_ms(), judge).await?? {
         state.nudge(&cluster.id);
     }
     let cluster = state.find_cluster(&caller, cluster.id.as_str()).await?;
     Ok((StatusCode::ACCEPTED, Json(state.view(&cluster).await?)))
+}
+
+/// The cluster takes nobody in any more.
+pub fn ended(cluster: &ClusterRecord) -> Problem {
+    Problem::new(Code::ClusterEnded, format!("cluster {:?} is ending or has ended", cluster.name))
+}
+
+/// Nobody of this name asks, or not any more.
+pub fn unknown(client: &str, cluster: &ClusterRecord) -> Problem {
+    let shown: String = client.chars().take(80).collect();
+    Problem::new(Code::AdmissionRequestUnknown, format!("{shown:?} does not ask to join cluster {:?}", cluster.name))
 }
 
 /// Whether a client is to be written down beside those that are known.
@@ -88,14 +108,20 @@ fn has_room(
     Err(Problem::new(Code::ClusterFull, detail))
 }
 
-fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<MemberRecord, Problem> {
-    let Admit { client, spki, admission: signed } = request;
+/// A client's name is a file's name on its own machine, and part of a certificate's.
+pub fn check_name(client: &str) -> Result<(), Problem> {
     let fits = client.len() <= 64
         && client.strip_prefix("client-").is_some_and(|rest| !rest.is_empty())
         && client.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if !fits {
-        return Err(Problem::field("client", "must be `client-` and more of a-z, 0-9 and `-`, at most 64 in all"));
+    if fits {
+        return Ok(());
     }
+    Err(Problem::field("client", "must be `client-` and more of a-z, 0-9 and `-`, at most 64 in all"))
+}
+
+fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<MemberRecord, Problem> {
+    let Admit { client, spki, admission: signed, requested: _ } = request;
+    check_name(&client)?;
     let invalid = |detail: &str| Problem::new(Code::AdmissionInvalid, detail);
     let verified = envelope::verify::<Admission>(&signed, &cluster.owner)
         .map_err(|error| invalid(&format!("the admission cannot be verified with the owner key: {error}")))?;
@@ -116,6 +142,7 @@ fn check(cluster: &ClusterRecord, request: Admit, now: UnixSeconds) -> Result<Me
         cluster: cluster.id.clone(),
         id: client,
         spki,
+        person: None,
         admission: signed,
         not_after: admission.not_after,
         certificate: None,

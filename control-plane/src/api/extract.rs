@@ -127,6 +127,20 @@ impl FromRequestParts<ApiState> for Part {
     }
 }
 
+/// The two parts of an address that people chose.
+#[derive(Clone, Debug)]
+pub struct Pair(pub String, pub String);
+
+impl FromRequestParts<ApiState> for Pair {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
+        let read = Path::<(String, String)>::from_request_parts(parts, state).await;
+        read.map(|Path((first, second))| Self(first, second))
+            .map_err(|_| Problem::new(Code::NotFound, "the address is not UTF-8 text"))
+    }
+}
+
 /// Query parameters; unknown ones are refused by the types.
 #[derive(Clone, Debug)]
 pub struct Params<T>(pub T);

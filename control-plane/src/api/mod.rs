@@ -4,6 +4,7 @@
 //! nudges the fleet. Driven by `run` through the people's listener; needs no socket, so tests call the router directly.
 
 mod access;
+mod admission_requests;
 mod admissions;
 mod clusters;
 mod create;
@@ -137,8 +138,8 @@ impl ApiState {
 
     async fn view(&self, cluster: &ClusterRecord) -> Result<ClusterView, Problem> {
         let hosts = self.store().hosts_of(&cluster.id).await?;
-        let members = self.store().members_of(&cluster.id).await?;
-        Ok(cluster_view(cluster, &hosts, &members, &self.view_context()))
+        let door = self.store().doorway(&cluster.id, self.now_ms()).await?;
+        Ok(cluster_view(cluster, &hosts, &door, &self.view_context()))
     }
 
     fn view_context(&self) -> ViewContext<'_> {
@@ -167,6 +168,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(clusters::adapt))
         .routes(routes!(clusters::why))
         .routes(routes!(admissions::admit))
+        .routes(routes!(admission_requests::list, admission_requests::ask))
+        .routes(routes!(admission_requests::end))
         .routes(routes!(events::events))
         .routes(routes!(timeline::timeline))
         .routes(routes!(hosts::list))

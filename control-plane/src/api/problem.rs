@@ -47,6 +47,12 @@ codes! {
     /// The admission is not the owner's, or for something else.
     AdmissionInvalid = "admission_invalid", BAD_REQUEST, "The admission does not hold",
         "sign it with the cluster's owner key, for this cluster and this client's key";
+    /// The owner or an admin said no.
+    AdmissionRefused = "admission_refused", CONFLICT, "The owner does not let this client in",
+        "talk to the owner; whoever asks again does so with a fresh key";
+    /// Nobody of this name asks.
+    AdmissionRequestUnknown = "admission_request_unknown", NOT_FOUND, "There is no such request to join",
+        "`towline cluster admit NAME` shows who asks; a request lives an hour, and no longer than its token";
     /// No such backend here.
     BackendUnknown = "backend_unknown", BAD_REQUEST, "There is no such backend",
         "choose one of: local";
@@ -251,8 +257,10 @@ mod tests {
     use std::collections::HashSet;
 
     /// The commands that people have.
-    const COMMANDS: [&str; 22] = [
+    const COMMANDS: [&str; 24] = [
         "agent",
+        "cluster admit",
+        "cluster join",
         "cluster list",
         "cluster show",
         "cluster stop",

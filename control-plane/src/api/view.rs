@@ -1,8 +1,8 @@
 //! Records as people see them. Pure: records, settings and `now` in, views out.
 
 use crate::model::{
-    ClientView, ClusterRecord, ClusterView, CurrentPhase, HostRecord, HostState, HostView, LogsView, MemberRecord,
-    StartPhase,
+    AdmissionRequestView, ClientView, ClusterRecord, ClusterView, CurrentPhase, Doorway, HostRecord, HostState,
+    HostView, LogsView, MemberRecord, StartPhase,
 };
 use crate::settings::PhaseLimits;
 
@@ -61,6 +61,7 @@ fn client_view(member: &MemberRecord) -> ClientView {
     ClientView {
         id: member.id.clone(),
         key: member.spki.key_id(),
+        person: member.person.clone(),
         certificate: member.certificate.clone(),
         not_after: member.not_after,
     }
@@ -70,7 +71,7 @@ fn client_view(member: &MemberRecord) -> ClientView {
 pub fn cluster_view(
     cluster: &ClusterRecord,
     hosts: &[HostRecord],
-    members: &[MemberRecord],
+    door: &Doorway,
     context: &ViewContext<'_>,
 ) -> ClusterView {
     ClusterView {
@@ -89,7 +90,8 @@ pub fn cluster_view(
         environment: cluster.environment.clone(),
         scheduler: cluster.scheduler.clone(),
         cluster_ca: cluster.cluster_ca.clone(),
-        clients: members.iter().map(client_view).collect(),
+        clients: door.members.iter().map(client_view).collect(),
+        admission_requests: door.requests.iter().map(AdmissionRequestView::from).collect(),
         hosts: hosts.iter().map(|host| host_view(host, context.limits, context.now_ms)).collect(),
         logs: LogsView { kind: "file".to_owned(), directory: format!("{}/{}", context.logs_directory, cluster.id) },
         revision: cluster.revision,
@@ -109,14 +111,15 @@ pub struct ViewContext<'a> {
     pub now_ms: u64,
 }
 
-/// When this view changes by the mere passing of time: the first phase that becomes late.
+/// When this view changes by the mere passing of time: the first phase that becomes late, or request that runs out.
 pub fn changes_by_itself_at(view: &ClusterView) -> Option<u64> {
-    view.hosts
+    let late = view
+        .hosts
         .iter()
         .filter_map(|host| host.current.as_ref())
         .filter(|current| !current.late)
-        .map(|current| current.since_ms + current.deadline_seconds * 1000 + 1)
-        .min()
+        .map(|current| current.since_ms + current.deadline_seconds * 1000 + 1);
+    late.chain(view.admission_requests.iter().map(|request| request.expires_at_ms)).min()
 }
 
 #[cfg(test)]
@@ -152,10 +155,10 @@ mod tests {
         hosts[0].created_at_ms = 9_000;
         hosts[1].created_at_ms = 1_000;
         let mut context = ViewContext { limits: &settings.phases, logs_directory: "/logs", now_ms: 10_000 };
-        let view = cluster_view(&cluster, &hosts, &[], &context);
+        let view = cluster_view(&cluster, &hosts, &Doorway::default(), &context);
         assert_eq!(changes_by_itself_at(&view), Some(1_000 + 300_000 + 1));
         context.now_ms = 301_001;
-        let view = cluster_view(&cluster, &hosts, &[], &context);
+        let view = cluster_view(&cluster, &hosts, &Doorway::default(), &context);
         assert!(view.hosts[1].current.as_ref().expect("starting").late);
         assert_eq!(changes_by_itself_at(&view), Some(9_000 + 300_000 + 1));
     }
@@ -165,9 +168,10 @@ mod tests {
         let settings = Settings::default();
         let cluster = records::cluster("a");
         let hosts = [records::host(&cluster, 1)];
-        let members = [records::member(&cluster, "client-a")];
+        let members = vec![records::member(&cluster, "client-a")];
+        let door = Doorway { members, requests: Vec::new() };
         let context = ViewContext { limits: &settings.phases, logs_directory: "/logs", now_ms: 0 };
-        let text = serde_json::to_string(&cluster_view(&cluster, &hosts, &members, &context)).expect("text");
+        let text = serde_json::to_string(&cluster_view(&cluster, &hosts, &door, &context)).expect("text");
         assert!(!text.contains("payloadType"), "{text}");
     }
 }

@@ -14,10 +14,12 @@ use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
 mod adaptive;
+mod admission;
 mod environment;
 mod view;
 
 pub use adaptive::Adaptive;
+pub use admission::{AdmissionRequest, AdmissionRequestView, Doorway, RequestState};
 pub use environment::{BlobSize, EnvironmentRecord, PackageName};
 pub use view::{ClientView, ClusterView, CurrentPhase, HostView, LogsView};
 
@@ -157,6 +159,11 @@ impl ClusterRecord {
             self.stopped_by = Some(person.to_owned());
         }
         self.wish = Wish::End;
+    }
+
+    /// Whether it has ended, or somebody or something wants it to.
+    pub fn is_ending(&self) -> bool {
+        self.wish == Wish::End || self.state == ClusterState::Stopping || self.state.is_terminal()
     }
 }
 
@@ -356,6 +363,9 @@ pub struct MemberRecord {
     pub id: String,
     /// Its key.
     pub spki: Spki,
+    /// Whose it is, as far as the control plane knows; none: it was admitted before this was kept.
+    #[serde(default)]
+    pub person: Option<String>,
     /// The owner's word.
     pub admission: Envelope,
     /// Until when.

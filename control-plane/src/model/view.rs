@@ -1,6 +1,6 @@
 //! What people see of the records. Holds nothing that a person may not see.
 
-use super::{Adaptive, ClusterState, HostState, PhaseTiming, Reason, StartPhase, WorkerShape};
+use super::{Adaptive, AdmissionRequestView, ClusterState, HostState, PhaseTiming, Reason, StartPhase, WorkerShape};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use towline_protocol::assignment::{EnvironmentSpec, SchedulerAddress};
@@ -49,6 +49,8 @@ pub struct ClusterView {
     pub cluster_ca: Option<String>,
     /// Admitted clients.
     pub clients: Vec<ClientView>,
+    /// Client keys that ask to be admitted.
+    pub admission_requests: Vec<AdmissionRequestView>,
     /// Its hosts, ended ones included.
     pub hosts: Vec<HostView>,
     /// Where its log lines lie: kind and directory or address of the sink, never a line.
@@ -69,6 +71,8 @@ pub struct ClientView {
     /// SHA-256 of its key.
     #[schema(value_type = String)]
     pub key: KeyId,
+    /// Whose it is, as far as the control plane knows.
+    pub person: Option<String>,
     /// Its certificate, PEM, once issued.
     pub certificate: Option<String>,
     /// Until when, Unix seconds.

@@ -303,6 +303,7 @@ async fn certificates_find_their_way_to_the_workers_and_clients() {
         cluster: cluster(1).id,
         id: "client-a".to_owned(),
         spki: client.clone(),
+        person: None,
         admission: testing::envelope(),
         not_after: UnixSeconds(u64::MAX / 2),
         certificate: None,

@@ -99,6 +99,8 @@ pub struct Validity {
     pub identity: Duration,
     /// Blob capabilities; the blob store refuses more than 15 minutes.
     pub blob_grant: Duration,
+    /// Requests to join a cluster, which the owner answers by signing.
+    pub admission_request: Duration,
 }
 
 /// How much of everything there may be.
@@ -108,6 +110,10 @@ pub struct Limits {
     pub workers_per_cluster: u32,
     /// Clients admitted to one cluster.
     pub clients_per_cluster: u32,
+    /// Requests to join one cluster that nobody has answered yet.
+    pub admission_requests: u32,
+    /// Of one person, within the time that a request lives, answered or not.
+    pub admission_requests_per_person: u32,
     /// Bytes of one blob.
     pub blob_bytes: u64,
     /// Event streams at once.
@@ -192,10 +198,19 @@ fragment!(RulesFragment {
     max_lifetime: Span,
     max_lifetime_cap: Span,
 });
-fragment!(ValidityFragment { instruction: Span, lease: Span, local_token: Span, identity: Span, blob_grant: Span });
+fragment!(ValidityFragment {
+    instruction: Span,
+    lease: Span,
+    local_token: Span,
+    identity: Span,
+    blob_grant: Span,
+    admission_request: Span,
+});
 fragment!(LimitsFragment {
     workers_per_cluster: u32,
     clients_per_cluster: u32,
+    admission_requests: u32,
+    admission_requests_per_person: u32,
     blob_bytes: u64,
     event_streams: u32,
     hosts: u32,
@@ -252,6 +267,8 @@ impl Settings {
         let limits = Limits {
             workers_per_cluster: inputs.limits.workers_per_cluster.unwrap_or(200),
             clients_per_cluster: inputs.limits.clients_per_cluster.unwrap_or(500),
+            admission_requests: inputs.limits.admission_requests.unwrap_or(32),
+            admission_requests_per_person: inputs.limits.admission_requests_per_person.unwrap_or(8),
             blob_bytes: inputs.limits.blob_bytes.unwrap_or(4 << 30),
             event_streams: inputs.limits.event_streams.unwrap_or(1024),
             hosts: inputs.limits.hosts,
@@ -351,6 +368,7 @@ fn validity(set: &ValidityFragment) -> Result<Validity, SettingsError> {
         local_token: time("validity.local_token", set.local_token, 5 * MINUTE, (5, HOUR))?,
         identity: time("validity.identity", set.identity, 96 * HOUR, (MINUTE, 30 * DAY))?,
         blob_grant: time("validity.blob_grant", set.blob_grant, 10 * MINUTE, (5, 15 * MINUTE))?,
+        admission_request: time("validity.admission_request", set.admission_request, HOUR, (1, DAY))?,
     })
 }
 
@@ -392,6 +410,7 @@ mod tests {
         assert_eq!(settings.rules.control_plane_lost, Duration::from_secs(4 * 3600));
         assert_eq!(settings.rules.max_lifetime, Duration::from_secs(86_400));
         assert_eq!(settings.validity.identity, Duration::from_secs(96 * 3600));
+        assert_eq!(settings.validity.admission_request, Duration::from_secs(3600));
     }
 
     #[test]

@@ -114,6 +114,7 @@ mod tests {
             cluster: cluster.clone(),
             id: format!("client-{n:057}"),
             spki: spki.clone(),
+            person: None,
             admission: envelope::sign(&admission, &owner),
             not_after,
             certificate: None,

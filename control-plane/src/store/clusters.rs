@@ -1,5 +1,6 @@
 //! Clusters: insertion with names and idempotency keys, reads, transactional updates.
 
+use super::admissions::forget_requests;
 use super::limits::ledger;
 use super::{Doing, Store, StoreError, from_body, id_of, number, signed, timeline, to_body};
 use crate::model::ClusterRecord;
@@ -59,7 +60,10 @@ pub(super) async fn touch(connection: &mut SqliteConnection, cluster: &ClusterId
     Ok(())
 }
 
-async fn read_to_change(connection: &mut SqliteConnection, id: &ClusterId) -> Result<ClusterRecord, StoreError> {
+pub(super) async fn read_to_change(
+    connection: &mut SqliteConnection,
+    id: &ClusterId,
+) -> Result<ClusterRecord, StoreError> {
     let row = sqlx::query("SELECT id, revision, body FROM clusters WHERE id = $1")
         .bind(id.as_str())
         .fetch_optional(connection)
@@ -297,6 +301,9 @@ impl Store {
             .doing("change a cluster")?;
         let told = events::of_cluster(before, &record, person, crate::clock::unix_ms());
         timeline::append(&mut transaction, &record.id, told).await?;
+        if record.is_ending() {
+            forget_requests(&mut transaction, &record.id).await?;
+        }
         transaction.commit().await.doing("commit a change of a cluster")?;
         self.changed(&record.id);
         Ok(record)

@@ -1,4 +1,4 @@
-//! Hosts and admitted clients of clusters.
+//! Hosts and admitted clients of clusters. Admitting is `admissions`'.
 
 use super::clusters::touch;
 use super::{Doing, Store, StoreError, from_body, id_of, signed, timeline, to_body};
@@ -123,38 +123,6 @@ impl Store {
             .await
             .doing("list a cluster's members")?;
         rows.iter().map(|row| from_body("member", row)).collect()
-    }
-
-    /// Write a client down if `judge`, who is shown those that are there, says that it is new. One transaction: of two
-    /// clients at once the second is judged with the first one in its place. False: nothing was written.
-    pub async fn admit_member<E>(
-        &self,
-        record: MemberRecord,
-        judge: impl FnOnce(&[MemberRecord]) -> Result<bool, E> + Send,
-    ) -> Result<Result<bool, E>, StoreError> {
-        let mut transaction = self.writer.begin().await.doing("begin an admission")?;
-        let rows = sqlx::query("SELECT id, body FROM members WHERE cluster = $1 ORDER BY id")
-            .bind(record.cluster.as_str())
-            .fetch_all(&mut *transaction)
-            .await
-            .doing("list a cluster's members to admit another")?;
-        let known = rows.iter().map(|row| from_body("member", row)).collect::<Result<Vec<_>, _>>()?;
-        match judge(&known) {
-            Ok(true) => {}
-            other => return Ok(other),
-        }
-        sqlx::query("INSERT INTO members (cluster, id, body) VALUES ($1, $2, $3)")
-            .bind(record.cluster.as_str())
-            .bind(&record.id)
-            .bind(to_body(&record))
-            .execute(&mut *transaction)
-            .await
-            .doing("write a new member")?;
-        touch(&mut transaction, &record.cluster).await?;
-        timeline::append(&mut transaction, &record.cluster, vec![events::of_admission(&record, unix_ms())]).await?;
-        transaction.commit().await.doing("commit an admission")?;
-        self.changed(&record.cluster);
-        Ok(Ok(true))
     }
 
     /// Write an admitted client down, new or changed. Says nothing to anybody when it is as it was.

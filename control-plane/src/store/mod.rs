@@ -4,6 +4,7 @@
 //! the stream of "this cluster changed". Must not decide anything about clusters: callers pass closures that do.
 //! Driven by `api`, `fleet`, `sessions` and `enrolment`. SQL is kept to what PostgreSQL speaks too.
 
+mod admissions;
 mod clusters;
 mod enrolment;
 mod environments;
@@ -217,11 +218,12 @@ pub async fn copy_database(from: &Path, to: &Path) -> Result<i64, StoreError> {
 }
 
 /// Every step of the tables, oldest first. A step that was released is never edited.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "first light", include_str!("migrations/sqlite/0001_first_light.sql")),
     (2, "tokens", include_str!("migrations/sqlite/0002_tokens.sql")),
     (3, "limits and usage", include_str!("migrations/sqlite/0003_limits_and_usage.sql")),
     (4, "timeline", include_str!("migrations/sqlite/0004_timeline.sql")),
+    (5, "admission requests", include_str!("migrations/sqlite/0005_admission_requests.sql")),
 ];
 
 fn migrator() -> Migrator {

@@ -1,4 +1,4 @@
-//! Forgets what nobody needs any more: old idempotency keys, dead tokens, timelines and log streams of clusters that ended long ago and
+//! Forgets what nobody needs any more: old idempotency keys, dead tokens, timelines and log streams of clusters that ended long ago, and
 //! full log files as old, and what is left of local hosts that did.
 //!
 //! Must not touch hosts that have not ended: the fleet looks after them. Idempotent; runs once an hour.
@@ -56,12 +56,14 @@ fn before(now_ms: u64, keep: Duration) -> u64 {
 async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), StoreError> {
     let forgotten = store.forget_idempotency_keys(before(now_ms, KEEP_KEYS)).await?;
     let tokens = store.forget_dead_tokens(before(now_ms, KEEP_TOKENS)).await?;
+    let asked = store.forget_expired_requests(now_ms).await?;
     let told = store.forget_timelines(before(now_ms, KEEP_LOGS)).await?;
     let (streams, full) = remove_streams(store, &folders.logs, now_ms).await?;
     let hosts = remove_hosts(store, &folders.hosts, now_ms).await?;
     for (action, count) in [
         ("keys_forgotten", forgotten),
         ("tokens_forgotten", tokens),
+        ("admission_requests_forgotten", asked),
         ("timeline_rows_forgotten", told),
         ("log_streams_removed", streams),
         ("log_files_removed", full),

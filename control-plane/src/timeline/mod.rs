@@ -9,7 +9,8 @@ pub mod sentence;
 mod tests;
 
 use crate::model::{
-    Adaptive, ClusterRecord, ClusterState, HostRecord, HostState, MemberRecord, Reason, StartPhase, Wish,
+    Adaptive, AdmissionRequest, ClusterRecord, ClusterState, HostRecord, HostState, MemberRecord, Reason, RequestState,
+    StartPhase,
 };
 use serde::{Deserialize, Serialize};
 use towline_protocol::assignment::RoleKind;
@@ -28,6 +29,32 @@ pub enum Happening {
     ClientAdmitted {
         /// The client's own name.
         client: String,
+        /// Whose it is; none: it was admitted before this was kept.
+        #[serde(default)]
+        person: Option<String>,
+    },
+    /// A client key asks to be let in.
+    ClientAsked {
+        /// The client's own name.
+        client: String,
+        /// Who asks.
+        person: String,
+    },
+    /// The owner or an admin said no.
+    ClientRefused {
+        /// The client's own name.
+        client: String,
+        /// Who asked.
+        person: String,
+        /// Who said no.
+        by: String,
+    },
+    /// Who asked took it back.
+    ClientWithdrawn {
+        /// The client's own name.
+        client: String,
+        /// Who asked.
+        person: String,
     },
     /// Its scheduler may choose the number of worker hosts.
     ClusterAdapted {
@@ -160,6 +187,9 @@ impl Happening {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ClientAdmitted { .. } => "client_admitted",
+            Self::ClientAsked { .. } => "client_asked",
+            Self::ClientRefused { .. } => "client_refused",
+            Self::ClientWithdrawn { .. } => "client_withdrawn",
             Self::ClusterAdapted { .. } => "cluster_adapted",
             Self::ClusterEnded { .. } => "cluster_ended",
             Self::ClusterEnding { .. } => "cluster_ending",
@@ -220,7 +250,7 @@ pub fn of_cluster(before: &ClusterRecord, after: &ClusterRecord, by: Option<&str
     if moved && after.state == ClusterState::Running {
         told.push(Happening::ClusterRunning);
     }
-    let begins_to_end = !is_ending(before) && is_ending(after);
+    let begins_to_end = !before.is_ending() && after.is_ending();
     if begins_to_end {
         told.push(Happening::ClusterEnding { by: by(), why: why.clone() });
     }
@@ -236,10 +266,6 @@ pub fn of_cluster(before: &ClusterRecord, after: &ClusterRecord, by: Option<&str
     }
     let at_ms = after.ended_at_ms.unwrap_or(now_ms);
     told.into_iter().map(|what| Event { at_ms, host: None, what }).collect()
-}
-
-fn is_ending(record: &ClusterRecord) -> bool {
-    record.wish == Wish::End || record.state == ClusterState::Stopping || record.state.is_terminal()
 }
 
 /// The beginning of a host.
@@ -311,5 +337,23 @@ fn course(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
 
 /// A client was let in.
 pub fn of_admission(record: &MemberRecord, now_ms: u64) -> Event {
-    Event { at_ms: now_ms, host: None, what: Happening::ClientAdmitted { client: record.id.clone() } }
+    Event {
+        at_ms: now_ms,
+        host: None,
+        what: Happening::ClientAdmitted { client: record.id.clone(), person: record.person.clone() },
+    }
+}
+
+/// What a request to join means beyond the one before. One that is renewed is no news.
+pub fn of_request(before: Option<&AdmissionRequest>, after: &AdmissionRequest, by: &str, now_ms: u64) -> Option<Event> {
+    if before.is_some_and(|before| before.state == after.state) {
+        return None;
+    }
+    let (client, person) = (after.client.clone(), after.person.clone());
+    let what = match after.state {
+        RequestState::Pending => Happening::ClientAsked { client, person },
+        RequestState::Refused => Happening::ClientRefused { client, person, by: by.to_owned() },
+        RequestState::Withdrawn => Happening::ClientWithdrawn { client, person },
+    };
+    Some(Event { at_ms: now_ms, host: None, what })
 }

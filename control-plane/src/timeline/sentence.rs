@@ -10,7 +10,13 @@ use towline_protocol::ids::HostId;
 pub fn of(what: &Happening, host: Option<&HostId>) -> String {
     let host = host.map_or_else(|| "a host".to_owned(), ToString::to_string);
     match what {
-        Happening::ClientAdmitted { client } => format!("{client} was admitted"),
+        Happening::ClientAdmitted { client, person } => {
+            let of = person.as_ref().map(|person| format!(" of {person}")).unwrap_or_default();
+            format!("{client}{of} was admitted")
+        }
+        Happening::ClientAsked { client, person } => format!("{person} asks to join with {client}"),
+        Happening::ClientRefused { client, person, by } => format!("{by} refused {client} of {person}"),
+        Happening::ClientWithdrawn { client, person } => format!("{person} asks no more to join with {client}"),
         Happening::ClusterAdapted { by, minimum, maximum } => {
             let by = by.as_deref().unwrap_or("somebody");
             format!("{by} lets the scheduler choose between {minimum} and {}", workers(*maximum))

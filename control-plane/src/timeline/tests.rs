@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::fleet::observed::reach;
-use crate::model::BackendHandle;
+use crate::model::{BackendHandle, Wish};
 use crate::store::tests::records;
 use towline_protocol::report::SignOff;
 use towline_protocol::time::UnixSeconds;
@@ -146,7 +146,10 @@ fn the_kind_is_the_word_that_is_written() {
         of_new_host(&records::host(&records::cluster("a"), 1)).what,
         Happening::ClusterRunning,
         Happening::ClusterAdapted { by: Some("ada".to_owned()), minimum: 1, maximum: 9 },
-        Happening::ClientAdmitted { client: "client-a".to_owned() },
+        Happening::ClientAdmitted { client: "client-a".to_owned(), person: None },
+        Happening::ClientAsked { client: "client-a".to_owned(), person: "bob".to_owned() },
+        Happening::ClientRefused { client: "client-a".to_owned(), person: "bob".to_owned(), by: "ada".to_owned() },
+        Happening::ClientWithdrawn { client: "client-a".to_owned(), person: "bob".to_owned() },
         Happening::ClusterEnded { failed: true, code: Some("idle".to_owned()) },
         Happening::ClusterEnding { by: None, why: None },
         Happening::ClusterNoted { why: Cause::from(&why("x")) },

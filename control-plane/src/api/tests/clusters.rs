@@ -149,15 +149,15 @@ async fn the_caller_learns_who_they_are_and_what_there_is() {
 }
 
 /// A cluster with an owner key that signs, and a client's key.
-struct Owned {
-    ground: Ground,
+pub(super) struct Owned {
+    pub(super) ground: Ground,
     owner: Ed25519KeyPair,
-    cluster: ClusterRecord,
-    client: Spki,
+    pub(super) cluster: ClusterRecord,
+    pub(super) client: Spki,
 }
 
 impl Owned {
-    async fn new(settings: &str) -> Self {
+    pub(super) async fn new(settings: &str) -> Self {
         let ground = Ground::with_settings(settings).await;
         let owner = keys::ed25519_from_pem(&keys::ed25519_generate_pem().unwrap().0).unwrap();
         let cluster = ClusterRecord { owner: envelope::verifying_key(&owner), ..records::cluster("first") };
@@ -181,6 +181,14 @@ impl Owned {
 
     async fn admit(&self, client: &str, admission: Envelope) -> (StatusCode, Value) {
         let body = json!({"client": client, "spki": self.client, "admission": admission});
+        self.ground.post("/api/v1/clusters/first/admissions", &body).await
+    }
+
+    /// Admit the client as the answer to a request.
+    pub(super) async fn answer(&self, client: &str) -> (StatusCode, Value) {
+        let admission = Admission { not_after: UnixSeconds(NOW_MS / 1000 + 86_400), ..self.admission() };
+        let admission = self.signed(&admission);
+        let body = json!({"client": client, "spki": self.client, "admission": admission, "requested": true});
         self.ground.post("/api/v1/clusters/first/admissions", &body).await
     }
 }

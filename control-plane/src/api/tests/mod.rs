@@ -1,6 +1,7 @@
 //! The API through its router, without sockets: every error with its code and remedy, and what people can do.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its ground must stop")]
 
+mod admission_requests;
 mod clusters;
 mod environments;
 mod events;
@@ -134,6 +135,12 @@ impl Ground {
         let ground = Self::new().await;
         ground.put_environment(true).await;
         ground
+    }
+
+    /// Another clock, for a server whose records are there.
+    fn set_clock(&mut self, clock: fn() -> u64) {
+        self.clock = clock;
+        self.router = super::router(parts(self));
     }
 
     async fn put_environment(&self, complete: bool) {

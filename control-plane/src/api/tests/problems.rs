@@ -198,6 +198,7 @@ async fn a_broken_database_says_internal_and_no_more() {
 fn every_code_is_provoked_by_a_test() {
     let tests = [
         include_str!("problems.rs"),
+        include_str!("admission_requests.rs"),
         include_str!("clusters.rs"),
         include_str!("environments.rs"),
         include_str!("events.rs"),

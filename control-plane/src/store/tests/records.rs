@@ -144,6 +144,7 @@ pub(crate) fn member(cluster: &ClusterRecord, id: &str) -> MemberRecord {
         cluster: cluster.id.clone(),
         id: id.to_owned(),
         spki: spki(1),
+        person: None,
         admission: envelope(),
         not_after: UnixSeconds(5_000),
         certificate: None,

@@ -27,7 +27,7 @@ async fn a_change_and_its_event_are_kept_together_or_not_at_all() {
     let (record, worker) = (cluster("a"), host(&cluster("a"), 1));
     store.insert_cluster(record.clone(), None).await.unwrap();
     store.insert_host(worker.clone()).await.unwrap();
-    store.admit_member(member(&record, "client-a"), |_| Ok::<_, ()>(true)).await.unwrap().unwrap();
+    store.admit_member(member(&record, "client-a"), 1, |_, _| Ok::<_, ()>(true)).await.unwrap().unwrap();
     store.update_cluster_by(Some("bob"), &record.id, |record| record.n_workers = 9).await.unwrap();
     store.update_host(&worker.id, |host| host.state = HostState::Failed).await.unwrap();
     let told = ["cluster_requested", "host_requested", "client_admitted", "cluster_scaled", "host_failed"];

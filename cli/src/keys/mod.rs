@@ -1,7 +1,17 @@
-//! Owner and client keys of clusters: `towline keys new | admit | client`, driven by the Python package.
+//! Owner and client keys of clusters: `towline keys new | admit | ask | client`, driven by the Python package, and what
+//! `towline cluster admit` and `join` need of them.
 //!
 //! Owns `$XDG_STATE_HOME/towline/clusters/<handle or cluster id>/`. Private keys are made here and stay here; only
-//! public keys and signed admissions are printed.
+//! public keys and signed admissions are printed. The files, all 0600 in a 0700 directory (the Python package reads and
+//! writes the certificates too, and removes the keys of its own objects):
+//!
+//! - `owner.key`: signs admissions; only on the machine that made the cluster.
+//! - `client-<random>.key`: the key of one cluster object; gone with the object.
+//! - `client-joined-<random>.key`: the one key with which this machine joined; stays until the cluster has ended.
+//! - beside each key that was admitted `<client>.crt`, `<client>.ca.crt` and, written last, `<client>.scheduler.json`.
+//! - `.joined.lock`: held while the joined key is looked for and made.
+
+mod standing;
 
 use crate::arguments::KeysCommand;
 use crate::exit::Exit;
@@ -11,12 +21,15 @@ use crate::{files, paths};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use towline_protocol::envelope::{self, verifying_key};
-use towline_protocol::ids::{ClusterId, Spki};
+use towline_protocol::admission_code::AdmissionCode;
+use towline_protocol::envelope::{self, Envelope, verifying_key};
+use towline_protocol::ids::{ClusterId, Spki, VerifyingKey};
 use towline_protocol::roster::{Admission, MemberRole};
 use towline_protocol::time::UnixSeconds;
 use towline_protocol::{LONGEST_LIFETIME, WIRE_VERSION};
 use towline_transport::keys::{self, KeyPair};
+
+pub use standing::{StandingKey, forget, keep, standing, standing_if_there};
 
 /// An admission lasts as long as a cluster may, and a day more for clocks.
 const ADMISSION_LIFE: Duration = LONGEST_LIFETIME.saturating_add(Duration::from_secs(24 * 3600));
@@ -26,19 +39,48 @@ const OWNER_KEY: &str = "owner.key";
 
 /// Run one of the commands and print its one JSON object.
 pub fn run(command: KeysCommand, output: Output) -> Outcome<()> {
-    let root = paths::state()?.join("clusters");
+    let root = root()?;
     let value = match command {
         KeysCommand::New => {
             forget_old(&root);
             new(&root)?
         }
         KeysCommand::Admit { handle, cluster } => admit(&root, &handle, &cluster_id(&cluster)?, now())?,
+        KeysCommand::Ask { cluster } => {
+            forget_old(&root);
+            ask(&root, &cluster_id(&cluster)?)?
+        }
         KeysCommand::Client { cluster } => client(&root, &cluster_id(&cluster)?, now())?,
     };
     // These verbs are for programs: the object is their output with and without --json.
     Output::new(true).value(&value);
     let _ = output;
     Ok(())
+}
+
+/// Where the directories of all clusters are.
+pub fn root() -> Outcome<PathBuf> {
+    Ok(paths::state()?.join("clusters"))
+}
+
+/// Whether admissions to this cluster can be signed here.
+pub fn holds_owner_key(root: &Path, cluster: &ClusterId) -> bool {
+    root.join(cluster.as_str()).join(OWNER_KEY).is_file()
+}
+
+/// Sign the admission of a key.
+pub fn sign_admission(root: &Path, cluster: &ClusterId, spki: &Spki) -> Outcome<Envelope> {
+    Ok(sign(&root.join(cluster.as_str()), cluster, spki, now())?.0)
+}
+
+fn ask(root: &Path, cluster: &ClusterId) -> Outcome<Value> {
+    let key = standing::standing(root, cluster)?;
+    Ok(json!({
+        "client": key.id,
+        "spki": key.spki,
+        "code": AdmissionCode::of(cluster, &key.spki).to_string(),
+        "key_file": key.file,
+    }))
 }
 
 fn new(root: &Path) -> Outcome<Value> {
@@ -93,6 +135,17 @@ fn admission(
     key_file: &Path,
     now: UnixSeconds,
 ) -> Outcome<Value> {
+    let (admission, owner) = sign(directory, cluster, spki, now)?;
+    Ok(json!({
+        "client": id,
+        "spki": spki,
+        "owner_key": owner,
+        "admission": admission,
+        "key_file": key_file,
+    }))
+}
+
+fn sign(directory: &Path, cluster: &ClusterId, spki: &Spki, now: UnixSeconds) -> Outcome<(Envelope, VerifyingKey)> {
     let owner_file = directory.join(OWNER_KEY);
     let owner = keys::ed25519_from_pem(&read(&owner_file)?).map_err(|error| unusable(&owner_file).caused_by(&error))?;
     let admission = Admission {
@@ -102,17 +155,14 @@ fn admission(
         role: MemberRole::Client,
         not_after: now.plus(ADMISSION_LIFE),
     };
-    Ok(json!({
-        "client": id,
-        "spki": spki,
-        "owner_key": verifying_key(&owner),
-        "admission": envelope::sign(&admission, &owner),
-        "key_file": key_file,
-    }))
+    Ok((envelope::sign(&admission, &owner), verifying_key(&owner)))
 }
 
 fn new_client(directory: &Path) -> Outcome<(String, Spki, PathBuf)> {
-    let id = format!("client-{}", keys::random_hex(8));
+    new_key(directory, format!("client-{}", keys::random_hex(8)))
+}
+
+fn new_key(directory: &Path, id: String) -> Outcome<(String, Spki, PathBuf)> {
     let path = directory.join(format!("{id}.key"));
     let key = KeyPair::generate().map_err(|error| not_written(&path).caused_by(&error))?;
     write(&path, key.to_pem().as_bytes())?;
@@ -199,8 +249,6 @@ fn now() -> UnixSeconds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use towline_protocol::envelope::Envelope;
-    use towline_protocol::ids::VerifyingKey;
 
     const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
@@ -240,6 +288,15 @@ mod tests {
         let root = tempfile::tempdir().expect("temporary directory");
         let failure = client(root.path(), &cluster(), NOW).expect_err("no key");
         assert_eq!((failure.exit, failure.code.as_str()), (Exit::Refused, "owner_key_elsewhere"));
+    }
+
+    #[test]
+    fn the_code_that_is_shown_is_that_of_the_key_and_asking_again_shows_the_same() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let asked = ask(root.path(), &cluster()).expect("a key");
+        let spki: Spki = serde_json::from_value(asked["spki"].clone()).expect("a key");
+        assert_eq!(asked["code"], AdmissionCode::of(&cluster(), &spki).to_string());
+        assert_eq!(ask(root.path(), &cluster()).expect("again"), asked);
     }
 
     #[test]
