@@ -7,6 +7,8 @@
 mod api;
 mod problem;
 mod store;
+#[cfg(test)]
+mod troubleshoot;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

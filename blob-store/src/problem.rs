@@ -43,6 +43,25 @@ impl Problem {
     };
 }
 
+#[cfg(test)]
+impl Problem {
+    pub(crate) fn code(self) -> &'static str {
+        self.code
+    }
+
+    pub(crate) fn detail(self) -> &'static str {
+        self.detail
+    }
+
+    pub(crate) fn remedy(self) -> &'static str {
+        self.remedy
+    }
+
+    pub(crate) fn status(self) -> u16 {
+        self.status.as_u16()
+    }
+}
+
 impl From<GrantError> for Problem {
     fn from(error: GrantError) -> Self {
         let (detail, remedy) = match error {

@@ -290,16 +290,14 @@ def _refusal(status: int, body: bytes, what: str) -> ClusterError:
     if isinstance(problem, dict) and isinstance(problem.get("code"), str):
         message = problem.get("detail") or problem.get("title") or problem["code"]
         return ClusterError(problem["code"], str(message), str(problem.get("remedy") or ""))
-    remedies = {
-        401: ("unauthorised", "the control plane does not accept the profile's token", "Run `towline login` again."),
-        404: ("not_found", f"the control plane does not know {what}", "`towline cluster list` shows what there is."),
-    }
-    code, message, remedy = remedies.get(
-        status,
-        (
-            "control_plane_refused",
-            f"the control plane answered status {status} when asked for {what}",
-            "See its log.",
-        ),
+    if status == 401:
+        return ClusterError(
+            "unauthorised", "the control plane does not accept the profile's token", "Run `towline login` again."
+        )
+    if status == 404:
+        return ClusterError(
+            "not_found", f"the control plane does not know {what}", "`towline cluster list` shows what there is."
+        )
+    return ClusterError(
+        "control_plane_refused", f"the control plane answered status {status} when asked for {what}", "See its log."
     )
-    return ClusterError(code, message, remedy)

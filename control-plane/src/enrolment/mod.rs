@@ -43,7 +43,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 
 /// Longest time for a request, from the end of its head to the answer: who sends its body bit by bit holds a connection
 /// no longer.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What enrolment needs.
 #[derive(Clone, Debug)]

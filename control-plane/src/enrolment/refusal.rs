@@ -92,6 +92,12 @@ impl Refusal {
         }
     }
 
+    /// What the host, or who looks after it, is to do.
+    #[cfg(test)]
+    pub(crate) fn remedy(&self) -> &'static str {
+        self.words().remedy
+    }
+
     /// The stable word.
     pub fn code(&self) -> &'static str {
         self.words().code

@@ -105,13 +105,16 @@ fn caller(certificate: Arc<PeerCertificate>, trust_domain: &str) -> Option<Calle
     Some(Caller { host, name, certificate })
 }
 
+/// The word for a caller without a certificate of a host.
+pub(crate) const CERTIFICATE_REQUIRED: &str = "certificate_required";
+
 fn unauthorised() -> Response {
     let body = serde_json::json!({
-        "type": "urn:towline:error:certificate_required",
+        "type": format!("urn:towline:error:{CERTIFICATE_REQUIRED}"),
         "title": "a host certificate is required",
         "status": 401,
         "detail": "sessions are for enrolled hosts only",
-        "code": "certificate_required",
+        "code": CERTIFICATE_REQUIRED,
         "remedy": "Enrol the host and connect with the certificate it gets",
     });
     (StatusCode::UNAUTHORIZED, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()

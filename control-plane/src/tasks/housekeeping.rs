@@ -1,5 +1,5 @@
-//! Forgets what nobody needs any more: old idempotency keys, dead tokens, timelines and log streams of clusters that ended long ago, and
-//! full log files as old, and what is left of local hosts that did.
+//! Forgets what nobody needs any more: old idempotency keys, dead tokens, requests to join that ran out, timelines and log
+//! streams of clusters that ended long ago and full log files as old, and what is left of local hosts that did.
 //!
 //! Must not touch hosts that have not ended: the fleet looks after them. Idempotent; runs once an hour.
 
@@ -71,16 +71,17 @@ async fn once(store: &Store, folders: &Folders, now_ms: u64) -> Result<(), Store
     ] {
         crate::metrics::get().janitor(action, count);
     }
-    if forgotten + tokens + told + streams + full + hosts > 0 {
+    if forgotten + tokens + asked + told + streams + full + hosts > 0 {
         tracing::info!(
             component = "housekeeping",
             forgotten,
             tokens,
+            asked,
             told,
             streams,
             full,
             hosts,
-            "old keys, tokens, timelines, log streams, full log files and directories of hosts removed"
+            "old keys, tokens, requests, timelines, log streams, full log files and directories of hosts removed"
         );
     }
     Ok(())
