@@ -41,7 +41,7 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Remember a control plane and the token for it
     Login(LoginArguments),
-    /// Clusters: list, show, events, scale, adapt, stop
+    /// Clusters: list, show, dashboard, events, scale, adapt, stop
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Show the log lines of a cluster, live or after its end
@@ -100,6 +100,8 @@ pub struct LoginArguments {
 /// `towline cluster …`
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
+    /// Bring Dask's dashboard of a cluster to this machine's browser, until Ctrl-C
+    Dashboard(DashboardArguments),
     /// Show what happened to a cluster, when and why
     Events {
         /// Name or id
@@ -146,6 +148,22 @@ pub enum ClusterCommand {
         #[arg(long)]
         no_wait: bool,
     },
+}
+
+/// `towline cluster dashboard`
+#[derive(Debug, Args)]
+pub struct DashboardArguments {
+    /// Name or id
+    pub cluster: String,
+    /// Port on 127.0.0.1; default: a free one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub port: u16,
+    /// Open it in this machine's browser
+    #[arg(long)]
+    pub open: bool,
+    /// End when standard input is closed; used by the Python package
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
 }
 
 /// `towline logs`
@@ -291,6 +309,7 @@ mod tests {
             "towline explain synced_late",
             "towline cluster show x",
             "towline cluster stop x",
+            "towline cluster dashboard x --port 8787 --open --json",
             "towline cluster events x --follow --json",
             "towline logs x",
             "towline logs x -f --since 10m --until 2026-01-02T03:04:05Z --filter t --worker a --worker b --scheduler --tail 5",

@@ -71,7 +71,8 @@ fn admit(root: &Path, handle: &str, cluster: &ClusterId, now: UnixSeconds) -> Ou
     admission(&to, cluster, &id, &key.spki(), &key_file, now)
 }
 
-fn client(root: &Path, cluster: &ClusterId, now: UnixSeconds) -> Outcome<Value> {
+/// Make one more client key for a cluster whose owner key is here, with its admission.
+pub fn client(root: &Path, cluster: &ClusterId, now: UnixSeconds) -> Outcome<Value> {
     let directory = root.join(cluster.as_str());
     if !directory.join(OWNER_KEY).is_file() {
         return Err(Failure::new(
@@ -192,7 +193,8 @@ fn unusable(path: &Path) -> Failure {
     )
 }
 
-fn now() -> UnixSeconds {
+/// Now.
+pub fn now() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs()))
 }
 

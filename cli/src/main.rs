@@ -5,6 +5,7 @@
 mod api;
 mod arguments;
 mod commands;
+mod dashboard;
 #[cfg(feature = "host")]
 mod demo;
 mod doctor;
@@ -23,6 +24,7 @@ mod operate;
 mod output;
 mod paths;
 mod profiles;
+mod stop;
 
 use arguments::{Arguments, Command};
 use clap::Parser;

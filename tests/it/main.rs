@@ -3,6 +3,7 @@
 mod bad_input;
 mod canary;
 mod commands;
+mod dashboard;
 mod demo;
 mod enrolment;
 mod idle;

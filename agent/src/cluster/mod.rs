@@ -4,6 +4,7 @@
 
 pub mod activity;
 mod authority;
+pub mod gateway;
 
 pub use activity::{CloseAnswer, SchedulerActivity, SchedulerLink};
 pub use authority::{ClusterAuthority, ClusterAuthorityError};

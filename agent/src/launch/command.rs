@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use towline_protocol::assignment::{Role, RoleKind};
+use towline_protocol::assignment::{Role, RoleKind, SchedulerAddress};
 use towline_protocol::ids::ClusterId;
 
 /// Processes on one host beyond this are a mistake, not a plan.
@@ -129,7 +129,7 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
         RoleKind::Command => return Err(PlanError::Command),
         RoleKind::Scheduler => {
             let port = scheduler_port(&plan.role, &endpoint)?;
-            let address = endpoint.loopback.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let address = endpoint.bind();
             (vec![scheduler(plan, &endpoint, port, &preload)], 1, Some(PortToTry { address, port }))
         }
         RoleKind::Worker => (workers(plan, first, &endpoint, &preload)?, plan.role.processes as usize, None),
@@ -199,6 +199,11 @@ impl Endpoint {
 }
 
 impl Endpoint {
+    /// The same as an address to bind.
+    fn bind(&self) -> IpAddr {
+        self.loopback.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+
     /// Where processes of this host listen: on the same loopback address, or where Dask finds it best.
     fn listen(&self) -> Option<String> {
         self.loopback.map(|address| match address {
@@ -206,6 +211,12 @@ impl Endpoint {
             IpAddr::V6(address) => format!("tls://[{address}]"),
         })
     }
+}
+
+/// The address that the cluster's listeners on this host bind: the scheduler's own loopback, or all interfaces.
+pub fn listen_address(scheduler: &SchedulerAddress) -> Result<IpAddr, PlanError> {
+    let first = scheduler.addresses.first().ok_or(PlanError::NoScheduler)?;
+    Ok(Endpoint::parse(first)?.bind())
 }
 
 fn scheduler_port(role: &Role, endpoint: &Endpoint) -> Result<u16, PlanError> {
@@ -359,7 +370,7 @@ mod tests {
                 threads: 2,
                 memory_limit: None,
                 local_directory: None,
-                ports: Ports { dask: 0 },
+                ports: Ports { dask: 0, gateway: 0 },
                 resources: Vec::new(),
                 job_sha256: None,
                 options: DaskOptions { nanny: true },

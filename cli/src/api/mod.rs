@@ -114,6 +114,12 @@ impl Api {
         self.answer(request).await
     }
 
+    /// Bring a client's admission, signed by the owner.
+    pub async fn admit(&self, cluster: &str, admission: &Value) -> Outcome<Answer<Cluster>> {
+        let request = self.request(Method::POST, &["clusters", cluster, "admissions"])?.json(admission);
+        self.answer(request).await
+    }
+
     /// Ask for another number of worker hosts.
     pub async fn scale(&self, cluster: &str, workers: u32) -> Outcome<Answer<Cluster>> {
         let body = serde_json::json!({ "n_workers": workers });

@@ -70,6 +70,13 @@ pub struct Cluster {
     pub hosts: Vec<Host>,
     /// Where its log lines lie.
     pub logs: Option<Logs>,
+    /// Where its gateway listens; an older server does not say.
+    pub gateway: Option<String>,
+    /// Its authority's certificate, PEM.
+    pub cluster_ca: Option<String>,
+    /// Admitted clients.
+    #[serde(default)]
+    pub clients: Vec<Client>,
     /// When it was asked for.
     #[serde(default)]
     pub created_at_ms: u64,
@@ -85,6 +92,15 @@ impl Cluster {
     pub fn workers_up(&self) -> usize {
         self.hosts.iter().filter(|host| host.role == "worker" && host.state == "up").count()
     }
+}
+
+/// An admitted client.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Client {
+    /// Its name.
+    pub id: String,
+    /// Its certificate, PEM, once the scheduler's host made it.
+    pub certificate: Option<String>,
 }
 
 /// Limits within which a scheduler chooses the number of worker hosts.

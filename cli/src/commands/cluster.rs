@@ -1,4 +1,4 @@
-//! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`'.
+//! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`', its pages `dashboard`'s.
 
 use super::why::{show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
@@ -20,9 +20,12 @@ pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output)
     if let ClusterCommand::Events { cluster, follow } = command {
         return super::events::run(&cluster, follow, profile, output).await;
     }
+    if let ClusterCommand::Dashboard(arguments) = command {
+        return crate::dashboard::run(&arguments, profile, output).await;
+    }
     let api = api(profile)?;
     match command {
-        ClusterCommand::Events { .. } => Ok(()),
+        ClusterCommand::Dashboard(_) | ClusterCommand::Events { .. } => Ok(()),
         ClusterCommand::List { all } => list(&api, all, output).await,
         ClusterCommand::Show { cluster } => show(&api, &cluster, output).await,
         ClusterCommand::Scale { cluster, workers } => {

@@ -12,4 +12,3 @@ pub mod lock;
 pub mod logging;
 pub mod own;
 pub mod server;
-pub mod stop;
