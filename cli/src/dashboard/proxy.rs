@@ -32,6 +32,9 @@ const HEAD_WITHIN: Duration = Duration::from_secs(120);
 /// Longest wait for an answer's head: the first page imports Bokeh.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
+/// A connection that has not ended its last answer by then is left to itself.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long tasks may take to end once they are told to.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -186,7 +189,7 @@ impl Page {
     /// The connection that this browser's last request used, if it still serves, or a new one.
     async fn sender(&self, last: Option<SendRequest<Body>>) -> Outcome<SendRequest<Body>> {
         if let Some(mut last) = last
-            && last.ready().await.is_ok()
+            && matches!(tokio::time::timeout(READY_WITHIN, last.ready()).await, Ok(Ok(())))
         {
             return Ok(last);
         }
