@@ -43,7 +43,7 @@ pub enum Command {
     Doctor(DoctorArguments),
     /// Remember a control plane and the token for it
     Login(LoginArguments),
-    /// Clusters: list, show, events, scale, adapt, admit, join, stop
+    /// Clusters: list, show, dashboard, events, scale, adapt, admit, join, stop
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Show the log lines of a cluster, live or after its end
@@ -106,6 +106,8 @@ pub enum ClusterCommand {
     Admit(AdmitArguments),
     /// Ask to join a cluster from this machine, and wait until its owner admits it
     Join(JoinArguments),
+    /// Bring Dask's dashboard of a cluster to this machine's browser, until Ctrl-C
+    Dashboard(DashboardArguments),
     /// Show what happened to a cluster, when and why
     Events {
         /// Name or id
@@ -178,6 +180,22 @@ pub struct JoinArguments {
     /// Take back what this machine asked
     #[arg(long)]
     pub withdraw: bool,
+}
+
+/// `towline cluster dashboard`
+#[derive(Debug, Args)]
+pub struct DashboardArguments {
+    /// Name or id
+    pub cluster: String,
+    /// Port on 127.0.0.1; default: a free one
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub port: u16,
+    /// Open it in this machine's browser
+    #[arg(long)]
+    pub open: bool,
+    /// End when standard input is closed; used by the Python package
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
 }
 
 /// `towline logs`
@@ -329,6 +347,7 @@ mod tests {
             "towline explain synced_late",
             "towline cluster show x",
             "towline cluster stop x",
+            "towline cluster dashboard x --port 8787 --open --json",
             "towline cluster events x --follow --json",
             "towline logs x",
             "towline logs x -f --since 10m --until 2026-01-02T03:04:05Z --filter t --worker a --worker b --scheduler --tail 5",

@@ -6,6 +6,7 @@ mod admission;
 mod api;
 mod arguments;
 mod commands;
+mod dashboard;
 #[cfg(feature = "host")]
 mod demo;
 mod doctor;
@@ -24,6 +25,7 @@ mod operate;
 mod output;
 mod paths;
 mod profiles;
+mod stop;
 
 use arguments::{Arguments, Command};
 use clap::Parser;

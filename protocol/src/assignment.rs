@@ -167,6 +167,8 @@ pub enum Profile {
 pub struct Ports {
     /// The scheduler's port for Dask's protocol; 0 lets the system choose (workers).
     pub dask: u16,
+    /// The gateway's port on the scheduler's host; 0 lets the system choose.
+    pub gateway: u16,
 }
 
 /// One of Dask's abstract resources.

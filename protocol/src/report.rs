@@ -30,6 +30,8 @@ pub struct Report {
     pub issued: Vec<IssuedCertificate>,
     /// The cluster CA's certificate as PEM (scheduler hosts).
     pub cluster_ca: Option<String>,
+    /// The port at which the gateway listens (scheduler hosts), once it does.
+    pub gateway_port: Option<u16>,
     /// Why the host is on its way out, once that is durable. A scheduler's host that ends by its own rule says so
     /// first, so that the workers can go before it.
     pub ending: Option<EndReason>,

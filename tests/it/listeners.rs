@@ -6,20 +6,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use towline_protocol::ids::ClusterId;
 use towline_protocol::roster::MemberRole;
 use towline_protocol::time::UnixSeconds;
 use towline_tests::{World, world};
+use towline_transport::TlsIdentity;
 use towline_transport::authority::{Authority, CertificateRequest};
 use towline_transport::keys::KeyPair;
+use towline_transport::member::{self, Knock};
 
 const LONG: Duration = Duration::from_secs(90);
 
 /// Holds a cluster without workers open until its standard input closes.
 const HOLD: &str = r#"
-import json, sys
+import json, sys, time
 import towline
 
 def text(value):
@@ -28,8 +31,12 @@ def text(value):
 if __name__ == "__main__":
     with towline.Cluster(n_workers=0, name=sys.argv[1], progress=False) as cluster:
         security = cluster.security
+        until = time.monotonic() + 20
+        while not cluster.details.get("gateway") and time.monotonic() < until:
+            time.sleep(0.05)
         print(json.dumps({
-            "cluster": cluster.cluster_id, "address": cluster.scheduler_address, "ca": text(security.tls_ca_file),
+            "cluster": cluster.cluster_id, "address": cluster.scheduler_address,
+            "gateway": cluster.details.get("gateway"), "ca": text(security.tls_ca_file),
             "certificate": text(security.tls_client_cert), "key": text(security.tls_client_key),
         }), flush=True)
         sys.stdin.read()
@@ -134,9 +141,12 @@ struct Claims {
 }
 
 /// The cluster's own CA, with the key found in the scheduler's host directory.
-fn cluster_authority(world: &World) -> Result<Authority> {
+fn cluster_authority(world: &World, cluster: &ClusterId) -> Result<Authority> {
+    let is_of =
+        |host: &Path| fs::read_to_string(host.join("user-data.json")).is_ok_and(|text| text.contains(cluster.as_str()));
     let folder = fs::read_dir(world.data.join("hosts"))?
         .flatten()
+        .filter(|entry| is_of(&entry.path()))
         .map(|entry| entry.path().join("cluster-ca"))
         .find(|folder| folder.exists() && fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some()))
         .context("no host holds a cluster CA")?;
@@ -224,7 +234,7 @@ async fn an_expired_certificate_of_the_right_authority_is_refused() -> Result<()
     let folder = world.scratch("passes")?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
 
-    let authority = cluster_authority(&world)?;
+    let authority = cluster_authority(&world, &cluster)?;
     let (certificate, key) = issue(
         &world,
         &authority,
@@ -273,6 +283,71 @@ async fn an_expired_certificate_of_the_right_authority_is_refused() -> Result<()
         "a worker's certificate must register"
     );
     release(held).await
+}
+
+/// What a client with a pass reads from behind the gateway.
+async fn ask_the_gateway(address: &str, cluster: &ClusterId, with: &Pass) -> Result<String> {
+    let read = |path: &Path| fs::read_to_string(path);
+    let identity = TlsIdentity { chain_pem: read(&with.certificate)?, key_pem: read(&with.key)? };
+    let knock = Knock::new(&identity, &read(&with.ca)?, cluster, member::DASHBOARD)?;
+    let asked = async {
+        let mut stream = knock.at(TcpStream::connect(address).await?).await?;
+        stream.write_all(b"GET /status HTTP/1.1\r\nHost: towline-dashboard\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    tokio::time::timeout(LONG, asked).await.context("the gateway says nothing")?
+}
+
+#[tokio::test]
+async fn only_an_admitted_client_gets_behind_the_gateway() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let (here, elsewhere) = (hold(&world, "here").await?, hold(&world, "elsewhere").await?);
+    let folder = world.scratch("passes")?;
+    let gateway = field(&here.facts, "gateway")?.to_owned();
+    ensure!(gateway.starts_with("127.0.0.1:"), "it listens where the scheduler does: {gateway}");
+    let cluster: ClusterId = field(&here.facts, "cluster")?.parse()?;
+    let (ca, other) = (field(&here.facts, "ca")?, &elsewhere.facts);
+    let admitted = pass(&folder, "admitted", ca, field(&here.facts, "certificate")?, field(&here.facts, "key")?)?;
+    let page = ask_the_gateway(&gateway, &cluster, &admitted).await?;
+    ensure!(page.starts_with("HTTP/1.1 503") && page.contains("Bokeh"), "{page}");
+
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let (valid, over) = ((now - 600, now + 3_600), (now - 7_200, now - 3_600));
+    let (own, stranger) = (
+        cluster_authority(&world, &cluster)?,
+        Authority::create("stranger", UnixSeconds(0), UnixSeconds(4_000_000_000))?,
+    );
+    let mut refused = vec![(
+        "another cluster's client",
+        pass(&folder, "other", ca, field(other, "certificate")?, field(other, "key")?)?,
+    )];
+    for (name, authority, role, valid) in [
+        ("a worker", &own, MemberRole::Worker, valid),
+        ("the scheduler", &own, MemberRole::Scheduler, valid),
+        ("an expired client", &own, MemberRole::Client, over),
+        ("a stranger's client", &stranger, MemberRole::Client, valid),
+    ] {
+        let (certificate, key) = issue(&world, authority, &cluster, Claims { role, valid, server: true }).await?;
+        refused.push((name, pass(&folder, &name.replace(' ', "-"), ca, &certificate, &key)?));
+    }
+    for (name, with) in &refused {
+        let outcome = ask_the_gateway(&gateway, &cluster, with).await;
+        ensure!(outcome.is_err(), "{name}: {outcome:?}");
+        openssl_is_refused(&gateway, with, name).await?;
+    }
+    for (name, arguments) in [("no certificate", vec![]), ("TLS 1.2", vec!["-tls1_2"])] {
+        let (success, said) = openssl(&gateway, &arguments).await.context(name)?;
+        ensure!(!success && said.contains("alert"), "{name}: {said}");
+    }
+    let page = ask_the_gateway(&gateway, &cluster, &admitted).await?;
+    ensure!(page.starts_with("HTTP/1.1 503"), "the gateway must be unharmed by all that: {page}");
+    release(here).await?;
+    release(elsewhere).await
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod admission;
 mod bad_input;
 mod canary;
 mod commands;
+mod dashboard;
 mod demo;
 mod enrolment;
 mod idle;

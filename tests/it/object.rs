@@ -108,7 +108,8 @@ def sync():
         rows["name"] = cluster.name == "contract"
         rows["asynchronous"] = cluster.asynchronous is False and cluster.loop is not None
         rows["scheduler_address"] = isinstance(cluster.scheduler_address, str) and cluster.scheduler_address.startswith("tls://")
-        rows["dashboard_link"] = isinstance(cluster.dashboard_link, str)
+        link = cluster.dashboard_link
+        rows["dashboard_link"] = link.startswith("http://127.0.0.1:") and link.endswith("/status") and link in cluster._repr_html_()
         cluster.wait_for_workers(2, timeout=60)
         workers = cluster.scheduler_info["workers"]
         rows["scheduler_info"] = len(workers) == 2 and all(
@@ -164,6 +165,7 @@ def sync():
             second.cluster.close()
         rows["not ended by it"] = client.submit(sum, [5, 6]).result(timeout=30) == 11
     rows["closed"] = cluster.status == Status.closed and cluster.close() is None and cluster.close() is None
+    rows["dashboard_link of a closed one"] = cluster.dashboard_link == ""
     rows["a closed one"] = raises(RuntimeError, lambda: Client(cluster, timeout=2))
     return rows
 
@@ -208,7 +210,7 @@ async fn the_object_keeps_every_row_of_dasks_contract() -> Result<()> {
             ensure!(kept == true, "{kind}: {row}: {said:#}");
         }
     }
-    ensure!(said["sync"].as_object().is_some_and(|rows| rows.len() >= 29), "rows are missing: {said:#}");
+    ensure!(said["sync"].as_object().is_some_and(|rows| rows.len() >= 30), "rows are missing: {said:#}");
     ensure!(said["asynchronous"].as_object().is_some_and(|rows| rows.len() == 9), "rows are missing: {said:#}");
     Ok(())
 }

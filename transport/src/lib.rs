@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod client;
 pub mod enrol;
 pub mod keys;
+pub mod member;
 pub mod name;
 pub mod plain;
 pub mod server;

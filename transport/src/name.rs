@@ -103,6 +103,24 @@ pub fn parse_member(uri: &str) -> Result<(HostName, MemberRole), NameError> {
     Ok((HostName::parse(name)?, role))
 }
 
+/// The role in the name of a cluster's gateway. It is in no roster: the scheduler host's agent makes the certificate for
+/// itself, and no signed document can ask for one.
+const GATEWAY: &str = "gateway";
+
+/// A gateway's name as it stands in its certificate: the host's form, then `/role/gateway`.
+pub fn gateway_uri(trust_domain: &str, workspace: &WorkspaceId, cluster: &ClusterId, host: &str) -> String {
+    format!("spiffe://{trust_domain}/workspace/{workspace}/cluster/{cluster}/host/{host}/role/{GATEWAY}")
+}
+
+/// Read a gateway's name.
+pub fn parse_gateway(uri: &str) -> Result<HostName, NameError> {
+    match uri.rsplit_once("/role/") {
+        Some((name, GATEWAY)) => HostName::parse(name),
+        Some(_) => Err(NameError::Role),
+        None => Err(NameError::Shape),
+    }
+}
+
 /// Whether a text may be a trust domain (SPIFFE's letters, at most 255).
 pub fn is_trust_domain(text: &str) -> bool {
     (1..=255).contains(&text.len())
@@ -151,6 +169,19 @@ mod tests {
                 prop_assert_eq!(name.to_uri(), text);
             }
         }
+    }
+
+    #[test]
+    fn a_gateway_is_no_member_and_a_member_no_gateway() {
+        let name = name("demo.towline", "ho-x", [3; 10]);
+        let gateway = gateway_uri(&name.trust_domain, &name.workspace, &name.cluster, &name.host);
+        assert_eq!(parse_gateway(&gateway), Ok(name.clone()));
+        assert_eq!(parse_member(&gateway), Err(NameError::Role));
+        for role in [MemberRole::Client, MemberRole::Scheduler, MemberRole::Worker] {
+            let member = member_uri(&name.trust_domain, &name.workspace, &name.cluster, &name.host, role);
+            assert_eq!(parse_gateway(&member), Err(NameError::Role));
+        }
+        assert_eq!(parse_gateway(&name.to_uri()), Err(NameError::Shape));
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use towline_protocol::LONGEST_LIFETIME;
-use towline_protocol::ids::{ClusterId, KeyId, WorkspaceId};
+use towline_protocol::ids::{ClusterId, HostId, KeyId, WorkspaceId};
 use towline_protocol::report::IssuedCertificate;
 use towline_protocol::roster::{Member, MemberRole, Roster};
 use towline_protocol::time::{CLOCK_SKEW, UnixSeconds};
+use towline_transport::TlsIdentity;
 use towline_transport::authority::{Authority, AuthorityError, CertificateRequest};
-use towline_transport::keys;
-use towline_transport::name::member_uri;
+use towline_transport::keys::{self, KeyPair};
+use towline_transport::name::{gateway_uri, member_uri};
 
 /// Longer than any cluster may live, so that the authority never ends before its cluster, however wrong a clock is.
 const AUTHORITY_LIFE: Duration = LONGEST_LIFETIME.saturating_mul(4);
@@ -100,6 +101,28 @@ impl ClusterAuthority {
         new.map(|member| self.issue_to(member, roster.issued_at)).collect()
     }
 
+    /// A new identity for this host's gateway: its key is made here and lies in no file.
+    pub fn gateway(&self, host: &HostId, now: UnixSeconds) -> Result<TlsIdentity, ClusterAuthorityError> {
+        let key = KeyPair::generate().map_err(AuthorityError::from)?;
+        let request = CertificateRequest {
+            spki: key.spki(),
+            common_name: format!("{host} gateway"),
+            uris: vec![gateway_uri(&self.trust_domain, &self.workspace, &self.cluster, host.as_str())],
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            server: true,
+            client: false,
+            not_before: now.minus(CLOCK_SKEW),
+            not_after: now.plus(AUTHORITY_LIFE),
+        };
+        Ok(TlsIdentity { chain_pem: self.authority.issue(&request)?, key_pem: key.to_pem().to_string() })
+    }
+
+    /// Whose it is.
+    pub fn cluster(&self) -> &ClusterId {
+        &self.cluster
+    }
+
     fn issue_to(&self, member: &Member, issued_at: UnixSeconds) -> Result<IssuedCertificate, ClusterAuthorityError> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if member.id.is_empty() || member.id.len() > MAX_MEMBER || !member.id.chars().all(fits) {
@@ -138,8 +161,7 @@ fn read_if_there(path: &Path) -> Result<Option<String>, ClusterAuthorityError> {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use towline_protocol::ids::{Epoch, HostId};
-    use towline_transport::keys::KeyPair;
+    use towline_protocol::ids::Epoch;
 
     const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 

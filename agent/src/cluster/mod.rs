@@ -4,6 +4,7 @@
 
 pub mod activity;
 mod authority;
+pub mod gateway;
 
 pub use activity::{CloseAnswer, SchedulerActivity, SchedulerLink};
 pub use authority::{ClusterAuthority, ClusterAuthorityError};
@@ -16,3 +17,6 @@ pub const SCHEDULER: &str = include_str!("towline_scheduler.py");
 
 /// What that one is given for the number of worker hosts.
 pub const SCALING: &str = include_str!("towline_scaling.py");
+
+/// What serves Dask's pages on a local socket.
+pub const DASHBOARD: &str = include_str!("towline_dashboard.py");

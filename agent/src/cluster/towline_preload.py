@@ -121,6 +121,12 @@ def demand_encryption(server: Any) -> None:
         give_up("Dask listens without TLS")
 
 
+def pages_start(scheduler: Scheduler) -> None:
+    """Dask's pages for whom the agent lets in."""
+    if (pages := part("towline_dashboard").start(scheduler, folder())) is not None:
+        PAGES.append(pages)
+
+
 def joined_file() -> str:
     return os.path.join(SETTINGS["joined"], str(os.getpid()))
 
@@ -151,9 +157,14 @@ async def wait_for_scheduler(server: Any) -> None:
     await comm.close()
 
 
+def folder() -> str:
+    """Where the launch's files are."""
+    return os.path.dirname(os.environ["TOWLINE_PRELOAD"])
+
+
 def part(name: str) -> Any:
     """A file beside this one, by its path: the launch wrote them all."""
-    path = os.path.join(os.path.dirname(os.environ["TOWLINE_PRELOAD"]), f"{name}.py")
+    path = os.path.join(folder(), f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(path)
@@ -163,6 +174,8 @@ def part(name: str) -> Any:
 
 
 TASKS: set[asyncio.Task[None]] = set()
+#: The scheduler's dashboard, while there is one.
+PAGES: list[Any] = []
 
 
 async def dask_setup(server: Any) -> None:
@@ -173,6 +186,7 @@ async def dask_setup(server: Any) -> None:
             gate(server, "register-worker")
             gate(server, "register_nanny")
             part("towline_scheduler").start(server, role_of, SETTINGS["agent"], part("towline_scaling"))
+            pages_start(server)
         elif isinstance(server, Nanny) or (isinstance(server, Worker) and server.nanny is None):
             await wait_for_scheduler(server)
         if not isinstance(server, Nanny):
@@ -185,6 +199,8 @@ async def dask_setup(server: Any) -> None:
 
 async def dask_teardown(server: Any) -> None:
     """A server that closes has left the cluster."""
+    while PAGES:
+        PAGES.pop().stop()
     if not isinstance(server, Nanny):
         try:
             os.unlink(joined_file())

@@ -1,14 +1,14 @@
 //! A plan as command lines, environment and files. PURE: no clock, no file, no process; the runner executes what
 //! comes out of here, and the tests of this file are where one reads what Dask is started with.
 
-use crate::cluster::{PRELOAD, SCALING, SCHEDULER};
+use crate::cluster::{DASHBOARD, PRELOAD, SCALING, SCHEDULER};
 use crate::launch::LaunchPlan;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use towline_protocol::assignment::{Role, RoleKind};
+use towline_protocol::assignment::{Role, RoleKind, SchedulerAddress};
 use towline_protocol::ids::ClusterId;
 
 /// Processes on one host beyond this are a mistake, not a plan.
@@ -129,7 +129,7 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
         RoleKind::Command => return Err(PlanError::Command),
         RoleKind::Scheduler => {
             let port = scheduler_port(&plan.role, &endpoint)?;
-            let address = endpoint.loopback.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+            let address = endpoint.bind();
             (vec![scheduler(plan, &endpoint, port, &preload)], 1, Some(PortToTry { address, port }))
         }
         RoleKind::Worker => (workers(plan, first, &endpoint, &preload)?, plan.role.processes as usize, None),
@@ -138,6 +138,7 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
         LaunchFile { path: preload, contents: PRELOAD.to_owned() },
         LaunchFile { path: around.directory.join("towline_scheduler.py"), contents: SCHEDULER.to_owned() },
         LaunchFile { path: around.directory.join("towline_scaling.py"), contents: SCALING.to_owned() },
+        LaunchFile { path: around.directory.join("towline_dashboard.py"), contents: DASHBOARD.to_owned() },
         LaunchFile { path: config.clone(), contents: dask_config(plan) },
         LaunchFile { path: settings.clone(), contents: preload_settings(plan, addresses, &around) },
     ];
@@ -198,6 +199,11 @@ impl Endpoint {
 }
 
 impl Endpoint {
+    /// The same as an address to bind.
+    fn bind(&self) -> IpAddr {
+        self.loopback.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+
     /// Where processes of this host listen: on the same loopback address, or where Dask finds it best.
     fn listen(&self) -> Option<String> {
         self.loopback.map(|address| match address {
@@ -205,6 +211,12 @@ impl Endpoint {
             IpAddr::V6(address) => format!("tls://[{address}]"),
         })
     }
+}
+
+/// The address that the cluster's listeners on this host bind: the scheduler's own loopback, or all interfaces.
+pub fn listen_address(scheduler: &SchedulerAddress) -> Result<IpAddr, PlanError> {
+    let first = scheduler.addresses.first().ok_or(PlanError::NoScheduler)?;
+    Ok(Endpoint::parse(first)?.bind())
 }
 
 fn scheduler_port(role: &Role, endpoint: &Endpoint) -> Result<u16, PlanError> {
@@ -358,7 +370,7 @@ mod tests {
                 threads: 2,
                 memory_limit: None,
                 local_directory: None,
-                ports: Ports { dask: 0 },
+                ports: Ports { dask: 0, gateway: 0 },
                 resources: Vec::new(),
                 job_sha256: None,
                 options: DaskOptions { nanny: true },

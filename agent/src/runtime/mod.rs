@@ -25,11 +25,11 @@ pub use host::{Host, HostError};
 pub use memory::MemoryError;
 pub use parties::{AdoptFailure, Environments, Parties, ProcessRunners, Runner, Runners, StepError, story};
 
-use crate::cluster::activity;
+use crate::cluster::{activity, gateway};
 use crate::ending;
 use crate::metrics;
 use crate::status::{self, Snapshot};
-use owner::Owner;
+use owner::{Others, Owner};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -85,7 +85,9 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     let (blobs, requests) = SessionBlobs::new(http);
     let (snapshots, published) = watch::channel(Snapshot::default());
     let (scheduler, socket) = activity::listen(&host.directory).map_err(RuntimeError::Socket)?;
-    let owner = Owner::open(host.clone(), parties.clone(), blobs, scheduler, identity, snapshots).await?;
+    let (gateway, serving) = gateway::gateway(&host.directory);
+    let others = Others { scheduler, gateway };
+    let owner = Owner::open(host.clone(), parties.clone(), blobs, others, identity, snapshots).await?;
 
     let stop = CancellationToken::new();
     let (events, inbox) = mpsc::channel(LINK_QUEUE);
@@ -97,6 +99,7 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     };
     let link = tokio::spawn(link::run(endpoint, events, stop.clone()));
     let scheduler = tokio::spawn(activity::serve(socket, stop.clone()));
+    let gateway = tokio::spawn(gateway::serve(serving, stop.clone()));
     let numbers = tokio::spawn(metrics::serve(host.settings.metrics_listen, published.clone(), stop.clone()));
     let publisher = tokio::spawn(status::publish(published, host.directory.clone(), stop.clone()));
     // Without systemd there is no socket and nothing is sent.
@@ -104,7 +107,9 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
 
     let departure = owner.run(inbox, requests, shutdown).await;
     stop.cancel();
-    for (name, task) in [("link", link), ("scheduler", scheduler), ("metrics", numbers), ("status", publisher)] {
+    let tasks =
+        [("link", link), ("scheduler", scheduler), ("gateway", gateway), ("metrics", numbers), ("status", publisher)];
+    for (name, task) in tasks {
         if tokio::time::timeout(JOIN_DEADLINE, task).await.is_err() {
             tracing::warn!(component = "runtime", task = name, "a task did not end in time");
         }

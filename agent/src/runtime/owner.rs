@@ -16,6 +16,7 @@ use super::withheld::Withheld;
 use super::work::Work;
 use super::{Departure, RuntimeError, certificates};
 use crate::cluster::SchedulerLink;
+use crate::cluster::gateway::Gateway;
 use crate::launch::StopReport;
 use crate::reconcile::rules::{self, Limits, Ruling, Signs};
 use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, RunnerHad, Wanted, starting};
@@ -102,6 +103,13 @@ pub(super) struct Outlets {
     sampler: Sampler,
     wish: Wish,
     pub(super) snapshots: watch::Sender<Snapshot>,
+    pub(super) gateway: Gateway,
+}
+
+/// Tasks of this cluster's that the owner speaks with.
+pub(super) struct Others {
+    pub(super) scheduler: SchedulerLink,
+    pub(super) gateway: Gateway,
 }
 
 impl Owner {
@@ -109,7 +117,7 @@ impl Owner {
         host: Arc<Host>,
         parties: Parties,
         blobs: SessionBlobs,
-        scheduler: SchedulerLink,
+        others: Others,
         identity: watch::Sender<Arc<TlsIdentity>>,
         snapshots: watch::Sender<Snapshot>,
     ) -> Result<Self, RuntimeError> {
@@ -145,7 +153,7 @@ impl Owner {
         Ok(Self {
             renewal: Renewal::new(&host, identity, now)?,
             withheld: Withheld::new(host.settings.withheld_after),
-            idleness: Idleness::open(&host.directory, &host.boot, scheduler, now),
+            idleness: Idleness::open(&host.directory, &host.boot, others.scheduler, now),
             host,
             parties,
             memory,
@@ -155,7 +163,7 @@ impl Owner {
             seen: Seen::default(),
             blobs,
             clocks: Clocks { last_phase: now, next_checkpoint: now.plus(CHECKPOINT), paused_until: now },
-            out: Outlets { sampler, wish, snapshots },
+            out: Outlets { sampler, wish, snapshots, gateway: others.gateway },
         })
     }
 
@@ -181,6 +189,7 @@ impl Owner {
                 Some(request) = requests.recv() => self.talk.ask_blobs(request),
                 // Told with the next report, which is made at once.
                 () = self.idleness.link().word_changed() => {}
+                () = self.out.gateway.port_changed() => {}
                 // Cancel-safe: a watch keeps its newest value.
                 Ok(()) = samples.changed() => {
                     let sample = *samples.borrow_and_update();

@@ -6,6 +6,8 @@ use super::host::Host;
 use super::memory::Memory;
 use super::owner::Owner;
 use super::parties::Parties;
+use crate::cluster::gateway::Plan;
+use crate::launch;
 use crate::reconcile::{DaskHad, EnvironmentHad, Had, RunnerHad};
 use crate::runner::facts::boot_time;
 use crate::status::Snapshot;
@@ -17,6 +19,7 @@ impl Owner {
     /// One snapshot: the report, the status line and the status file say the same.
     pub(super) fn publish(&mut self) {
         let now = boot_time();
+        self.out.gateway.open(|| self.gateway_plan());
         let state = self.memory.state();
         let report = Report {
             observed: state.trust.assignment.as_ref().map(|accepted| accepted.position),
@@ -30,6 +33,7 @@ impl Owner {
             deadlines: if state.ending.is_none() { self.deadlines(now) } else { Vec::new() },
             issued: Vec::new(),
             cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
+            gateway_port: self.out.gateway.port(),
             ending: state.ending,
             scaling: self.idleness.link().word(),
             sign_off: state.sign_off.clone(),
@@ -49,6 +53,18 @@ impl Owner {
             *last = snapshot;
             changed
         });
+    }
+
+    /// What the gateway needs, once the cluster's authority is open: on the scheduler's host only.
+    fn gateway_plan(&self) -> Option<Plan> {
+        let authority = self.work.authority.clone()?;
+        let assignment = self.memory.assignment()?;
+        Some(Plan {
+            authority,
+            host: self.host.user_data.host.clone(),
+            address: launch::command::listen_address(assignment.scheduler.as_ref()?).ok()?,
+            port: assignment.role.as_ref()?.ports.gateway,
+        })
     }
 }
 

@@ -217,7 +217,7 @@ impl ControlPlane {
                 threads: 1,
                 memory_limit: None,
                 local_directory: None,
-                ports: Ports { dask: 0 },
+                ports: Ports { dask: 0, gateway: 0 },
                 resources: Vec::new(),
                 job_sha256: None,
                 options: DaskOptions { nanny: false },

@@ -139,7 +139,7 @@ impl TestHost {
                 threads: 1,
                 memory_limit: None,
                 local_directory: None,
-                ports: Ports { dask: if kind == RoleKind::Scheduler { self.port } else { 0 } },
+                ports: Ports { dask: if kind == RoleKind::Scheduler { self.port } else { 0 }, gateway: 0 },
                 resources: Vec::new(),
                 job_sha256: None,
                 options: DaskOptions { nanny: true },

@@ -37,15 +37,6 @@ impl Asked {
     }
 }
 
-/// An admitted client.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Client {
-    /// Its own name.
-    pub id: String,
-    /// Its certificate, PEM, once issued.
-    pub certificate: Option<String>,
-}
-
 /// An admission on its way to the server.
 #[derive(Clone, Debug, Serialize)]
 pub struct NewAdmission<'a> {

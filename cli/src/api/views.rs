@@ -1,6 +1,6 @@
 //! The fields of the API's answers that this program shows or acts on.
 
-use super::admissions::{Asked, Client};
+use super::admissions::Asked;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -72,16 +72,18 @@ pub struct Cluster {
     pub hosts: Vec<Host>,
     /// Where its scheduler listens.
     pub scheduler: Option<SchedulerAddress>,
-    /// The cluster CA's certificate, PEM.
-    pub cluster_ca: Option<String>,
-    /// Admitted clients.
-    #[serde(default)]
-    pub clients: Vec<Client>,
     /// Client keys that ask to be.
     #[serde(default)]
     pub admission_requests: Vec<Asked>,
     /// Where its log lines lie.
     pub logs: Option<Logs>,
+    /// Where its gateway listens; an older server does not say.
+    pub gateway: Option<String>,
+    /// Its authority's certificate, PEM.
+    pub cluster_ca: Option<String>,
+    /// Admitted clients.
+    #[serde(default)]
+    pub clients: Vec<Client>,
     /// When it was asked for.
     #[serde(default)]
     pub created_at_ms: u64,
@@ -97,6 +99,15 @@ impl Cluster {
     pub fn workers_up(&self) -> usize {
         self.hosts.iter().filter(|host| host.role == "worker" && host.state == "up").count()
     }
+}
+
+/// An admitted client.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Client {
+    /// Its name.
+    pub id: String,
+    /// Its certificate, PEM, once the scheduler's host made it.
+    pub certificate: Option<String>,
 }
 
 /// Limits within which a scheduler chooses the number of worker hosts.

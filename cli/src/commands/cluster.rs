@@ -1,4 +1,5 @@
-//! `towline cluster list | show | scale | adapt | stop`. Its events are `events`', sharing it is `admission`'s.
+//! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`', its pages `dashboard`'s,
+//! sharing it is `admission`'s.
 
 use super::why::{show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
@@ -20,6 +21,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output) -> Outcome<()> {
     match command {
         ClusterCommand::Admit(arguments) => return admission::admit::run(arguments, profile, output).await,
+        ClusterCommand::Dashboard(arguments) => return crate::dashboard::run(&arguments, profile, output).await,
         ClusterCommand::Events { cluster, follow } => {
             return super::events::run(&cluster, follow, profile, output).await;
         }
@@ -29,7 +31,10 @@ pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output)
     let api = api(profile)?;
     match command {
         // Answered above.
-        ClusterCommand::Admit(_) | ClusterCommand::Events { .. } | ClusterCommand::Join(_) => Ok(()),
+        ClusterCommand::Admit(_)
+        | ClusterCommand::Dashboard(_)
+        | ClusterCommand::Events { .. }
+        | ClusterCommand::Join(_) => Ok(()),
         ClusterCommand::List { all } => list(&api, all, output).await,
         ClusterCommand::Show { cluster } => show(&api, &cluster, output).await,
         ClusterCommand::Scale { cluster, workers } => {

@@ -1,10 +1,11 @@
 //! `towline agent`: the seam to the agent and to bootstrap. The same code as `towline-agent`, in the one binary.
 
 use super::arguments::{AgentArguments, AgentCommand};
-use super::{own, stop};
+use super::own;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
+use crate::stop;
 use std::path::Path;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;

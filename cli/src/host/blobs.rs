@@ -5,8 +5,9 @@
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::host::{own, stop};
+use crate::host::own;
 use crate::output::Output;
+use crate::stop;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::net::SocketAddr;

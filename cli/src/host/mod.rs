@@ -13,4 +13,3 @@ pub mod logging;
 pub mod own;
 pub mod server;
 mod simulate;
-pub mod stop;

@@ -5,7 +5,6 @@
 
 use super::arguments::{ServerCommand, ServerRunArguments};
 use super::blobs::{self, BlobProcess};
-use super::stop::{self, StopReason};
 use super::{ending, logging, own};
 use crate::api::Api;
 use crate::environment;
@@ -15,6 +14,7 @@ use crate::host::lock::Lock;
 use crate::output::Output;
 use crate::paths;
 use crate::profiles::{Profile, Profiles};
+use crate::stop::{self, StopReason};
 use rustix::process::Signal;
 use serde_json::json;
 use std::net::SocketAddr;

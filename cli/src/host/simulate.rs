@@ -1,10 +1,11 @@
 //! `towline agent --simulate`: the seam to the agent's simulation. Prints how far the hosts are; decides nothing.
 
 use super::arguments::SimulationArguments;
-use super::{logging, stop};
+use super::logging;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
+use crate::stop;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

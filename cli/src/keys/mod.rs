@@ -113,14 +113,15 @@ fn admit(root: &Path, handle: &str, cluster: &ClusterId, now: UnixSeconds) -> Ou
     admission(&to, cluster, &id, &key.spki(), &key_file, now)
 }
 
-fn client(root: &Path, cluster: &ClusterId, now: UnixSeconds) -> Outcome<Value> {
+/// Make one more client key for a cluster whose owner key is here, with its admission.
+pub fn client(root: &Path, cluster: &ClusterId, now: UnixSeconds) -> Outcome<Value> {
     let directory = root.join(cluster.as_str());
     if !directory.join(OWNER_KEY).is_file() {
         return Err(Failure::new(
             Exit::Refused,
             "owner_key_elsewhere",
             format!("The owner key of {cluster} is not on this machine"),
-            "connect from the machine and user account that made the cluster, or make a new cluster here",
+            format!("ask its owner to let this machine in: `towline cluster join {cluster}`"),
         ));
     }
     let (id, spki, key_file) = new_client(&directory)?;
@@ -242,7 +243,8 @@ fn unusable(path: &Path) -> Failure {
     )
 }
 
-fn now() -> UnixSeconds {
+/// Now.
+pub fn now() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |span| span.as_secs()))
 }
 

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -158,10 +159,29 @@ class Binary:
                 "Run it by hand, or run `towline doctor`.",
             )
 
-    async def _start(self, arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
+    def open(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a verb that goes on until its standard input is closed; whoever starts it ends it.
+
+        Raises
+        ------
+        OSError
+            The program could not be started.
+        """
+        return subprocess.Popen(
+            [str(self.path), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=self._environ(),
+        )
+
+    def _environ(self) -> dict[str, str]:
         environ = dict(os.environ)
         if self._profile is not None:
             environ["TOWLINE_PROFILE"] = self._profile
+        return environ
+
+    async def _start(self, arguments: tuple[str, ...]) -> asyncio.subprocess.Process:
         try:
             return await asyncio.create_subprocess_exec(
                 str(self.path),
@@ -169,7 +189,7 @@ class Binary:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env=environ,
+                env=self._environ(),
                 limit=_LINE_LIMIT,
             )
         except OSError as error:

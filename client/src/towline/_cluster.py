@@ -226,6 +226,18 @@ class Cluster(Scalable):
         """The control plane's newest word on the cluster: state, hosts with their phases, where logs are. A copy."""
         return dict(self._view.raw) if self._view is not None else {}
 
+    @property
+    def dashboard_link(self) -> str:
+        """The address of Dask's dashboard, for a browser on this machine; empty when it cannot be had.
+
+        The first access starts a proxy (`towline cluster dashboard`), which ends with this object. Whoever has the
+        link can see the cluster's tasks and logs. Dask's setting ``distributed.dashboard.link`` gives its form.
+        """
+        if self.status != Status.running or self.cluster_id is None:
+            return ""
+        # Whoever asks in the loop holds it up for as long.
+        return self._dashboard.link(self.cluster_id, 1.0 if self.asynchronous else 10.0)
+
     def why(self) -> Any:
         """Why the cluster is alive and what would end it first, or why it has ended: sentences, one a line.
 

@@ -28,6 +28,7 @@ from distributed.utils import NoOpAwaitable
 from towline import _ending, _environ, _farewell
 from towline._api import ControlPlane
 from towline._binary import Binary, locate
+from towline._dashboard import Dashboard
 from towline._errors import ClusterEnded, ClusterError
 from towline._options import Duration, seconds
 from towline._profile import load
@@ -87,6 +88,7 @@ class Lifecycle(DaskCluster):
         self._first_workers = workers
         self._reporter = reporter
         self._attempt = Attempt(ControlPlane(chosen), binary, reporter)
+        self._dashboard = Dashboard(binary, self._log)
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._guarding: asyncio.Task[None] | None = None
@@ -265,11 +267,6 @@ class Lifecycle(DaskCluster):
         return self._attempt.watch.view if self._attempt.watch is not None else None
 
     @property
-    def dashboard_link(self) -> str:
-        """Empty: the scheduler's dashboard is not reachable through Towline yet, and must not be without TLS."""
-        return ""
-
-    @property
     def cluster_id(self) -> str | None:
         """The cluster's id, once it has one."""
         return self._view.id if self._view is not None else None
@@ -353,6 +350,7 @@ class Lifecycle(DaskCluster):
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         ended = False
+        await self._dashboard.close_soon()
         try:
             if self.shutdown_on_close:
                 ended = await self._shut_down(until)

@@ -5,6 +5,7 @@ use crate::model::{
     HostView, LogsView, MemberRecord, StartPhase,
 };
 use crate::settings::PhaseLimits;
+use towline_protocol::assignment::RoleKind;
 
 /// The phase after this one; none after the last.
 fn next(phase: StartPhase) -> Option<StartPhase> {
@@ -89,6 +90,7 @@ pub fn cluster_view(
         tags: cluster.terms.tags.clone(),
         environment: cluster.environment.clone(),
         scheduler: cluster.scheduler.clone(),
+        gateway: gateway(cluster, hosts),
         cluster_ca: cluster.cluster_ca.clone(),
         clients: door.members.iter().map(client_view).collect(),
         admission_requests: door.requests.iter().map(AdmissionRequestView::from).collect(),
@@ -98,6 +100,15 @@ pub fn cluster_view(
         created_at_ms: cluster.created_at_ms,
         ended_at_ms: cluster.ended_at_ms,
     }
+}
+
+/// The gateway is on the scheduler's host, at a port of its own.
+fn gateway(cluster: &ClusterRecord, hosts: &[HostRecord]) -> Option<String> {
+    let scheduler = hosts.iter().find(|host| host.role == RoleKind::Scheduler && host.state.is_useful())?;
+    let port = scheduler.said.gateway_port?;
+    let address = cluster.scheduler.as_ref()?.addresses.first()?;
+    let (host, _) = address.strip_prefix("tls://")?.rsplit_once(':')?;
+    Some(format!("{host}:{port}"))
 }
 
 /// What a view needs beside records.
@@ -128,6 +139,7 @@ mod tests {
     use crate::model::PhaseTiming;
     use crate::settings::Settings;
     use crate::store::tests::records;
+    use towline_protocol::assignment::SchedulerAddress;
 
     #[test]
     fn a_starting_host_shows_what_it_waits_for_and_when_it_is_late() {
@@ -161,6 +173,24 @@ mod tests {
         let view = cluster_view(&cluster, &hosts, &Doorway::default(), &context);
         assert!(view.hosts[1].current.as_ref().expect("starting").late);
         assert_eq!(changes_by_itself_at(&view), Some(9_000 + 300_000 + 1));
+    }
+
+    #[test]
+    fn the_gateway_is_on_the_schedulers_host_once_it_listens() {
+        let settings = Settings::default();
+        let mut cluster = records::cluster("a");
+        cluster.scheduler = Some(SchedulerAddress { addresses: vec!["tls://[::1]:20001".to_owned()] });
+        let context = ViewContext { limits: &settings.phases, logs_directory: "/logs", now_ms: 0 };
+        let mut host = records::host(&cluster, 1);
+        host.role = RoleKind::Scheduler;
+        assert_eq!(cluster_view(&cluster, std::slice::from_ref(&host), &Doorway::default(), &context).gateway, None);
+        host.said.gateway_port = Some(4321);
+        let seen = |host: &HostRecord| {
+            cluster_view(&cluster, std::slice::from_ref(host), &Doorway::default(), &context).gateway
+        };
+        assert_eq!(seen(&host).as_deref(), Some("[::1]:4321"));
+        host.state = HostState::Ended;
+        assert_eq!(seen(&host), None);
     }
 
     #[test]

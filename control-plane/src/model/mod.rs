@@ -343,6 +343,9 @@ pub struct LastSaid {
     /// Why it is on its way out.
     #[serde(default)]
     pub ending: Option<EndReason>,
+    /// Where its gateway listens.
+    #[serde(default)]
+    pub gateway_port: Option<u16>,
     /// What the scheduler wants of the worker hosts.
     #[serde(default)]
     pub scaling: Option<ScalingWord>,

@@ -45,6 +45,8 @@ pub struct ClusterView {
     /// Where its scheduler listens.
     #[schema(value_type = Option<Object>)]
     pub scheduler: Option<SchedulerAddress>,
+    /// Where its gateway listens, as `host:port`: admitted clients reach the dashboard there.
+    pub gateway: Option<String>,
     /// The cluster CA's certificate, PEM.
     pub cluster_ca: Option<String>,
     /// Admitted clients.

@@ -56,7 +56,8 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
         ..failure
     });
     said.ending = report.ending;
-    // An agent that just began again has not heard its scheduler yet.
+    // An agent that just began again will listen where it did, and has not heard its scheduler yet.
+    said.gateway_port = report.gateway_port.or(said.gateway_port);
     said.scaling = report.scaling.clone().or(said.scaling.take());
     if said.failure != failure {
         said.failed_at_ms = failure.is_some().then_some(now_ms);

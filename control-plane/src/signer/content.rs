@@ -105,7 +105,7 @@ fn role(cluster: &ClusterRecord, host: &HostRecord, scheduler: &SchedulerAddress
         threads: if is_scheduler { 1 } else { shape.threads },
         memory_limit: if is_scheduler { None } else { shape.memory_limit },
         local_directory: None,
-        ports: Ports { dask: if is_scheduler { port(scheduler).unwrap_or(0) } else { 0 } },
+        ports: Ports { dask: if is_scheduler { port(scheduler).unwrap_or(0) } else { 0 }, gateway: 0 },
         resources: if is_scheduler { Vec::new() } else { shape.resources.clone() },
         job_sha256: None,
         options: DaskOptions { nanny: !is_scheduler && shape.nanny },

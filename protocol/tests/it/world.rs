@@ -88,7 +88,7 @@ pub fn assignment() -> Assignment {
             threads: 2,
             memory_limit: Some(1 << 30),
             local_directory: None,
-            ports: Ports { dask: 0 },
+            ports: Ports { dask: 0, gateway: 0 },
             resources: Vec::new(),
             job_sha256: None,
             options: DaskOptions { nanny: true },

@@ -62,7 +62,7 @@ fn assignment(generation: u64, lifecycle: Lifecycle, signer: &Ed25519KeyPair) ->
         threads: 1,
         memory_limit: None,
         local_directory: None,
-        ports: Ports { dask: 0 },
+        ports: Ports { dask: 0, gateway: 0 },
         resources: Vec::new(),
         job_sha256: None,
         options: DaskOptions { nanny: true },

@@ -1,6 +1,7 @@
 //! When a long-running command is to stop: signals, or the end of its standard input.
 
 use std::io::Read;
+#[cfg(unix)]
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -24,7 +25,14 @@ pub async fn requested(until_stdin_closes: bool) -> std::io::Result<StopReason> 
     }
 }
 
+/// Wait for Ctrl-C: elsewhere there is nothing else.
+#[cfg(not(unix))]
+pub async fn signalled() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
 /// Wait for SIGINT, SIGTERM or SIGHUP.
+#[cfg(unix)]
 pub async fn signalled() -> std::io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
