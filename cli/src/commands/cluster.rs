@@ -1,6 +1,6 @@
 //! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`'.
 
-use super::why::{show_vitals, show_why, with_why};
+use super::why::{show_gpus, show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
 use crate::api::Api;
 use crate::api::views::Cluster;
@@ -107,6 +107,7 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
     }
     show_why(&why.view, output);
     show_vitals(&cluster.hosts, output);
+    show_gpus(&cluster.hosts, output);
     Ok(())
 }
 
