@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use towline_protocol::report::VerdictState;
+use towline_protocol::report::{GpuVitals, VerdictState};
 use towline_protocol::time::BootTime;
 use towline_transport::plain;
 
@@ -134,6 +134,38 @@ fn logs(to: &mut Registry) {
     to.register("log_gaps", "Gaps in the log that the log store was told of", counter(&GAPS));
 }
 
+/// One of the host's GPUs, by its number in the driver's order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Gpu {
+    gpu: u32,
+}
+
+fn gpus(to: &mut Registry, gpus: &[GpuVitals]) {
+    type Value = fn(&GpuVitals) -> Option<f64>;
+    let ratio: Value = |gpu| gpu.busy_percent.map(|percent| f64::from(percent) / 100.0);
+    let watts: Value = |gpu| gpu.power_milliwatts.map(|milliwatts| milliwatts as f64 / 1000.0);
+    let celsius: Value = |gpu| gpu.temperature_celsius.map(f64::from);
+    let throttled: Value = |gpu| gpu.throttled.map(|throttled| f64::from(u8::from(throttled)));
+    for (name, unit, help, value) in [
+        ("gpu_busy", Unit::Ratios, "Share of the time in which a GPU computed", ratio),
+        ("gpu_memory_used", Unit::Bytes, "Memory in use of a GPU", |gpu| gpu.memory_used.map(|bytes| bytes as f64)),
+        ("gpu_memory_size", Unit::Bytes, "Memory of a GPU", |gpu| gpu.memory_total.map(|bytes| bytes as f64)),
+        ("gpu_temperature", Unit::Celsius, "Temperature of a GPU", celsius),
+        ("gpu_power", Unit::Other("watts".to_owned()), "What a GPU draws", watts),
+        ("gpu_throttled", Unit::Ratios, "1: a GPU's clocks are lowered for heat or want of power", throttled),
+    ] {
+        let family: Family<Gpu, Gauge<f64, AtomicU64>> = Family::default();
+        for (number, gpu) in (0..).zip(gpus) {
+            if let Some(value) = value(gpu) {
+                family.get_or_create(&Gpu { gpu: number }).set(value);
+            }
+        }
+        if !gpus.is_empty() {
+            to.register_with_unit(name, help, unit, family);
+        }
+    }
+}
+
 fn vitals(to: &mut Registry, snapshot: &Snapshot) {
     let Some(vitals) = &snapshot.report.vitals else { return };
     // What cannot be told is left out, not zero.
@@ -151,6 +183,7 @@ fn vitals(to: &mut Registry, snapshot: &Snapshot) {
             seconds(milli as f64 / 1000.0),
         );
     }
+    gpus(to, vitals.gpus.as_deref().unwrap_or_default());
     for (name, help, value) in [
         ("memory_used", "Memory in use on the host", vitals.memory_used),
         ("memory_size", "Memory of the host", vitals.memory_total),

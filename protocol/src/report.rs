@@ -153,7 +153,7 @@ pub struct ExitRecord {
 
 /// What a host measures of itself. Null: cannot be told, as every rate is at the first sample and whenever a counter was
 /// set back. Rates are those of the last period.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vitals {
     /// CPU in use by the whole host, in thousandths of one core.
@@ -178,6 +178,37 @@ pub struct Vitals {
     pub loopback_rate: Option<u64>,
     /// The Dask processes and all that they started; null: there is no runner, or it cannot be seen.
     pub workload: Option<WorkloadVitals>,
+    /// Its GPUs, in the driver's order, at most [`MAX_GPUS`]; empty: it has none; null: the driver does not answer.
+    pub gpus: Option<Vec<GpuVitals>>,
+}
+
+/// As many GPUs of a host are told of.
+pub const MAX_GPUS: u32 = 64;
+
+/// What one GPU says of itself, through its driver. Null: cannot be told, or the GPU does not support it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuVitals {
+    /// The maker's name for it.
+    pub model: Option<String>,
+    /// The share of the last period, at most a second, in which it computed, in percent; null while it is partitioned.
+    pub busy_percent: Option<u8>,
+    /// Memory in use, in bytes.
+    pub memory_used: Option<u64>,
+    /// Its memory, in bytes.
+    pub memory_total: Option<u64>,
+    /// Processes that hold it for computing.
+    pub processes: Option<u32>,
+    /// In degrees Celsius.
+    pub temperature_celsius: Option<u32>,
+    /// What it draws, in thousandths of a watt.
+    pub power_milliwatts: Option<u64>,
+    /// Its clocks are lowered for heat or want of power.
+    pub throttled: Option<bool>,
+    /// Memory errors that could not be corrected, since the driver was loaded.
+    pub ecc_errors: Option<u64>,
+    /// It is split into instances (MIG).
+    pub partitioned: Option<bool>,
 }
 
 /// Traffic of network interfaces.
@@ -289,6 +320,10 @@ pub enum VerdictReason {
     CpuBusy,
     /// The workload's CPU use could not be read.
     CpuUnknown,
+    /// A GPU computes, or is held by a process while it cannot say what it does.
+    GpuBusy,
+    /// A GPU does not say what it does.
+    GpuUnknown,
     /// Nothing measured speaks for being busy.
     Quiet,
     /// The scheduler has tasks, or had some since the last look.
@@ -402,6 +437,18 @@ mod tests {
             disk_read_rate: most,
             disk_write_rate: most,
         };
+        let gpu = GpuVitals {
+            model: Some("x".repeat(64)),
+            busy_percent: Some(100),
+            memory_used: most,
+            memory_total: most,
+            processes: Some(u32::MAX),
+            temperature_celsius: Some(u32::MAX),
+            power_milliwatts: most,
+            throttled: Some(false),
+            ecc_errors: most,
+            partitioned: Some(false),
+        };
         let vitals = Vitals {
             cpu_milli: most,
             cores: Some(u32::MAX),
@@ -414,9 +461,10 @@ mod tests {
             network: Some(Traffic { receive_rate: u64::MAX, send_rate: u64::MAX }),
             loopback_rate: most,
             workload: Some(workload),
+            gpus: Some(vec![gpu; MAX_GPUS as usize]),
         };
         let text = serde_json::to_string(&vitals).expect("numbers");
-        assert!(text.len() < 1024, "{} bytes", text.len());
+        assert!(text.len() < 1024 + MAX_GPUS as usize * 400, "{} bytes", text.len());
         assert_eq!(serde_json::from_str::<Vitals>(&text).expect("reads"), vitals);
     }
 

@@ -16,6 +16,8 @@ pub struct Inputs {
     pub store: Option<PathBuf>,
     /// `uv`: the tool that makes environments.
     pub uv: Option<PathBuf>,
+    /// `nvml_library`: NVIDIA's management library.
+    pub nvml_library: Option<PathBuf>,
     /// `renew_identity_after`: seconds from one identity certificate to the next.
     pub renew_identity_after: Option<Duration>,
     /// `withheld_after`: seconds for which a newer assignment may be announced and not received.
@@ -28,8 +30,16 @@ pub struct Inputs {
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 7] =
-    ["log_spool_bytes", "metrics_listen", "reconnect_within", "renew_identity_after", "store", "uv", "withheld_after"];
+const KEYS: [&str; 8] = [
+    "log_spool_bytes",
+    "metrics_listen",
+    "nvml_library",
+    "reconnect_within",
+    "renew_identity_after",
+    "store",
+    "uv",
+    "withheld_after",
+];
 
 /// Longest time that may be set: what no certificate outlives.
 const MAX_SECONDS: u64 = 96 * 3600;
@@ -44,6 +54,7 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
         match key.as_str() {
             "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
             "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),
+            "nvml_library" => inputs.nvml_library = Some(absolute_path(key, value)?),
             "reconnect_within" => inputs.reconnect_within = Some(seconds(key, value)?),
             "renew_identity_after" => inputs.renew_identity_after = Some(seconds(key, value)?),
             "store" => inputs.store = Some(absolute_path(key, value)?),

@@ -31,6 +31,8 @@ pub struct Settings {
     pub uv: Option<PathBuf>,
     /// The most that is kept of undelivered log lines; none: by the size of the disk.
     pub log_spool_bytes: Option<u64>,
+    /// NVIDIA's management library; none: where the system finds it.
+    pub nvml_library: Option<PathBuf>,
     /// Where the agent's metrics are served, without TLS and to anybody who can connect; none: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// From one identity certificate to the next.
@@ -100,6 +102,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
+        nvml_library: inputs.nvml_library,
         metrics_listen: inputs.metrics_listen,
         renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
         reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),

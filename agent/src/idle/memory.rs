@@ -48,8 +48,14 @@ mod tests {
         BootTime(Duration::from_secs(seconds))
     }
 
-    const QUIET: Signals =
-        Signals { starting: false, arriving: false, cpu_milli: Some(0), scheduler: None, decides: false };
+    const QUIET: Signals = Signals {
+        starting: false,
+        arriving: false,
+        cpu_milli: Some(0),
+        gpu: crate::idle::GpuUse::Quiet,
+        scheduler: None,
+        decides: false,
+    };
 
     #[test]
     fn idleness_goes_on_over_a_restart_of_the_agent_and_not_over_a_boot_or_a_long_absence() {

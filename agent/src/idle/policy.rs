@@ -4,6 +4,7 @@
 //! not end anything: `reconcile::rules` does, and only on scheduler hosts. Driven by `runtime` once per sample. The cases
 //! that shaped it are the table in `tests.rs`.
 
+use super::gpu::{BUSY_PERCENT, GpuUse};
 use crate::cluster::SchedulerActivity;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -46,6 +47,8 @@ pub struct Signals {
     pub arriving: bool,
     /// CPU of the runner's children since the last sample, in thousandths of one core; none: could not be read.
     pub cpu_milli: Option<u64>,
+    /// What the host's GPUs do.
+    pub gpu: GpuUse,
     /// What the scheduler says; none: it did not say.
     pub scheduler: Option<SchedulerActivity>,
     /// This host decides for a cluster, so silence of its scheduler is no sign of idleness.
@@ -66,6 +69,9 @@ pub struct Judgement {
 #[serde(deny_unknown_fields)]
 pub struct Engine {
     window: VecDeque<u64>,
+    /// An older agent kept none.
+    #[serde(default)]
+    gpus: VecDeque<GpuUse>,
     last: Option<BootTime>,
     idle_since: Option<BootTime>,
     silent_since: Option<BootTime>,
@@ -84,6 +90,7 @@ impl Engine {
         if self.last.is_some_and(|last| now.since(last) > LARGEST_GAP) {
             self.interrupt();
             self.window.clear();
+            self.gpus.clear();
             self.reasons_since.clear();
         }
         self.last = Some(now);
@@ -97,6 +104,10 @@ impl Engine {
             if self.window.len() > WINDOW {
                 self.window.pop_front();
             }
+        }
+        self.gpus.push_back(signals.gpu);
+        if self.gpus.len() > WINDOW {
+            self.gpus.pop_front();
         }
         let (state, reasons) = self.state(signals, now);
         keep(&mut self.idle_since, state == VerdictState::Idle, now);
@@ -151,11 +162,19 @@ impl Engine {
         if self.window.iter().filter(|milli| **milli >= busy_from).count() >= BUSY_IN_WINDOW {
             busy.push(if heard.is_some() { VerdictReason::WorkersBusy } else { VerdictReason::CpuBusy });
         }
+        // One look may fall between two kernels, and one alone is work: nothing else makes a GPU compute.
+        let workers = heard.and_then(|activity| activity.workers_gpu_percent).is_some_and(|gpu| gpu >= BUSY_PERCENT);
+        if workers || self.gpus.contains(&GpuUse::Busy) {
+            busy.push(VerdictReason::GpuBusy);
+        }
         if let Some(activity) = heard {
             busy.extend(self.of_scheduler(activity, now));
         }
         if !busy.is_empty() {
             return (VerdictState::Busy, busy);
+        }
+        if signals.gpu == GpuUse::Unclear {
+            return (VerdictState::Unknown, vec![VerdictReason::GpuUnknown]);
         }
         if heard.is_some() {
             return (VerdictState::Idle, vec![VerdictReason::Quiet]);

@@ -1,5 +1,6 @@
 //! The cases of idleness, false and true, as one table; and what must hold for any history.
 
+use super::GpuUse;
 use super::policy::{Engine, Signals};
 use crate::cluster::SchedulerActivity;
 use proptest::prelude::*;
@@ -13,7 +14,8 @@ fn at(seconds: u64) -> BootTime {
 
 /// A worker's host that does nothing.
 fn worker() -> Signals {
-    Signals { starting: false, arriving: false, cpu_milli: Some(0), scheduler: None, decides: false }
+    let gpu = GpuUse::Quiet;
+    Signals { starting: false, arriving: false, cpu_milli: Some(0), gpu, scheduler: None, decides: false }
 }
 
 /// What a scheduler says when there is nothing to do.
@@ -86,6 +88,37 @@ fn cases() -> Vec<Case> {
             [with(still()), vec![scheduler(SchedulerActivity { workers_cpu_milli: 900, ..still() })]].concat(),
             Idle,
             &[Why::Quiet],
+        ),
+        case("a GPU computes", steady(Signals { gpu: GpuUse::Busy, ..worker() }), Busy, &[Why::GpuBusy]),
+        case(
+            "a GPU computed half a minute ago and waits for its data loader",
+            [vec![Signals { gpu: GpuUse::Busy, ..worker() }], vec![worker(); 5]].concat(),
+            Busy,
+            &[Why::GpuBusy],
+        ),
+        case(
+            "a driver checked its memory as it was loaded, a minute ago",
+            [vec![Signals { gpu: GpuUse::Busy, ..worker() }], vec![worker(); 7]].concat(),
+            Idle,
+            &[Why::Quiet],
+        ),
+        case(
+            "a GPU that does not say",
+            steady(Signals { gpu: GpuUse::Unclear, ..worker() }),
+            Unknown,
+            &[Why::GpuUnknown],
+        ),
+        case(
+            "a GPU of the scheduler's host that does not say",
+            steady(Signals { gpu: GpuUse::Unclear, ..scheduler(still()) }),
+            Unknown,
+            &[Why::GpuUnknown],
+        ),
+        case(
+            "a worker's GPU computes though no task is known",
+            with(SchedulerActivity { workers_gpu_percent: Some(60), ..still() }),
+            Busy,
+            &[Why::GpuBusy],
         ),
         case(
             "tasks that no worker can run",
@@ -234,11 +267,13 @@ fn each_reason_says_for_how_long_it_has_held_without_a_break() {
 
 fn any_signals() -> impl Strategy<Value = Signals> {
     let activity = (0u64..3, 0u64..2, 0u64..200, proptest::option::of(0u64..900));
-    (any::<bool>(), any::<bool>(), proptest::option::of(0u64..300), proptest::option::of(activity)).prop_map(
-        |(starting, decides, cpu_milli, activity)| Signals {
+    let gpu = prop_oneof![8 => Just(GpuUse::Quiet), 1 => Just(GpuUse::Unclear), 1 => Just(GpuUse::Busy)];
+    (any::<bool>(), any::<bool>(), proptest::option::of(0u64..300), gpu, proptest::option::of(activity)).prop_map(
+        |(starting, decides, cpu_milli, gpu, activity)| Signals {
             starting,
             arriving: false,
             cpu_milli,
+            gpu,
             scheduler: activity.map(|(moves, tasks, workers_cpu_milli, client_cpu_milli)| SchedulerActivity {
                 moves,
                 tasks,
@@ -253,7 +288,7 @@ fn any_signals() -> impl Strategy<Value = Signals> {
 
 /// Whether anything in a sample speaks against idleness by itself.
 fn speaks_against(signals: Signals) -> bool {
-    if signals.starting {
+    if signals.starting || signals.gpu != GpuUse::Quiet {
         return true;
     }
     match signals.scheduler.filter(|_| signals.decides) {

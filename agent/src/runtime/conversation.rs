@@ -118,7 +118,7 @@ impl Conversation {
             .collect();
         match &self.offered {
             Some((last, at)) if now.since(*at) < REPORT_PERIOD && without_numbers(last) == without_numbers(&report) => {
-                report.vitals = last.vitals;
+                report.vitals = last.vitals.clone();
                 report.verdict.clone_from(&last.verdict);
                 report.deadlines.clone_from(&last.deadlines);
             }
@@ -272,7 +272,7 @@ mod tests {
             talk.flush(at(tick * 1_000));
             talk.handle_lease();
         }
-        let sent: Vec<u64> = reports(&mut socket).iter().filter_map(|r| r.vitals?.cpu_milli).collect();
+        let sent: Vec<u64> = reports(&mut socket).iter().filter_map(|r| r.vitals.as_ref()?.cpu_milli).collect();
         assert_eq!(sent, [0, 30]);
     }
 

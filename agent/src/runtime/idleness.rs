@@ -4,7 +4,7 @@
 //! anything: the rules ask it, the reconciler asks the scheduler. Part of the owner task.
 
 use crate::cluster::SchedulerLink;
-use crate::idle::{Engine, Judgement, Signals, memory};
+use crate::idle::{Engine, GpuUse, Judgement, Signals, memory};
 use crate::vitals::Sample;
 use std::path::Path;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Idleness {
     }
 
     /// Take in a sample.
-    pub fn measure(&mut self, sample: Sample, around: Around<'_>, now: BootTime) {
+    pub fn measure(&mut self, sample: &Sample, around: Around<'_>, now: BootTime) {
         let role = around.assignment.and_then(|assignment| assignment.role.as_ref());
         let scheduler = self.link.heard().and_then(|heard| heard.fresh(now));
         if let Some(activity) = scheduler {
@@ -65,6 +65,7 @@ impl Idleness {
             starting: role.is_some() && !around.started,
             arriving: scheduler.is_some_and(|activity| self.arriving(around, activity.hosts, now)),
             cpu_milli: sample.workload_cpu_milli,
+            gpu: GpuUse::of(sample.vitals.gpus.as_deref()),
             scheduler,
             decides,
         };

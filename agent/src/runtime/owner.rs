@@ -145,7 +145,8 @@ impl Owner {
         }
         let runner = memory.state().runner.as_ref().map(|runner| runner.pid);
         let wish = Wish { period: vitals_period(memory.assignment()), runner };
-        let sampler = Sampler::start(&host.directory, wish).map_err(RuntimeError::Vitals)?;
+        let nvml = host.settings.nvml_library.clone();
+        let sampler = Sampler::start(&host.directory, nvml, wish).map_err(RuntimeError::Vitals)?;
         tracing::info!(
             component = "runtime", host_id = %host.user_data.host, cluster_id = %host.user_data.cluster,
             starts = memory.state().starts, "the agent runs"
@@ -192,7 +193,7 @@ impl Owner {
                 () = self.out.gateway.port_changed() => {}
                 // Cancel-safe: a watch keeps its newest value.
                 Ok(()) = samples.changed() => {
-                    let sample = *samples.borrow_and_update();
+                    let sample = samples.borrow_and_update().clone();
                     self.measure(sample);
                 }
                 () = tokio::time::sleep(sleep) => {}
@@ -324,7 +325,7 @@ impl Owner {
             looked: self.memory.state().runner.is_none()
                 || (self.had.runner == RunnerHad::Held && self.had.dask != DaskHad::Unknown),
         };
-        self.idleness.measure(sample, around, boot_time());
+        self.idleness.measure(&sample, around, boot_time());
         self.work.keep_idle(self.host.clone(), self.idleness.engine());
         self.seen.sample = Some(sample);
     }

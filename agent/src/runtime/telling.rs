@@ -27,7 +27,7 @@ impl Owner {
             phases: state.phases.clone(),
             failure: self.seen.failures.values().next().cloned(),
             processes: self.seen.processes.clone(),
-            vitals: self.seen.sample.map(|sample| sample.vitals),
+            vitals: self.seen.sample.as_ref().map(|sample| sample.vitals.clone()),
             verdict: self.idleness.verdict(),
             // On the way out no rule counts any more.
             deadlines: if state.ending.is_none() { self.deadlines(now) } else { Vec::new() },

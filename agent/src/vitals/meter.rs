@@ -79,6 +79,7 @@ impl Meter {
             network: received.zip(sent).map(|(receive_rate, send_rate)| Traffic { receive_rate, send_rate }),
             loopback_rate: loopback(before.as_ref(), now, elapsed),
             workload,
+            gpus: None,
         };
         // No runner, no workload: that is a known zero.
         let judged = if now.workload.is_none() { Some(0) } else { judged_cpu(before.as_ref(), now, elapsed) };

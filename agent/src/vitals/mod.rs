@@ -1,25 +1,28 @@
 //! What this host measures of itself: CPU, memory, disk and network, and what the runner's children use.
 //!
-//! Sampling happens on one named thread, because reading `/proc` blocks; readers take the newest sample from a watch.
+//! Sampling happens on one named thread, because reading `/proc` blocks; readers take the newest sample from a watch. GPUs
+//! have a thread of their own (`gpu`), because a driver may never answer.
 //! `read` reads the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
 //! readings. Owns the thread and stops it when dropped. Must not judge: `idle` does.
 
 mod cgroup;
 mod counters;
+pub mod gpu;
 mod host;
 mod meter;
 mod processes;
 mod read;
 
+use gpu::Gpus;
 use meter::Meter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use towline_protocol::report::Vitals;
 
 /// One sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Counts samples, so that a reader knows a new one.
     pub number: u64,
@@ -47,14 +50,16 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Start sampling; the disk that counts is the one of `directory`.
-    pub fn start(directory: &Path, wish: Wish) -> std::io::Result<Self> {
+    /// Start sampling; the disk that counts is the one of `directory`. `nvml` names NVIDIA's library where the system does
+    /// not find it.
+    pub fn start(directory: &Path, nvml: Option<PathBuf>, wish: Wish) -> std::io::Result<Self> {
+        let gpus = Gpus::watch(nvml)?;
         let (wishes, inbox) = mpsc::sync_channel(8);
         let (outbox, samples) = watch::channel(None);
         let directory = directory.to_owned();
         std::thread::Builder::new()
             .name("vitals".to_owned())
-            .spawn(move || sample_until_dropped(&directory, wish, &inbox, &outbox))?;
+            .spawn(move || sample_until_dropped(&directory, &gpus, wish, &inbox, &outbox))?;
         Ok(Self { wishes, samples })
     }
 
@@ -72,6 +77,7 @@ impl Sampler {
 /// The thread ends when the sampler is dropped: the channel's other end is the only reason to live.
 fn sample_until_dropped(
     directory: &Path,
+    gpus: &Gpus,
     mut wish: Wish,
     inbox: &mpsc::Receiver<Wish>,
     outbox: &watch::Sender<Option<Sample>>,
@@ -80,7 +86,8 @@ fn sample_until_dropped(
     let mut meter = Meter::default();
     let mut number = 0;
     loop {
-        let (vitals, workload_cpu_milli) = meter.measure(read::reading(begun.elapsed(), directory, wish.runner));
+        let (mut vitals, workload_cpu_milli) = meter.measure(read::reading(begun.elapsed(), directory, wish.runner));
+        vitals.gpus = gpus.newest(Instant::now());
         number += 1;
         let sample = Sample { number, vitals, workload_cpu_milli };
         outbox.send_replace(Some(sample));
@@ -107,12 +114,13 @@ mod tests {
     #[tokio::test]
     async fn the_first_sample_comes_at_once_and_is_sane() {
         let wish = Wish { period: Duration::from_secs(3600), runner: None };
-        let sampler = Sampler::start(Path::new("/"), wish).expect("threads can be made");
+        let sampler = Sampler::start(Path::new("/"), None, wish).expect("threads can be made");
         let mut samples = sampler.samples();
         let sample = tokio::time::timeout(Duration::from_secs(10), samples.wait_for(Option::is_some))
             .await
             .expect("a sample comes")
             .expect("the thread lives")
+            .clone()
             .expect("waited for");
         let vitals = sample.vitals;
         assert!(vitals.cores > Some(0));
@@ -125,13 +133,14 @@ mod tests {
     #[tokio::test]
     async fn the_second_sample_has_rates() {
         let wish = Wish { period: Duration::from_millis(50), runner: Some(std::process::id()) };
-        let sampler = Sampler::start(Path::new("/"), wish).expect("threads can be made");
+        let sampler = Sampler::start(Path::new("/"), None, wish).expect("threads can be made");
         let mut samples = sampler.samples();
-        let second = |sample: &Option<Sample>| sample.is_some_and(|sample| sample.number > 1);
+        let second = |sample: &Option<Sample>| sample.as_ref().is_some_and(|sample| sample.number > 1);
         let sample = tokio::time::timeout(Duration::from_secs(10), samples.wait_for(second))
             .await
             .expect("a sample comes")
             .expect("the thread lives")
+            .clone()
             .expect("waited for");
         let vitals = sample.vitals;
         assert!(vitals.cpu_milli.is_some() && vitals.network.is_some() && vitals.loopback_rate.is_some(), "{vitals:?}");
@@ -144,10 +153,11 @@ mod tests {
     #[tokio::test]
     async fn a_new_wish_does_not_wait_for_the_old_period_to_be_told() {
         let sampler =
-            Sampler::start(Path::new("/"), Wish { period: Duration::from_millis(20), runner: Some(u32::MAX) })
+            Sampler::start(Path::new("/"), None, Wish { period: Duration::from_millis(20), runner: Some(u32::MAX) })
                 .expect("threads can be made");
         let mut samples = sampler.samples();
-        let unknown = |sample: &Option<Sample>| sample.is_some_and(|sample| sample.workload_cpu_milli.is_none());
+        let unknown =
+            |sample: &Option<Sample>| sample.as_ref().is_some_and(|sample| sample.workload_cpu_milli.is_none());
         tokio::time::timeout(Duration::from_secs(10), samples.wait_for(unknown))
             .await
             .expect("a runner that is not there has unknown use")

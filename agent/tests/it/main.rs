@@ -7,6 +7,7 @@ mod binary;
 mod control_plane;
 mod deadlines;
 mod fakes;
+mod gpu;
 mod host;
 mod life;
 mod logs;

@@ -1,7 +1,7 @@
 //! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`', its pages `dashboard`'s,
 //! sharing it is `admission`'s.
 
-use super::why::{show_vitals, show_why, with_why};
+use super::why::{show_gpus, show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
 use crate::admission;
 use crate::api::Api;
@@ -119,6 +119,7 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
     }
     show_why(&why.view, output);
     show_vitals(&cluster.hosts, output);
+    show_gpus(&cluster.hosts, output);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `towline host list | show`.
 
-use super::why::{show_vitals, show_why, with_why};
+use super::why::{show_gpus, show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
 use crate::api::views::Host;
 use crate::arguments::HostCommand;
@@ -35,6 +35,7 @@ pub async fn run(command: HostCommand, profile: Option<&str>, output: Output) ->
             show(&answer.view, output);
             show_why(&why.view, output);
             show_vitals(std::slice::from_ref(&answer.view), output);
+            show_gpus(std::slice::from_ref(&answer.view), output);
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use crate::api::Answer;
 use crate::api::views::{Host, Why};
 use crate::output::{Output, size};
 use serde_json::Value;
-use towline_protocol::report::{MemoryCount, Vitals, WorkloadVitals};
+use towline_protocol::report::{GpuVitals, MemoryCount, Vitals, WorkloadVitals};
 
 /// Hosts whose vitals are shown; `--json` has all.
 const SHOWN: usize = 30;
@@ -47,6 +47,47 @@ pub fn show_vitals(hosts: &[Host], output: Output) {
     if unshown > 0 {
         output.line(&format!("{unshown} more hosts: towline host show, or --json"));
     }
+}
+
+/// What the GPUs of hosts do, one row each; nothing where there is none.
+pub fn show_gpus(hosts: &[Host], output: Output) {
+    let measured = hosts.iter().filter(|host| !host.ended()).filter_map(|host| Some((host, host.measured()?.gpus?)));
+    let rows: Vec<_> = measured
+        .flat_map(|(host, gpus)| {
+            (0..).zip(gpus).map(|(number, gpu)| gpu_row(host, number, &gpu)).collect::<Vec<Vec<String>>>()
+        })
+        .collect();
+    if rows.is_empty() {
+        return;
+    }
+    output.line("");
+    let unshown = rows.len().saturating_sub(SHOWN);
+    output.table(
+        &["gpu", "model", "busy", "memory", "processes", "heat", "power", "notes"],
+        rows.into_iter().take(SHOWN).collect(),
+    );
+    if unshown > 0 {
+        output.line(&format!("{unshown} more GPUs: towline host show, or --json"));
+    }
+}
+
+fn gpu_row(host: &Host, number: u32, gpu: &GpuVitals) -> Vec<String> {
+    let number_of = |number: Option<u32>| number.map_or_else(unknown, |number| number.to_string());
+    let notes = [
+        (gpu.partitioned == Some(true), "partitioned (MIG): how busy it is cannot be told".to_owned()),
+        (gpu.throttled == Some(true), "clocks lowered for heat or want of power".to_owned()),
+        (gpu.ecc_errors.is_some_and(|errors| errors > 0), format!("memory errors: {}", gpu.ecc_errors.unwrap_or(0))),
+    ];
+    vec![
+        format!("{} {number}", host.id),
+        gpu.model.as_deref().map_or_else(unknown, crate::failure::one_line),
+        gpu.busy_percent.map_or_else(unknown, |percent| format!("{percent} %")),
+        format!("{} of {}", bytes(gpu.memory_used), bytes(gpu.memory_total)),
+        number_of(gpu.processes),
+        gpu.temperature_celsius.map_or_else(unknown, |celsius| format!("{celsius} °C")),
+        gpu.power_milliwatts.map_or_else(unknown, |milliwatts| format!("{} W", milliwatts / 1000)),
+        notes.into_iter().filter(|(holds, _)| *holds).map(|(_, note)| note).collect::<Vec<_>>().join("; "),
+    ]
 }
 
 fn row(host: &Host, vitals: &Vitals) -> Vec<String> {
@@ -139,6 +180,7 @@ mod tests {
             network: Some(Traffic { receive_rate: 10, send_rate: 20 }),
             loopback_rate: None,
             workload: Some(workload),
+            gpus: Some(Vec::new()),
         };
         let expected = [
             "ho-a",
@@ -151,6 +193,26 @@ mod tests {
         ];
         assert_eq!(row(&host(), &vitals), expected);
         assert_eq!(row(&host(), &Vitals::default())[6], "?");
+    }
+
+    #[test]
+    fn a_gpu_is_one_row_and_its_troubles_are_notes() {
+        let gpu = GpuVitals {
+            model: Some("NVIDIA L4".to_owned()),
+            busy_percent: None,
+            memory_used: Some(1 << 30),
+            memory_total: Some(22 << 30),
+            processes: Some(1),
+            temperature_celsius: Some(50),
+            power_milliwatts: Some(31_900),
+            throttled: Some(false),
+            ecc_errors: Some(2),
+            partitioned: Some(true),
+        };
+        let notes = "partitioned (MIG): how busy it is cannot be told; memory errors: 2";
+        let expected = ["ho-a 1", "NVIDIA L4", "?", "1.0 GiB of 22.0 GiB", "1", "50 °C", "31 W", notes];
+        assert_eq!(gpu_row(&host(), 1, &gpu), expected);
+        assert_eq!(gpu_row(&host(), 0, &GpuVitals::default())[5..], ["?", "?", ""]);
     }
 
     #[test]

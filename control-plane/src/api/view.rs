@@ -49,7 +49,7 @@ pub fn host_view(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> HostVi
         agent_version: host.said.agent_version.clone(),
         reports: host.said.reports,
         last_seen_at_ms: host.said.at_ms,
-        vitals: host.said.vitals,
+        vitals: host.said.vitals.clone(),
         verdict: host.said.verdict.clone(),
         processes: host.said.processes.clone(),
         sign_off: host.said.sign_off.clone(),

@@ -331,6 +331,9 @@ pub struct LastSaid {
     pub observed: Option<Position>,
     /// Measurements.
     pub vitals: Option<Vitals>,
+    /// Since when it has GPUs and none of them computes, Unix milliseconds.
+    #[serde(default)]
+    pub gpus_unused_since_ms: Option<u64>,
     /// The idle engine's answer.
     pub verdict: Option<Verdict>,
     /// What would end it by its own rules, as of `at_ms`.

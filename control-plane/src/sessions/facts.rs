@@ -2,6 +2,7 @@
 
 use crate::fleet::observed::{PHASES, reach, reached};
 use crate::model::{HostRecord, HostState, PhaseTiming, StartPhase};
+use crate::why::gpus;
 use towline_protocol::message::Hello;
 use towline_protocol::report::{Failure, Phase, PhaseRecord, Report};
 
@@ -47,7 +48,8 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
     said.at_ms = Some(now_ms);
     said.reports += 1;
     said.observed = report.observed.or(said.observed);
-    said.vitals = report.vitals;
+    said.gpus_unused_since_ms = gpus::unused_since(said.gpus_unused_since_ms, report.vitals.as_ref(), now_ms);
+    said.vitals.clone_from(&report.vitals);
     said.verdict.clone_from(&report.verdict);
     said.deadlines = report.deadlines.iter().take(DEADLINES_LIMIT).copied().collect();
     said.processes.clone_from(&report.processes);

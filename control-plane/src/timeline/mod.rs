@@ -12,6 +12,7 @@ use crate::model::{
     Adaptive, AdmissionRequest, ClusterRecord, ClusterState, HostRecord, HostState, MemberRecord, Reason, RequestState,
     StartPhase,
 };
+use crate::why::gpus;
 use serde::{Deserialize, Serialize};
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::HostId;
@@ -108,6 +109,8 @@ pub enum Happening {
     HostBanned,
     /// It is gone, and the backend agrees.
     HostEnded,
+    /// It has GPUs, and none of them has computed for a quarter of an hour.
+    HostGpusUnused,
     /// It was told to end.
     HostEnding {
         /// Cause, when that needs saying.
@@ -201,6 +204,7 @@ impl Happening {
             Self::HostEnded => "host_ended",
             Self::HostEnding { .. } => "host_ending",
             Self::HostFailed { .. } => "host_failed",
+            Self::HostGpusUnused => "host_gpus_unused",
             Self::HostLate { .. } => "host_late",
             Self::HostNoted { .. } => "host_noted",
             Self::HostReached { .. } => "host_reached",
@@ -285,6 +289,7 @@ pub fn of_host(before: &HostRecord, after: &HostRecord, now_ms: u64) -> Vec<Even
     });
     let rest = verdict(before, after)
         .into_iter()
+        .chain(gpus_unused(before, after))
         .chain(restart(before, after))
         .chain(last_word(before, after))
         .chain(course(before, after))
@@ -301,6 +306,11 @@ fn verdict(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
     let new = after.said.verdict.as_ref()?;
     (state(&before.said.verdict) != Some(new.state))
         .then(|| Happening::HostVerdict { verdict: new.state, reasons: new.reasons.clone() })
+}
+
+fn gpus_unused(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
+    let unused = |record: &HostRecord| gpus::unused_for(&record.said).is_some();
+    (unused(after) && !unused(before)).then_some(Happening::HostGpusUnused)
 }
 
 fn restart(before: &HostRecord, after: &HostRecord) -> Option<Happening> {

@@ -38,6 +38,7 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
         Happening::HostEnded => format!("{host} is gone"),
         Happening::HostEnding { why } => because(&format!("{host} was told to end"), why.as_ref()),
         Happening::HostFailed { why } => because(&format!("{host} failed"), why.as_ref()),
+        Happening::HostGpusUnused => format!("{host} has GPUs, and none of them computed for 15 min"),
         Happening::HostLate { why } => because(&format!("{host} is late"), Some(why)),
         Happening::HostNoted { why } => because(&format!("{host} has trouble and goes on trying"), Some(why)),
         Happening::HostReached { phase, millis } => format!("{host} {} ({})", reached(*phase), seconds(*millis)),

@@ -56,6 +56,20 @@ fn every_turn_of_a_cluster_is_told_once() {
 }
 
 #[test]
+fn unused_gpus_are_told_of_once() {
+    let unused = |host: &mut HostRecord, minutes: u64| {
+        (host.said.gpus_unused_since_ms, host.said.at_ms) = (Some(1_000), Some(1_000 + minutes * 60_000));
+    };
+    assert_eq!(host_kinds(|host| unused(host, 14)), [""; 0]);
+    assert_eq!(host_kinds(|host| unused(host, 15)), ["host_gpus_unused"]);
+    let mut before = records::host(&records::cluster("a"), 1);
+    unused(&mut before, 16);
+    let mut after = before.clone();
+    unused(&mut after, 17);
+    assert_eq!(of_host(&before, &after, NOW_MS), []);
+}
+
+#[test]
 fn who_asked_for_an_end_is_told_and_the_fleets_own_step_after_it_is_not() {
     let asked = ClusterRecord { wish: Wish::End, ..records::cluster("a") };
     let events = of_cluster(&records::cluster("a"), &asked, Some("ada"), NOW_MS);

@@ -1,5 +1,6 @@
 //! PURE: what keeps a cluster or a host alive, and what would end it.
 
+use super::gpus;
 use super::words::{rule, span, verdict, word};
 use super::{DeadlineView, Facts, Why};
 use crate::api::current_phase;
@@ -31,6 +32,7 @@ pub fn cluster(facts: &Facts<'_>, hosts: &[HostRecord]) -> Why {
         sentences.extend(said(facts, host));
         deadlines = running(facts, host);
     }
+    sentences.extend(gpus::advice_on_all(hosts));
     note_longest_life(facts, &mut deadlines);
     sentences.extend(nearest(&deadlines));
     sentences.extend(rules(facts, scheduler, &deadlines));
@@ -44,6 +46,7 @@ pub fn host(facts: &Facts<'_>, host: &HostRecord) -> Why {
         sentences.push(format!("Not all is well: {} [{}].", reason.message, reason.code));
     }
     sentences.extend(said(facts, host));
+    sentences.extend(gpus::advice(host));
     let mut deadlines = running(facts, host);
     note_longest_life(facts, &mut deadlines);
     sentences.extend(nearest(&deadlines));

@@ -5,6 +5,7 @@
 
 mod alive;
 mod ended;
+pub mod gpus;
 #[cfg(test)]
 mod tests;
 mod words;
