@@ -21,6 +21,7 @@ pub mod strict;
 pub mod time;
 pub mod trust;
 pub mod user_data;
+mod vitals;
 
 /// The wire version this build speaks. Version 0 changes at will; version 1 freezes at the first tagged release.
 pub const WIRE_VERSION: u32 = 0;

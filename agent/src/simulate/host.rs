@@ -147,7 +147,7 @@ impl SimulatedHost {
         if now >= self.fresh_at {
             // A host that was stalled does not make up for what it missed.
             self.fresh_at = now.plus(self.every);
-            let measured = self.report.vitals.and_then(|vitals| vitals.cpu_milli).unwrap_or(0);
+            let measured = self.report.vitals.as_ref().and_then(|vitals| vitals.cpu_milli).unwrap_or(0);
             self.report.vitals = Some(vitals((measured + 1) % 10));
             self.tell(now);
         }
@@ -234,6 +234,7 @@ fn vitals(cpu_milli: u64) -> Vitals {
         network: None,
         loopback_rate: Some(2048),
         workload: None,
+        gpus: Some(Vec::new()),
     }
 }
 

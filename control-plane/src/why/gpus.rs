@@ -37,7 +37,7 @@ pub fn advice(host: &HostRecord) -> Option<String> {
     let what =
         if gpus.len() == 1 { format!("Its GPU{model} has") } else { format!("Its {} GPUs{model} have", gpus.len()) };
     Some(format!(
-        "{what} done nothing for {}: hosts without GPUs would do the same work for less [gpu_unused].",
+        "{what} done nothing for {}: hosts without GPUs would do the same work for less.",
         span(unused.as_secs())
     ))
 }
@@ -50,8 +50,7 @@ pub fn advice_on_all(hosts: &[HostRecord]) -> Option<String> {
         [] => None,
         [host] => Some(format!("{}: {}", host.id, advice(host)?)),
         many => Some(format!(
-            "The GPUs of {} hosts have done nothing for {} or more: hosts without GPUs would do the same work for less \
-             [gpu_unused].",
+            "The GPUs of {} hosts have done nothing for {} or more: hosts without GPUs would do the same work for less.",
             many.len(),
             span(ADVICE_AFTER.as_secs())
         )),
