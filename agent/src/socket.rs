@@ -81,6 +81,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_user_is_refused_even_where_files_let_them_in() {
+        if !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "CI runs as root");
+            eprintln!("cannot run here: only root can be another user");
+            return;
+        }
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let listener = listen(directory.path(), AGENT).expect("listens");
+        let open = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("opened");
+        let file = directory.path().join(AGENT);
+        open(directory.path(), 0o777);
+        open(&file, 0o777);
+        // Only this thread becomes somebody else, and ends with it.
+        let stranger = std::thread::spawn(move || {
+            let nobody = rustix::process::Uid::from_raw(65_534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may be anybody");
+            std::os::unix::net::UnixStream::connect(file)
+        });
+        let (accepted, _) = listener.accept().await.expect("accepts");
+        let refused = peer(&accepted).expect_err("another user");
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        drop(stranger.join().expect("no panic").expect("the files let them in"));
+    }
+
+    #[tokio::test]
     async fn only_the_owner_may_open_the_socket_file() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let _listener = listen(directory.path(), RUNNER).expect("listens");

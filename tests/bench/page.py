@@ -83,7 +83,8 @@ def page(taken: Taken) -> str:
     intro = (
         f"Written by `cargo xtask bench` on {day}; nothing is gated by these numbers. Each figure is a median, "
         f"with the least and the most of its rounds where there were several ({taken.rounds} for starts and logs, half "
-        "of that for cold starts, a third for sessions, one for rest); ours and the peer take turns in one run. "
+        "of that for cold starts, a third for sessions, one for rest); ours and the peer are measured in one run, in "
+        "turns where a round is short. "
         f"Towline: {kind} ({size:.0f} MB). Machine: {machine()}. Peers: {peers}; Python {sys.version.split()[0]}. "
         f"A loop on one core turned {before:.1f} million times in a second before and {after:.1f} after: where these "
         "differ by more than a tenth, the machine did something else, too."

@@ -233,7 +233,7 @@ async fn environments(world: &World) -> Result<()> {
 async fn tools(world: &World) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     ensure!(text(world, &["version"]).await?.trim() == format!("towline {version}"));
-    ensure!(json(world, &["version"]).await? == serde_json::json!({ "version": version }));
+    ensure!(json(world, &["version"]).await? == serde_json::json!({ "version": version, "debug": true }));
     has(&text(world, &["doctor"]).await?, &["check", "index", "clock", "disk", "server", "This machine"])?;
     let report = json(world, &["doctor"]).await?;
     let checks = report["checks"].as_array().context("checks")?;

@@ -17,11 +17,14 @@ def sleeps(seconds):
     return "slept"
 
 def holds_the_lock(seconds):
-    # One call into C after another that never lets another thread run: the worker answers nobody.
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        sum(range(30_000_000))
-    return "held"
+    # One call into C that lets no other thread run: the worker answers nobody.
+    begun = time.monotonic()
+    sum(range(5_000_000))
+    count = int(5_000_000 * seconds / (time.monotonic() - begun))
+    begun = time.monotonic()
+    sum(range(count))
+    held = time.monotonic() - begun
+    return "held" if held > 0.6 * seconds else f"held for {held} s only"
 
 def leaves_a_thread(seconds):
     import threading
@@ -249,6 +252,13 @@ async fn without_a_control_plane_idle_hosts_end_by_themselves() -> Result<()> {
         .await
         .map_err(|left| anyhow::anyhow!("left: {left:?}"))?;
     ensure!(begun.elapsed() > Duration::from_secs(7), "ended while a task ran: {:?}", begun.elapsed());
+    let reasons = sign_offs(&world)?;
+    // The workers follow their scheduler, and are seldom idle first.
+    ensure!(reasons.iter().any(|reason| reason == "idle"), "{reasons:?}");
+    ensure!(
+        reasons.len() == 2 && reasons.iter().all(|reason| ["idle", "scheduler_lost"].contains(&&**reason)),
+        "{reasons:?}"
+    );
     Ok(())
 }
 
@@ -268,7 +278,22 @@ async fn without_a_control_plane_busy_hosts_live_to_their_longest_life() -> Resu
     }
     processes::gone(&world.data.join("hosts"), Duration::from_secs(60))
         .await
-        .map_err(|left| anyhow::anyhow!("left: {left:?}"))
+        .map_err(|left| anyhow::anyhow!("left: {left:?}"))?;
+    let reasons = sign_offs(&world)?;
+    ensure!(reasons.len() == 2 && reasons.iter().any(|reason| reason == "max_lifetime"), "{reasons:?}");
+    ensure!(reasons.iter().all(|reason| ["max_lifetime", "scheduler_lost"].contains(&&**reason)), "{reasons:?}");
+    Ok(())
+}
+
+/// Why each host ended, as it wrote down itself.
+fn sign_offs(world: &World) -> Result<Vec<String>> {
+    let mut reasons = Vec::new();
+    for host in std::fs::read_dir(world.data.join("hosts"))? {
+        let text = std::fs::read_to_string(host?.path().join("sign-off.json"))?;
+        let evidence: Value = serde_json::from_str(&text)?;
+        reasons.push(evidence["reason"].as_str().context("a reason")?.to_owned());
+    }
+    Ok(reasons)
 }
 
 const RACES: &str = r#"
@@ -311,6 +336,9 @@ async fn races(count: u32) -> Result<()> {
         ensure!(race[0] == "done" || race[0] == "idle", "neither completed nor ended: {race}");
         ensure!(race[1].as_f64().is_some_and(|seconds| seconds < 5.0), "later than promised: {race}");
     }
+    // Of a few, all may come in time; of many some must have met the end, or nothing was raced with.
+    let ended = said["races"].as_array().context("races")?.iter().filter(|race| race[0] == "idle").count();
+    ensure!(count < 20 || (ended > 0 && ended < count as usize), "{ended} of {count} met the end");
     Ok(())
 }
 

@@ -36,7 +36,8 @@ if __name__ == "__main__":
         cluster.scale(cores=2, memory="1 GiB")
         wait_until(lambda: len(cluster.observed) == 2)
         # One after the other, before anything of the first shows here.
-        cluster.scale(3)
+        cluster.scale_up(1)
+        cluster.scale_up(3)
         wait_until(lambda: len(cluster.observed) == 3)
         (first, second, staying) = sorted(cluster.observed)
         cluster.scale_down([first])

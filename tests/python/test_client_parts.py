@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 import json
+import re
 import ssl
 import sys
 import threading
@@ -99,7 +101,7 @@ def test_a_persons_own_security_loader_stays():
         ("idle_timout", "did you mean `idle_timeout`"),
         ("nthreads", "called `worker_threads` here"),
         ("cluster_timeout", "called `max_lifetime` here"),
-        ("worker_vm_types", "not supported yet"),
+        ("worker_vm_types", "comes with the cloud backends"),
         ("zzz", "there are: asynchronous, backend"),
     ],
 )
@@ -734,3 +736,25 @@ def test_adaptive_terms_are_as_in_dask_and_checked():
         with pytest.raises(ClusterError) as caught:
             terms(SHAPE, wrong)
         assert caught.value.code == "argument_invalid", wrong
+
+
+#: Arguments of other cluster managers that a newcomer is likely to bring along, Coiled's among them.
+BROUGHT_ALONG = (
+    "account adaptive allow_ingress_from allow_ssh arm backend_options cluster_timeout container credentials "
+    "extra_worker_on_scheduler host_setup_script jupyter memory_limit mount_bucket nthreads package_sync "
+    "package_sync_ignore package_sync_strict private_to_creator region scheduler_cpu scheduler_disk_size "
+    "scheduler_memory scheduler_options scheduler_vm_types security send_private_envs software spot_policy "
+    "threads_per_worker use_best_zone worker_class worker_cpu worker_disk_size worker_gpu worker_gpu_type "
+    "worker_options worker_vm_types workspace"
+).split()
+
+
+@pytest.mark.parametrize("name", BROUGHT_ALONG)
+def test_says_of_an_argument_of_others_what_it_is_here_or_why_it_is_not(name):
+    with pytest.raises(TypeError, match=f"has no argument `{name}`: ") as caught:
+        towline.Cluster(**{name: 1})
+    hint = str(caught.value).split(": ", 1)[1]
+    assert not hint.startswith(("did you mean", "there are"))
+    known = set(inspect.signature(towline.Cluster.__init__).parameters)
+    renamed = re.match(r"it is called `(\w+)` here", hint)
+    assert renamed is None or renamed[1] in known

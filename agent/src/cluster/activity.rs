@@ -49,9 +49,6 @@ pub struct SchedulerActivity {
     pub client_cpu_milli: Option<u64>,
     /// CPU of the busiest worker process, in thousandths of one core.
     pub workers_cpu_milli: u64,
-    /// The busiest GPU of a worker, in percent; none: Dask measures none there.
-    #[serde(default)]
-    pub workers_gpu_percent: Option<u64>,
     /// Worker hosts that are or were in the cluster.
     pub hosts: u64,
     /// It takes no more tasks, for this reason.

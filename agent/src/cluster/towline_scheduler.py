@@ -197,8 +197,7 @@ class Activity:
         """Everything that the agent is told."""
         alone = self._alone_for()
         self.hosts.update(host_of(worker.name) for worker in self.scheduler.workers.values())
-        metrics = [worker.metrics for worker in self.scheduler.workers.values()]
-        busiest = max((metric.get("cpu", 0) for metric in metrics), default=0)
+        busiest = max((worker.metrics.get("cpu", 0) for worker in self.scheduler.workers.values()), default=0)
         return {
             "op": "activity",
             "moves": self.moves(),
@@ -210,7 +209,6 @@ class Activity:
             "client_cpu_milli": self._busiest_client(),
             # Dask gives percent of one core.
             "workers_cpu_milli": max(0, int(busiest * 10)),
-            "workers_gpu_percent": max(filter(None, map(gpu_percent, metrics)), default=None),
             "hosts": len(self.hosts),
             "closed": self.closed,
         }
@@ -256,13 +254,6 @@ class Activity:
 def host_of(worker: Any) -> str:
     """The host of a worker: workers are named after it, with a number behind it where a host has several."""
     return re.sub(r"^([a-z]+-[a-z0-9]+)-\d+$", r"\1", str(worker))
-
-
-def gpu_percent(metrics: dict[str, Any]) -> int | None:
-    """How busy a worker's GPU is: Dask measures it where `pynvml` is installed, and has had more than one form of it."""
-    found = (metrics.get("gpu") or {}).get("utilization")
-    shares = found if isinstance(found, (list, tuple)) else [found]
-    return max((int(share) for share in shares if isinstance(share, (int, float))), default=None)
 
 
 def call(handler: Callable[..., Any], comm: Any, message: dict[str, Any]) -> Any:

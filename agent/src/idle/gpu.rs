@@ -23,10 +23,12 @@ pub enum GpuUse {
 }
 
 impl GpuUse {
-    /// The busiest counts; what is not known counts more than what is quiet.
-    pub fn of(gpus: Option<&[GpuVitals]>) -> Self {
+    /// The busiest counts; what is not known counts more than what is quiet. GPUs that only others use count for nothing.
+    pub fn of(gpus: Option<&[GpuVitals]>, of_others: &[bool]) -> Self {
         let Some(gpus) = gpus else { return Self::Unclear };
-        let each = gpus.iter().map(|gpu| match (gpu.busy_percent.map(u64::from), gpu.processes) {
+        let others = of_others.iter().chain(std::iter::repeat(&false));
+        let ours = gpus.iter().zip(others).filter(|(_, others)| !**others);
+        let each = ours.map(|(gpu, _)| match (gpu.busy_percent.map(u64::from), gpu.processes) {
             (Some(BUSY_PERCENT..), _) | (None, Some(1..)) => Self::Busy,
             // Memory that a dead kernel's process holds is no work.
             (Some(..=QUIET_PERCENT), _) | (None, Some(0)) => Self::Quiet,
@@ -61,8 +63,10 @@ mod tests {
             ("lost, and another computes", vec![gpu(None, None), gpu(Some(90), None)], GpuUse::Busy),
         ];
         for (name, gpus, wanted) in cases {
-            assert_eq!(GpuUse::of(Some(&gpus)), wanted, "{name}");
+            assert_eq!(GpuUse::of(Some(&gpus), &[]), wanted, "{name}");
         }
-        assert_eq!(GpuUse::of(None), GpuUse::Unclear, "the driver hangs");
+        let two = [gpu(Some(90), Some(1)), gpu(Some(0), Some(0))];
+        assert_eq!(GpuUse::of(Some(&two), &[true]), GpuUse::Quiet, "another cluster computes");
+        assert_eq!(GpuUse::of(None, &[]), GpuUse::Unclear, "the driver hangs");
     }
 }

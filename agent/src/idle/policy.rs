@@ -4,7 +4,7 @@
 //! not end anything: `reconcile::rules` does, and only on scheduler hosts. Driven by `runtime` once per sample. The cases
 //! that shaped it are the table in `tests.rs`.
 
-use super::gpu::{BUSY_PERCENT, GpuUse};
+use super::gpu::GpuUse;
 use crate::cluster::SchedulerActivity;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -163,8 +163,7 @@ impl Engine {
             busy.push(if heard.is_some() { VerdictReason::WorkersBusy } else { VerdictReason::CpuBusy });
         }
         // One look may fall between two kernels, and one alone is work: nothing else makes a GPU compute.
-        let workers = heard.and_then(|activity| activity.workers_gpu_percent).is_some_and(|gpu| gpu >= BUSY_PERCENT);
-        if workers || self.gpus.contains(&GpuUse::Busy) {
+        if self.gpus.contains(&GpuUse::Busy) {
             busy.push(VerdictReason::GpuBusy);
         }
         if let Some(activity) = heard {

@@ -115,12 +115,6 @@ fn cases() -> Vec<Case> {
             &[Why::GpuUnknown],
         ),
         case(
-            "a worker's GPU computes though no task is known",
-            with(SchedulerActivity { workers_gpu_percent: Some(60), ..still() }),
-            Busy,
-            &[Why::GpuBusy],
-        ),
-        case(
             "tasks that no worker can run",
             with(SchedulerActivity { unrunnable: 3, ..still() }),
             Busy,

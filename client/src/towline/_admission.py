@@ -7,6 +7,7 @@ none is made from it here: the owner must hear it from the person. Must not sign
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,11 @@ def standing(view: ClusterView, client: str) -> str:
     return "pending" if asked.state == "pending" else "refused"
 
 
+def _word(view: ClusterView) -> str:
+    """What names a cluster in a command that people are told to type: nothing that a shell reads as something else."""
+    return view.name if re.fullmatch(r"[A-Za-z0-9-]+", view.name) else view.id
+
+
 class Asking:
     """A client key at the door of a cluster.
 
@@ -51,8 +57,8 @@ class Asking:
 
     def __init__(self, plane: ControlPlane, reporter: Reporter, key: ClientKey, first: ClusterView) -> None:
         self._plane, self._reporter, self._key = plane, reporter, key
-        self._owner, self._name = printable(first.owner), first.name
-        self._command = f"towline cluster admit {first.name} {key.code}"
+        self._owner, self._name = printable(first.owner), _word(first)
+        self._command = f"towline cluster admit {self._name} {key.code}"
         self.sentence = f"{self._owner} to admit this client with `{self._command}` (the request stays: ask again)"
 
     async def ask(self, cluster: str) -> ClusterView:
@@ -141,7 +147,7 @@ class Door:
         for asked in view.requests:
             if asked.state == "pending" and asked.client not in self._told:
                 self._told.add(asked.client)
-                person, command = printable(asked.person), f"towline cluster admit {view.name} CODE"
+                person, command = printable(asked.person), f"towline cluster admit {_word(view)} CODE"
                 self._tell(
                     "requested",
                     f"{person} asks to join {view.name}; if that is to be, have {person} tell you the code shown "

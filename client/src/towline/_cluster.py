@@ -235,8 +235,14 @@ class Cluster(Scalable):
         """
         if self.status != Status.running or self.cluster_id is None:
             return ""
-        # Whoever asks in the loop holds it up for as long.
-        return self._dashboard.link(self.cluster_id, 1.0 if self.asynchronous else 10.0)
+        # Dask's widget asks twice a second in the loop: it must not be held up, but for a moment at first.
+        return self._dashboard.link(self.cluster_id, 1.0 if self._in_own_loop() else 10.0, self._in_own_loop())
+
+    def _in_own_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is getattr(self.loop, "asyncio_loop", None)
+        except RuntimeError:
+            return False
 
     def why(self) -> Any:
         """Why the cluster is alive and what would end it first, or why it has ended: sentences, one a line.

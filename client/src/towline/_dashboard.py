@@ -54,8 +54,8 @@ class Dashboard:
         self._process = os.getpid()
         _all.add(self)
 
-    def link(self, cluster: str, seconds: float) -> str:
-        """The link, waited for at most so long; empty when there is none, or none yet."""
+    def link(self, cluster: str, seconds: float, once: bool = False) -> str:
+        """The link, waited for at most so long (`once`: only the first time); empty when there is none, or none yet."""
         # A forked child has a copy of this object, but the proxy is its parent's.
         if os.getpid() != self._process:
             return ""
@@ -64,7 +64,11 @@ class Dashboard:
         except OSError as error:
             self._note(f"there is no dashboard: {self._binary.path} could not be started: {error}")
             return ""
-        if child is None or not child.told.wait(seconds):
+        if child is None:
+            return ""
+        patience = 0.0 if once and child.waited_for else seconds
+        child.waited_for = True
+        if not child.told.wait(patience):
             return ""
         if child.trouble is not None and not child.noted:
             child.noted = True
@@ -116,6 +120,7 @@ class _Child:
         self.place: dict[str, Any] | None = None
         self.trouble: str | None = None
         self.noted = False
+        self.waited_for = False
         self.told = threading.Event()
         self.ended = threading.Event()
         threading.Thread(target=self._read, name="towline-dashboard", daemon=True).start()

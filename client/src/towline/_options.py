@@ -19,6 +19,7 @@ from dask.utils import parse_bytes, parse_timedelta
 from distributed.system import MEMORY_LIMIT
 
 from towline._errors import ClusterError
+from towline._foreign import FOREIGN
 
 __all__ = ["Options", "name_or_id", "refuse_unknown", "seconds", "wanted_workers"]
 
@@ -38,35 +39,6 @@ _MAX_TAGS = 20
 _MAX_TAG_TEXT = 256
 _TAG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:-]{0,63}")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
-#: Names that other cluster managers use, and what they are here. None: not there yet.
-_FOREIGN: dict[str, str | None] = {
-    "adaptive": None,
-    "allow_ssh": None,
-    "cluster_timeout": "max_lifetime",
-    "container": None,
-    "host_setup_script": None,
-    "memory_limit": "worker_memory",
-    "nanny": "worker_nanny",
-    "nthreads": "worker_threads",
-    "package_sync_ignore": None,
-    "processes": "worker_processes",
-    "region": None,
-    "resources": "worker_resources",
-    "scheduler_cpu": None,
-    "scheduler_memory": None,
-    "scheduler_options": None,
-    "scheduler_vm_types": None,
-    "silence_logs": "quiet",
-    "software": None,
-    "spot_policy": None,
-    "threads_per_worker": "worker_threads",
-    "worker_cpu": None,
-    "worker_gpu": None,
-    "worker_options": None,
-    "worker_vm_types": None,
-    "workspace": "profile",
-}
 
 
 @dataclass(frozen=True)
@@ -173,10 +145,8 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
     """
     known = sorted(known)
     for name in given:
-        if name in _FOREIGN:
-            ours = _FOREIGN[name]
-            hint = f"it is called `{ours}` here" if ours else "it is not supported yet; leave it out"
-        else:
+        hint = FOREIGN.get(name)
+        if hint is None:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}"
         raise TypeError(f"towline.Cluster has no argument `{name}`: {hint}")

@@ -126,6 +126,12 @@ fn judge(
     if let Some(member) = door.member(&new.client) {
         return if member.spki == new.spki { Ok(None) } else { Err(taken()) };
     }
+    // A key has one name: else its code would mean two, and the owner might sign for the other one.
+    let members = door.members.iter().map(|member| (&member.id, &member.spki));
+    let asked = door.requests.iter().map(|request| (&request.client, &request.spki));
+    if members.chain(asked).any(|(client, spki)| *spki == new.spki && *client != new.client) {
+        return Err(Problem::new(Code::ClientNameTaken, "this key is asked for under another name"));
+    }
     if let Some(known) = door.request(&new.client) {
         if known.spki != new.spki || known.person != new.person {
             return Err(taken());

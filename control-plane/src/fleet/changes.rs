@@ -9,7 +9,7 @@ use crate::signer::capacity;
 use crate::store::{Store, StoreError};
 use crate::usage::limits::{self, Ledger};
 use towline_protocol::assignment::RoleKind;
-use towline_protocol::ids::{ClusterId, Digest, HostId};
+use towline_protocol::ids::{ClusterId, Digest, Epoch, HostId};
 
 /// Bring a cluster to its end, unless it is there.
 pub(super) async fn end_cluster(
@@ -86,8 +86,9 @@ fn greatest(now: u32, asked: u32, fits: impl Fn(u32) -> bool) -> u32 {
     least
 }
 
-/// Write a new host down. Its id follows from its cluster and its place among the cluster's hosts: whoever asks twice,
-/// even a control plane that was killed while its insert was on the way, writes one host.
+/// Write a new host down. Its id follows from its cluster, its place among the cluster's hosts and the control plane's term:
+/// whoever asks twice writes one host. A restored backup does not know the hosts that were made since; in its new term it
+/// makes none of the same name.
 pub(super) async fn request_host(
     store: &Store,
     cluster: &ClusterRecord,
@@ -95,9 +96,10 @@ pub(super) async fn request_host(
     now_ms: u64,
 ) -> Result<bool, StoreError> {
     let before = store.hosts_of(&cluster.id).await?;
+    let epoch = store.epoch().await?;
     let ordinal = before.iter().filter(|host| host.role == role).count();
     let mut record = HostRecord {
-        id: host_id(&cluster.id, role, ordinal),
+        id: host_id(&cluster.id, role, ordinal, epoch),
         cluster: cluster.id.clone(),
         role,
         state: HostState::Starting,
@@ -125,8 +127,8 @@ pub(super) async fn request_host(
 }
 
 /// The id of a cluster's host in this place. Cluster ids hold the randomness.
-fn host_id(cluster: &ClusterId, role: RoleKind, ordinal: usize) -> HostId {
-    let place = format!("towline-host-v0 {cluster} {} {ordinal}", role.as_str());
+fn host_id(cluster: &ClusterId, role: RoleKind, ordinal: usize, epoch: Epoch) -> HostId {
+    let place = format!("towline-host-v0 {cluster} {} {ordinal} {}", role.as_str(), epoch.0);
     let digest = hex::decode(Digest::of(place.as_bytes()).as_str()).expect("a digest is hexadecimal");
     HostId::from_random(digest[..10].try_into().expect("a digest has 32 bytes"))
 }
@@ -222,16 +224,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_place_of_every_cluster_has_its_own_id_and_always_the_same() {
+    fn every_place_of_every_cluster_has_its_own_id_in_each_term() {
         let clusters = [1, 2].map(|n| ClusterId::from_random([n; 10]));
         let ids = || {
             clusters.iter().flat_map(|cluster| {
                 [RoleKind::Scheduler, RoleKind::Worker]
                     .into_iter()
-                    .flat_map(move |role| (0..20).map(move |n| host_id(cluster, role, n)))
+                    .flat_map(move |role| (0..20).map(move |n| (role, n)))
+                    .flat_map(move |(role, n)| [Epoch(7), Epoch(8)].map(|epoch| host_id(cluster, role, n, epoch)))
             })
         };
-        assert_eq!(ids().collect::<BTreeSet<_>>().len(), 80);
+        assert_eq!(ids().collect::<BTreeSet<_>>().len(), 160);
         assert!(ids().eq(ids()));
     }
 

@@ -23,10 +23,29 @@ const RETRY: Duration = Duration::from_secs(60);
 /// periods, says that the driver hangs.
 const STALE_PERIODS: u32 = 4;
 
+/// One GPU, and who computes on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gpu {
+    /// What it says of itself.
+    pub vitals: GpuVitals,
+    /// The processes that hold it for computing, as the driver numbers them; none: it does not say.
+    pub pids: Option<Vec<u32>>,
+}
+
+impl Gpu {
+    /// Whether it serves only others than the workload. A process that cannot be seen from here may be one of ours: in a
+    /// container the driver's numbers are the host's.
+    pub fn is_others(&self, workload: &[u32], is_visible: impl Fn(u32) -> bool) -> bool {
+        let foreign = |pid: &u32| !workload.contains(pid) && is_visible(*pid);
+        self.pids.as_ref().is_some_and(|pids| !pids.is_empty() && pids.iter().all(foreign))
+    }
+}
+
 /// What a look found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Look {
-    gpus: Vec<GpuVitals>,
+    /// None: the driver does not answer.
+    gpus: Option<Vec<Gpu>>,
     at: Instant,
     /// When the next one is due; none here is no sign of a hanging driver.
     pause: Duration,
@@ -57,11 +76,11 @@ impl Gpus {
     }
 
     /// The GPUs as they were a moment ago, in the driver's order: none here, an empty list; unknown, none.
-    pub fn newest(&self, now: Instant) -> Option<Vec<GpuVitals>> {
+    pub fn newest(&self, now: Instant) -> Option<Vec<Gpu>> {
         let newest = self.newest.borrow();
         let fresh = |at: Instant, pause: Duration| now.saturating_duration_since(at) <= pause * STALE_PERIODS;
         match newest.as_ref() {
-            Some(look) => fresh(look.at, look.pause).then(|| look.gpus.clone()),
+            Some(look) => look.gpus.clone().filter(|_| fresh(look.at, look.pause)),
             // A machine without the library says so within milliseconds; until then there is nothing to hold against it.
             None => fresh(self.begun, PERIOD).then(Vec::new),
         }
@@ -98,12 +117,26 @@ mod tests {
         let after = |seconds| begun + Duration::from_secs(seconds);
         assert_eq!(gpus.newest(after(1)), Some(Vec::new()));
         assert_eq!(gpus.newest(after(21)), None, "it has not said a word: the driver hangs");
-        let one = vec![GpuVitals { busy_percent: Some(3), ..GpuVitals::default() }];
-        outbox.send_replace(Some(Look { gpus: one.clone(), at: after(30), pause: PERIOD }));
+        let one = vec![Gpu { pids: Some(vec![7]), ..Gpu::default() }];
+        outbox.send_replace(Some(Look { gpus: Some(one.clone()), at: after(30), pause: PERIOD }));
         assert_eq!(gpus.newest(after(49)), Some(one));
         assert_eq!(gpus.newest(after(51)), None);
-        outbox.send_replace(Some(Look { gpus: Vec::new(), at: after(60), pause: RETRY }));
+        outbox.send_replace(Some(Look { gpus: Some(Vec::new()), at: after(60), pause: RETRY }));
         assert_eq!(gpus.newest(after(240)), Some(Vec::new()), "without a library it looks seldom");
+        outbox.send_replace(Some(Look { gpus: None, at: after(241), pause: RETRY }));
+        assert_eq!(gpus.newest(after(242)), None, "a driver that fails is not a machine without GPUs");
+    }
+
+    #[test]
+    fn a_gpu_is_others_only_where_all_who_use_it_are_seen_to_be() {
+        let others = |pids: Option<&[u32]>| {
+            let gpu = Gpu { pids: pids.map(<[u32]>::to_vec), ..Gpu::default() };
+            gpu.is_others(&[7, 8], |pid| pid < 100)
+        };
+        assert!(others(Some(&[9, 10])));
+        assert!(!others(Some(&[9, 8])), "one is the workload's");
+        assert!(!others(Some(&[9, 4000])), "one cannot be seen");
+        assert!(!others(Some(&[])) && !others(None), "nobody can be told");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! The library's own rules: <https://docs.nvidia.com/deploy/nvml-api/>.
 
+use super::Gpu;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::error::NvmlError;
@@ -38,8 +39,17 @@ pub enum LibraryState {
     },
     /// It is not on this machine: no NVIDIA GPU, or no driver package.
     Missing,
+    /// It is there and its driver is not loaded: nothing can use a GPU.
+    Unloaded,
     /// It is there and does not work.
     Broken(String),
+}
+
+impl LibraryState {
+    /// Whether it means that no GPU can be in use.
+    fn is_without_gpus(&self) -> bool {
+        matches!(self, Self::Missing | Self::Unloaded)
+    }
 }
 
 impl Library {
@@ -58,20 +68,21 @@ impl Library {
         &self.state
     }
 
-    /// Every GPU, in the driver's order; without a library none. May block for as long as the driver likes.
-    pub fn look(&mut self) -> Vec<GpuVitals> {
+    /// Every GPU, in the driver's order; an empty list without a library or a loaded driver, none where the driver fails.
+    /// May block for as long as the driver likes.
+    pub fn look(&mut self) -> Option<Vec<Gpu>> {
         if self.open.is_none() {
             self.load();
         }
-        let Some(nvml) = &self.open else { return Vec::new() };
+        let Some(nvml) = &self.open else { return self.state.is_without_gpus().then(Vec::new) };
         match nvml.device_count() {
-            Ok(count) => (0..count.min(MAX_GPUS)).map(|index| gpu(nvml, index)).collect(),
+            Ok(count) => Some((0..count.min(MAX_GPUS)).map(|index| gpu(nvml, index)).collect()),
             Err(error) => {
                 tracing::warn!(component = "vitals", %error, "the GPU driver does not answer any more");
                 self.state = LibraryState::Broken(error.to_string());
                 // Loaded anew at the next look: after an upgrade of the driver the old library fits no more.
                 self.open = None;
-                Vec::new()
+                None
             }
         }
     }
@@ -89,6 +100,7 @@ impl Library {
                 self.open = Some(nvml);
             }
             Err(NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound) => self.state = LibraryState::Missing,
+            Err(NvmlError::DriverNotLoaded) => self.state = LibraryState::Unloaded,
             Err(error) => {
                 let state = LibraryState::Broken(error.to_string());
                 if self.state != state {
@@ -101,29 +113,32 @@ impl Library {
 }
 
 /// One look, for commands.
-pub fn look_once(file: Option<PathBuf>) -> (LibraryState, Vec<GpuVitals>) {
+pub fn look_once(file: Option<PathBuf>) -> (LibraryState, Option<Vec<Gpu>>) {
     let mut library = Library::new(file);
     let gpus = library.look();
     (library.state, gpus)
 }
 
 /// One that has fallen off the bus is there with nothing known of it.
-fn gpu(nvml: &Nvml, index: u32) -> GpuVitals {
-    let Ok(device) = nvml.device_by_index(index) else { return GpuVitals::default() };
+fn gpu(nvml: &Nvml, index: u32) -> Gpu {
+    let Ok(device) = nvml.device_by_index(index) else { return Gpu::default() };
     let memory = device.memory_info().ok();
     let partitioned = device.mig_mode().ok().map(|mode| mode.current == 1);
-    GpuVitals {
+    let pids: Option<Vec<u32>> =
+        device.running_compute_processes().ok().map(|all| all.iter().map(|process| process.pid).collect());
+    let vitals = GpuVitals {
         model: device.name().ok().map(|name| plain(&name)),
         busy_percent: busy(&device, partitioned),
         memory_used: memory.as_ref().map(|memory| memory.used),
         memory_total: memory.as_ref().map(|memory| memory.total),
-        processes: device.running_compute_processes_count().ok(),
+        processes: pids.as_ref().map(|pids| u32::try_from(pids.len()).unwrap_or(u32::MAX)),
         temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
         power_milliwatts: device.power_usage().ok().map(u64::from),
         throttled: device.current_throttle_reasons().ok().map(|reasons| reasons.intersects(THROTTLING)),
         ecc_errors: device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok(),
         partitioned,
-    }
+    };
+    Gpu { vitals, pids }
 }
 
 /// The share of time in which a kernel ran. Not to be had of a partitioned GPU, whatever the library answers.
