@@ -80,21 +80,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Choose the tests that a cluster of another process can answer."""
     only = config.getoption("only")
     wanted = set(Path(only).read_text().splitlines()) if only else None
-    chosen = [item for item in items if answerable(item) and (wanted is None or item.nodeid in wanted)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    chosen, left_out = [], []
+    for item in items:
+        rule = why_not_asked(item)
+        if rule and wanted is None:
+            config.stash[RUN].leave_out(item.nodeid, rule)
+        asked = not rule and (wanted is None or item.nodeid in wanted)
+        (chosen if asked else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
     items[:] = chosen
 
 
-def answerable(item: pytest.Item) -> bool:
-    """Whether a test needs a client or a `LocalCluster`, and nothing from inside of a cluster."""
+def why_not_asked(item: pytest.Item) -> str:
+    """The rule by which a test is no question to a cluster of another process; empty: it is one."""
     names = set(getattr(item, "fixturenames", ()))
-    # Whether `slow` tests run is a switch of theirs; it is off by default.
-    if names & INSIDE or "slow" in item.keywords:
-        return False
+    if "slow" in item.keywords:
+        return "marked as slow, which is off by default"
     source = inspect.getsource(inspect.unwrap(item.function))  # type: ignore[attr-defined]
+    if names & INSIDE or "@gen_cluster" in source:
+        return "takes scheduler and workers of its own process into its hands"
     if "/deploy/" in item.nodeid:
-        return "LocalCluster(" in source and "@gen_cluster" not in source
-    return ("client" in names or "with cluster(" in source) and "@gen_" not in source
+        return "" if "LocalCluster(" in source else "makes no LocalCluster"
+    if "@gen_" in source:
+        return "runs in the event loop of a scheduler of its own"
+    return "" if "client" in names or "with cluster(" in source else "asks no cluster that it is given"
 
 
 class Shared:
@@ -237,15 +246,23 @@ class Run:
         """A part of a test has ended."""
         self._reports.append(report)
 
+    def leave_out(self, name: str, rule: str) -> None:
+        """A test is not asked, by this rule."""
+        self._write("unasked", 0, False, name, rule)
+
     def end(self, name: str) -> None:
-        """A test has ended: `outcome TAB seconds TAB whether it used a cluster TAB name TAB reason`."""
+        """A test has ended."""
         worst = next((report for report in self._reports if report.failed), None)
         worst = worst or next((report for report in self._reports if report.skipped), None)
         outcome = worst.outcome if worst else "passed"
         used = self.shared.used or self.local.made > self._made
         seconds = sum(report.duration for report in self._reports)
+        self._write(outcome, seconds, used, name, why(worst))
+
+    def _write(self, outcome: str, seconds: float, used: bool, name: str, reason: str) -> None:
+        """One line: `outcome TAB seconds TAB whether it used a cluster TAB name TAB reason`."""
         if self._record:
-            line = "\t".join([outcome, f"{seconds:.2f}", "used" if used else "unused", name, why(worst)])
+            line = "\t".join([outcome, f"{seconds:.2f}", "used" if used else "unused", name, reason])
             with self._record.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 

@@ -185,6 +185,85 @@ mod tests {
         assert_eq!(seen.group, None, "it lives in the group of this test");
     }
 
+    /// A group of this name in each of these hierarchies that lets us make one; gone when this goes.
+    struct Groups(Vec<PathBuf>);
+
+    impl Groups {
+        fn make(name: &str, hierarchies: &[Hierarchy]) -> Self {
+            let (ours, mounts) = (text("/proc/self/cgroup"), text("/proc/self/mountinfo"));
+            let made = hierarchies.iter().filter_map(|hierarchy| {
+                let group = cgroup::group(ours.as_deref()?, *hierarchy)?;
+                let folder = cgroup::folder(mounts.as_deref()?, *hierarchy, group)?.join(name);
+                fs::create_dir(&folder).ok().map(|()| folder)
+            });
+            Self(made.collect())
+        }
+
+        fn add(&self, pid: u32) {
+            for folder in &self.0 {
+                fs::write(folder.join("cgroup.procs"), pid.to_string()).expect("a process may be moved");
+            }
+        }
+    }
+
+    impl Drop for Groups {
+        fn drop(&mut self) {
+            for folder in &self.0 {
+                // The kernel lets go of its last member a moment after it has ended.
+                for _ in 0..100 {
+                    if fs::remove_dir(folder).is_ok() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+    }
+
+    /// A runner with a child that used CPU, in a group of its own: what is read of it.
+    fn in_a_group(groups: &Groups) -> WorkloadReading {
+        let script = "read word; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; sleep 60 & echo ready; wait";
+        let mut command = Command::new("sh");
+        let mut runner =
+            command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
+        groups.add(runner.id());
+        drop(runner.stdin.take());
+        let mut out = std::io::BufReader::new(runner.stdout.take().expect("piped"));
+        std::io::BufRead::read_line(&mut out, &mut String::new()).expect("ready");
+        let seen = reading(Duration::ZERO, Path::new("/"), Some(runner.id())).workload.expect("asked for");
+        let pids = seen.tree.as_ref().map(|tree| tree.pids.clone()).unwrap_or_default();
+        for pid in pids.into_iter().chain([runner.id()]) {
+            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("not zero");
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        runner.wait().expect("it ends");
+        seen
+    }
+
+    #[test]
+    fn a_group_of_its_own_is_read_where_the_kernel_has_it() {
+        let name = format!("towline-test-{}", std::process::id());
+        let mut tried = 0;
+        for (hierarchies, source) in [
+            (&[cgroup::CPUACCT, cgroup::MEMORY, cgroup::PIDS][..], WorkloadSource::CgroupV1),
+            (&[Hierarchy::Unified], WorkloadSource::CgroupV2),
+        ] {
+            let groups = Groups::make(&name, hierarchies);
+            if groups.0.is_empty() {
+                eprintln!("cannot run here: no group of {source:?} can be made");
+                continue;
+            }
+            tried += 1;
+            let (found, usage) = in_a_group(&groups).group.expect("a group of its own");
+            assert_eq!(found, source);
+            assert!(usage.cpu_ms.is_some_and(|millis| millis > 0), "{source:?}: {usage:?}");
+            if source == WorkloadSource::CgroupV1 {
+                assert!(usage.memory.is_some_and(|bytes| bytes > 0) && usage.tasks == Some(2), "{usage:?}");
+            }
+        }
+        assert!(tried > 0 || std::env::var_os("CI").is_none(), "CI runs where groups can be made");
+    }
+
     #[test]
     #[ignore = "a measurement, not a check: run it by hand"]
     fn what_a_look_costs() {

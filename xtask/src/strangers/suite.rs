@@ -90,7 +90,11 @@ impl Suite {
             return Err(format!("pytest did not come to its end ({status}); see {}", log.display()));
         }
         let records = Record::parse(&read(&record)?)?;
-        println!("== {} tests ran in {seconds:.0} s; {}", records.len(), log.display());
+        println!(
+            "== {} tests ran in {seconds:.0} s; {}",
+            records.iter().filter(|record| record.ran()).count(),
+            log.display()
+        );
         Ok(records)
     }
 }
@@ -175,9 +179,9 @@ fn version_of_archive(name: &str) -> Option<&str> {
 }
 
 fn version_of_checkout(path: &Path) -> Outcome<String> {
-    output(Command::new("git").arg("-C").arg(path).args(["describe", "--tags", "--abbrev=0"]))
+    output(Command::new("git").arg("-C").arg(path).args(["describe", "--tags", "--exact-match"]))
         .map(|tag| tag.trim_start_matches('v').to_owned())
-        .map_err(|why| format!("{} must be a git checkout with its tags: {why}", path.display()))
+        .map_err(|why| format!("{} must be a git checkout of a release, with its tag: {why}", path.display()))
 }
 
 /// The tests as a project of their own.

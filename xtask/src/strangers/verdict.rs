@@ -10,6 +10,8 @@ enum Ending {
     Failed,
     Passed,
     Skipped,
+    /// Not a question to a cluster of another process.
+    Unasked,
 }
 
 /// One test in one run.
@@ -34,6 +36,7 @@ impl Record {
             "failed" => Ending::Failed,
             "passed" => Ending::Passed,
             "skipped" => Ending::Skipped,
+            "unasked" => Ending::Unasked,
             _ => return None,
         };
         let seconds = fields.next()?.parse().ok()?;
@@ -44,6 +47,11 @@ impl Record {
     /// The test's name, as pytest has it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it ran at all.
+    pub fn ran(&self) -> bool {
+        self.ending != Ending::Unasked
     }
 
     /// Whether it passed and says something about a cluster: some tests never make the one they speak of.
@@ -74,6 +82,23 @@ impl Skips {
     pub fn reason(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(skipped, _)| covers(skipped, name)).map(|(_, reason)| reason.as_str())
     }
+}
+
+/// What the plugin says of a test that it cannot give a cluster to.
+const OWN_KIND: &str = "asks for a cluster of a kind of its own";
+
+fn left_out(stock: &[Record]) -> BTreeMap<String, [usize; 2]> {
+    let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
+    for record in stock {
+        let why = match record.ending {
+            Ending::Unasked => record.reason.clone(),
+            Ending::Skipped if record.reason.contains(OWN_KIND) => OWN_KIND.to_owned(),
+            Ending::Skipped => "skips itself on stock Dask".to_owned(),
+            Ending::Failed | Ending::Passed => continue,
+        };
+        counts.entry(why).or_default()[usize::from(shown(&record.name).starts_with("deploy/"))] += 1;
+    }
+    counts
 }
 
 fn covers(skipped: &str, name: &str) -> bool {
@@ -112,6 +137,8 @@ enum Fate {
 pub struct Verdict {
     fates: Vec<(String, Fate)>,
     stock_ran: usize,
+    /// Tests that nobody was asked, or that skipped themselves, by reason: of the client tests, of the deployment tests.
+    left_out: BTreeMap<String, [usize; 2]>,
     stock_seconds: f64,
     our_seconds: f64,
     /// Lines of the skip list that name no test of the baseline.
@@ -145,7 +172,8 @@ impl Verdict {
         let idle = skips.0.iter().map(|(skipped, _)| skipped).filter(|skipped| asked.contains(&folder(skipped)));
         Self {
             fates: counted.iter().map(|record| (shown(record.name()).to_owned(), fate(record.name()))).collect(),
-            stock_ran: stock.len(),
+            stock_ran: stock.iter().filter(|record| record.ran()).count(),
+            left_out: left_out(stock),
             stock_seconds: stock.iter().map(|record| record.seconds).sum(),
             our_seconds: ours.iter().map(|record| record.seconds).sum(),
             idle: idle
@@ -243,6 +271,13 @@ impl Verdict {
                 let _ = writeln!(text, "| `{name}` | {} |", reason.replace('|', "\\|"));
             }
         }
+        text.push_str(
+            "\n## Not asked\n\nTests that are no question to a cluster of another process, by the rules of the plugin, and those that \
+             skip themselves\non stock Dask. Neither counts above.\n\n| why | client tests | deployment tests |\n| --- | --- | --- |\n",
+        );
+        for (why, [client, deploy]) in &self.left_out {
+            let _ = writeln!(text, "| {} | {client} | {deploy} |", why.replace('|', "\\|"));
+        }
         text.push_str("\n## Set aside\n\nBy reason (`tests/strangers/skip.txt`).\n");
         let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, fate) in &self.fates {
@@ -291,6 +326,17 @@ mod tests {
         let verdict = verdict("passed\t1\tused\tx/tests/a.py::one\t\n", "deploy/b.py::two  it cannot be\n");
         assert!(verdict.lost().is_empty());
         assert_eq!(verdict.lines(), "passed\ttests/a.py::one\t\nset_aside\tdeploy/b.py::two[1]\tit cannot be\n");
+    }
+
+    #[test]
+    fn what_is_not_asked_is_counted_by_its_rule() {
+        let text = "unasked\t0.00\tunused\tx/tests/a.py::in\tits own\nunasked\t0.00\tunused\tx/deploy/b.py::in\tits own\n\
+                    skipped\t0.1\tunused\tx/tests/a.py::no\twhy\npassed\t0.1\tused\tx/tests/a.py::one\t\n";
+        let stock = Record::parse(text).expect("records");
+        let verdict = Verdict::new(&stock, &[], &Skips::parse("").expect("none"), &BTreeSet::new());
+        assert_eq!(verdict.stock_ran, 2);
+        let page = verdict.page("1", "3", "today");
+        assert!(page.contains("| its own | 1 | 1 |\n| skips itself on stock Dask | 1 | 0 |"), "{page}");
     }
 
     #[test]
