@@ -3,6 +3,8 @@
 //! Two parts: `measure` looks (effects), `judge` decides (pure). Never changes anything but a probe file that it
 //! removes.
 
+#[cfg(feature = "host")]
+pub mod gpus;
 pub mod judge;
 pub mod measure;
 
@@ -74,6 +76,12 @@ pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
         judge::ports(measure::taken_ports()),
         judge::descriptors(measure::descriptors()),
     ];
+    #[cfg(feature = "host")]
+    {
+        // On a thread of its own: it may wait for a driver.
+        let seen = tokio::task::spawn_blocking(gpus::look).await.ok();
+        findings.extend(seen.and_then(|seen| gpus::judge(&seen)));
+    }
     if let Some(finding) = judge::server(&measure::server().await) {
         findings.push(finding);
     }
