@@ -104,6 +104,27 @@ async fn lines_are_read_live_followed_to_the_end_and_read_after_death() -> Resul
     // After its end, by the command too.
     let dead = run(world.towline(&["logs", "speaking", "--since", "1h", "--filter", "spoken"]), LIMIT).await?;
     ensure!(dead.code == Some(0) && dead.stdout.lines().count() == 51, "{dead:?}");
+    narrowed(&world).await
+}
+
+/// By worker, and on both sides of the moment of the last word.
+async fn narrowed(world: &World) -> Result<()> {
+    let json = async |text: &str, arguments: &[&str]| -> Result<Vec<Value>> {
+        let command = world.towline(&[&["logs", "speaking", "--json", "--filter", text], arguments].concat());
+        let done = run(command, LIMIT).await?;
+        ensure!(done.code == Some(0), "{done:?}");
+        Ok(done.stdout.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+    };
+    let last = json("spoken the last word", &[]).await?;
+    let (time, stream) = (last[0]["time"].as_i64().context("time")?, last[0]["stream"].as_str().context("stream")?);
+    let moment = jiff::Timestamp::from_millisecond(time)?.to_string();
+    let counts = [
+        json("spoken", &["--until", &moment]).await?.len(),
+        json("spoken", &["--since", &moment]).await?.len(),
+        json("spoken", &["--worker", stream.trim_start_matches("worker-")]).await?.len(),
+        json("spoken", &["--since", &moment, "--until", &moment]).await?.len(),
+    ];
+    ensure!(counts == [50, 1, 51, 0], "until, since, by worker, neither: {counts:?}");
     Ok(())
 }
 

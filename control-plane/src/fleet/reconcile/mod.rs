@@ -221,8 +221,9 @@ fn on_failure(host: &SeenHost, failure: &Failure, wanted: &Wanted, settings: &Fl
     let launched = reached(record, StartPhase::Launched);
     if failure.kind == FailureKind::PortTaken && record.role == RoleKind::Scheduler && !launched {
         let stored = record.assignment.as_ref().map(|assignment| assignment.position);
-        if record.said.observed != stored {
-            // It speaks of a port that is already replaced.
+        let taken = failure.subject.as_ref().and_then(|subject| subject.parse::<u16>().ok());
+        // It speaks of a port that is already replaced: in its assignment, or here and not signed yet.
+        if record.said.observed != stored || taken.is_some_and(|taken| wanted.port != Some(taken)) {
             return None;
         }
         if stored.is_some_and(|position| position.generation.0 <= settings.hosts.port_moves) {

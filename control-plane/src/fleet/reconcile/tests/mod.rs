@@ -72,6 +72,8 @@ struct World {
     restarts_ms: BTreeMap<HostId, Vec<u64>>,
     now_ms: u64,
     made: u8,
+    /// The port in the assignments that were signed last.
+    published: Option<u16>,
 }
 
 impl World {
@@ -90,6 +92,7 @@ impl World {
             restarts_ms: BTreeMap::new(),
             now_ms: CREATED_AT_MS,
             made: 0,
+            published: None,
         }
     }
 
@@ -128,10 +131,20 @@ impl World {
                 self.apply(action);
             }
             if before == (self.cluster.clone(), self.hosts.clone(), self.backend.clone(), self.cooling.clone()) {
+                self.publish();
                 return true;
             }
         }
         false
+    }
+
+    /// What the task does once nothing is left to do: sign what changed. A new generation that no host holds yet.
+    fn publish(&mut self) {
+        let Some(port) = Wanted::of(&self.cluster).port.filter(|port| self.published != Some(*port)) else { return };
+        self.published = Some(port);
+        for host in &mut self.hosts {
+            host.assignment = Some(crate::fleet::tests::assignment_at(u64::from(port) - 19_999));
+        }
     }
 
     /// What the scheduler says of the worker hosts; it has said something now.
@@ -154,10 +167,6 @@ impl World {
                 let address = format!("tls://127.0.0.1:{port}");
                 self.cluster.scheduler =
                     Some(towline_protocol::assignment::SchedulerAddress { addresses: vec![address] });
-                for host in &mut self.hosts {
-                    // A new generation that the host does not hold yet.
-                    host.assignment = Some(crate::fleet::tests::assignment_at(u64::from(port) - 19_999));
-                }
             }
             Action::CreateHost(id) => {
                 if self.creates_fail || self.backend_silent {
@@ -260,8 +269,10 @@ impl World {
             }
             Event::Fails(i, kind, retryable) => {
                 let i = index(i);
+                let port = Wanted::of(&self.cluster).port.filter(|_| kind == FailureKind::PortTaken);
                 if let Some(host) = self.hosts.get_mut(i) {
-                    host.said.failure = Some(Failure { kind, subject: None, retryable });
+                    host.said.observed = host.assignment.as_ref().map(|assignment| assignment.position);
+                    host.said.failure = Some(Failure { kind, subject: port.map(|port| port.to_string()), retryable });
                     host.said.failed_at_ms = Some(now_ms);
                 }
             }
