@@ -16,7 +16,8 @@ import towline
 def wait_until(condition, seconds=60):
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, [cluster.plan, cluster.observed]
+        assert time.monotonic() < until, [
+            cluster.plan, cluster.observed, cluster.details["n_workers"], cluster.get_logs(cluster=False, workers=False)]
         time.sleep(0.05)
 
 if __name__ == "__main__":

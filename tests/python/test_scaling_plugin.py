@@ -34,6 +34,7 @@ async def cluster(hosts: int, processes: int = 1) -> AsyncIterator[tuple[Schedul
                 await stack.enter_async_context(Worker(scheduler.address, nthreads=1, dashboard=False, name=name))
         scaling = plugin.Scaling(scheduler, host_of)
         scheduler.handlers["towline_retire"] = scaling.retire_chosen
+        scheduler.handlers["towline_prefer"] = scaling.prefer
         running = asyncio.ensure_future(scaling.run())
         client = await stack.enter_async_context(Client(scheduler.address, asynchronous=True))
         try:
@@ -163,6 +164,22 @@ def test_a_worker_that_somebody_started_by_hand_is_left_alone() -> None:
             scaling.follow(plan(1, 1))
             await asyncio.sleep(0.5)
             assert scaling.statement() == {"op": "scaling", "wanted": 1, "retired": []}
+
+    run(test)
+
+
+def test_who_is_preferred_goes_when_the_number_comes_first() -> None:
+    async def test() -> None:
+        async with cluster(3) as (_, scaling, client):
+            # The one with the most to lose would be the last to go by itself.
+            kept = client.submit(bytes, 100_000, workers=["ho-2"], pure=False)
+            await kept
+            assert await client.scheduler.towline_prefer(workers=["ho-2"]) == ("ho-2",)
+            scaling.follow(plan(2, 2))
+            await until(lambda: scaling.retired == {"ho-2"})
+            assert await client.scheduler.towline_retire(workers=["ho-2"]) in (("ho-2",), ())
+            assert scaling.retired == {"ho-2"}
+            assert len(await kept) == 100_000
 
     run(test)
 

@@ -45,6 +45,8 @@ class Scaling:
         #: Hosts that may go, and those whose data is being moved.
         self.retired: set[str] = set()
         self.leaving: set[str] = set()
+        #: Hosts that somebody wants to go before others: a smaller number may come before their word to retire them.
+        self.chosen: set[str] = set()
         #: Moves data away from hosts that are too many; nobody waits for it, since it may take as long as it likes.
         self.retiring: asyncio.Future[None] | None = None
         #: Looks in a row that found too many hosts.
@@ -158,8 +160,11 @@ class Scaling:
             return sum(len(w.processing) for w in workers[host]), sum(w.nbytes for w in workers[host])
 
         candidates = sorted(self.present(), key=cost)
+        # Somebody chose the number, and perhaps whom it leaves.
+        preferred = [host for host in candidates if host in self.chosen and self.is_fixed()]
         # A task that waits for others' tasks must not be started anew elsewhere.
         idle = [h for h in candidates if not any(w.processing or w.long_running for w in workers[h])]
+        idle = preferred + [host for host in idle if host not in preferred]
         chosen = idle[:many]
         busy = [host for host in candidates if host not in chosen]
         return chosen + busy[: max(0, surely - len(chosen))]
@@ -186,7 +191,19 @@ class Scaling:
 
     async def retire_chosen(self, comm: Any, workers: list[str], **_: Any) -> list[str]:
         """Somebody chose these workers, by name or address: their hosts are to go. Returns those that may go now."""
+        return await self.retire(sorted(self.hosts_of(workers)))
+
+    def prefer(self, comm: Any, workers: list[str], **_: Any) -> list[str]:
+        """Where fewer hosts are wanted, those of these workers are to go before others. Returns those."""
+        self.chosen = {host for host in self.chosen if host in self.hosts()} | self.hosts_of(workers)
+        return sorted(self.chosen)
+
+    def hosts_of(self, workers: Iterable[str]) -> set[str]:
+        """The hosts of workers that are named by name, address or host."""
         known = self.scheduler.workers
         names = {known[worker].name if worker in known else worker for worker in workers}
-        hosts = {host for host, members in self.hosts().items() if any(member.name in names for member in members)}
-        return await self.retire(sorted(hosts))
+        return {
+            host
+            for host, members in self.hosts().items()
+            if host in names or any(member.name in names for member in members)
+        }

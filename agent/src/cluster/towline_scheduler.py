@@ -356,6 +356,7 @@ def start(scheduler: Scheduler, role_of: Role, path: str, scaling: Any) -> Activ
     activity = Activity(scheduler, role_of)
     activity.attach()
     number = scaling.Scaling(scheduler, host_of)
+    scheduler.handlers["towline_prefer"] = number.prefer
     scheduler.handlers["towline_retire"] = number.retire_chosen
     for work in (tell(activity, number, path), number.run()):
         task = asyncio.ensure_future(work)
