@@ -6,7 +6,7 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use crate::stop;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -26,6 +26,7 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 pub async fn run(hosts: PathBuf, arguments: &SimulationArguments, output: Output) -> Outcome<Exit> {
     logging::start();
     let hosts = super::server::directory(Some(hosts))?;
+    check(&hosts)?;
     let simulation = Simulation {
         hosts,
         at_most: arguments.at_most as usize,
@@ -62,6 +63,16 @@ async fn end(
     tokio::time::timeout(END_LIMIT, running)
         .await
         .map_err(|_| failed("see the lines above").because("sessions did not close in time"))
+}
+
+/// A server makes the folder with its first host, so that it may come later; where no server is, none will.
+fn check(hosts: &Path) -> Outcome<()> {
+    if hosts.is_dir() || hosts.parent().is_some_and(super::server::initialised) {
+        return Ok(());
+    }
+    let remedy =
+        "name the folder `hosts` of a server's data directory, whose settings say `simulate = true` under [local]";
+    Err(failed(remedy).because(format!("{} is not there, and no server beside it", hosts.display())))
 }
 
 /// The product's own first boot.
@@ -123,5 +134,16 @@ mod tests {
         let rough = Figures { refused: 1, failed: 2, lease_us: vec![1_000, 3_000], ..calm };
         let text = line(&rough);
         assert!(text.contains(", 1 refused, 2 failed;") && text.ends_with("after 1.0 ms (p99 3.0 ms)"), "{text}");
+    }
+
+    #[test]
+    fn a_folder_that_no_server_will_fill_is_refused() {
+        let data = tempfile::tempdir().expect("a directory");
+        let hosts = data.path().join("hosts");
+        let refused = check(&hosts).expect_err("there is no server");
+        assert!(refused.code == "simulation_failed" && refused.line().contains("hosts is not there"), "{refused}");
+        std::fs::create_dir(data.path().join("server")).expect("made");
+        std::fs::write(data.path().join("server/server.toml"), "").expect("written");
+        assert!(check(&hosts).is_ok(), "its server has made no host yet");
     }
 }
