@@ -6,16 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Each crate of the workspace and what it may import of the others.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("towline-protocol", &[]),
     ("towline-transport", &["towline-protocol"]),
     ("towline-environments", &["towline-protocol"]),
-    ("towline-cloud", &[]),
-    ("towline-agent", &["towline-protocol", "towline-transport", "towline-cloud", "towline-environments"]),
+    ("towline-cloud-api", &[]),
+    ("towline-cloud", &["towline-cloud-api"]),
+    (
+        "towline-agent",
+        &["towline-protocol", "towline-transport", "towline-cloud", "towline-cloud-api", "towline-environments"],
+    ),
     ("towline-bootstrap", &["towline-cloud", "towline-transport", "towline-protocol"]),
     // A grant is for a digest, and digests are made in `protocol` only.
     ("towline-blob-store", &["towline-transport", "towline-protocol"]),
-    ("towline-control-plane", &["towline-protocol", "towline-transport", "towline-environments"]),
+    ("towline-control-plane", &["towline-protocol", "towline-transport", "towline-cloud-api", "towline-environments"]),
     (
         "towline",
         &[
@@ -23,6 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
             "towline-transport",
             "towline-environments",
             "towline-cloud",
+            "towline-cloud-api",
             "towline-agent",
             "towline-bootstrap",
             "towline-blob-store",
@@ -36,6 +41,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
             "towline-transport",
             "towline-environments",
             "towline-cloud",
+            "towline-cloud-api",
             "towline-agent",
             "towline-bootstrap",
             "towline-blob-store",

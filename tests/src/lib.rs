@@ -4,11 +4,13 @@
 //! ends every process that names the directory. Must not fake anything: what the tests need to bend is bent by settings.
 
 pub mod api;
+pub mod cloud;
 pub mod logs;
 pub mod processes;
 pub mod running;
 pub mod world;
 
 pub use api::Api;
+pub use cloud::FakeCloud;
 pub use running::Running;
 pub use world::{Binaries, Program, World, WorldBuilder};

@@ -1,0 +1,105 @@
+//! HTTP as the clouds want it: no redirects, no proxy unless asked for, deadlines, answers of bounded size.
+
+use reqwest::{Client, RequestBuilder, StatusCode, redirect};
+use std::time::Duration;
+
+/// Time for a connection: metadata services answer within milliseconds, and a missing one answers never.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// The longest answer that is read.
+pub const MAX_ANSWER: usize = 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Not sent, not answered in time, or cut off.
+    #[error("{method} {url} failed")]
+    Failed {
+        /// The method.
+        method: String,
+        /// Without query: that may hold what nobody needs to read.
+        url: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Longer than [`MAX_ANSWER`].
+    #[error("the answer from {url} is longer than {MAX_ANSWER} bytes")]
+    TooLong {
+        /// From where.
+        url: String,
+    },
+    /// An answer that cannot be understood: another status, or a body that is not what was agreed.
+    #[error("{url} answered with status {status} and not with {wanted}")]
+    Unexpected {
+        /// From where.
+        url: String,
+        /// Its status.
+        status: u16,
+        /// What was expected.
+        wanted: &'static str,
+    },
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: reqwest::header::HeaderMap,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Where it came from, without query.
+    pub url: String,
+}
+
+impl Answer {
+    /// The body as JSON of a known shape.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, wanted: &'static str) -> Result<T, HttpError> {
+        serde_json::from_slice(&self.body).map_err(|_| self.unexpected(wanted))
+    }
+
+    /// That this is not what was wanted.
+    pub fn unexpected(&self, wanted: &'static str) -> HttpError {
+        HttpError::Unexpected { url: self.url.clone(), status: self.status.as_u16(), wanted }
+    }
+}
+
+/// A client for link-local metadata services: never over a proxy, never redirected.
+pub fn metadata_client() -> reqwest::Result<Client> {
+    base().no_proxy().build()
+}
+
+/// A client for a cloud's public services, over the system's proxy where one is set.
+pub fn service_client() -> reqwest::Result<Client> {
+    base().build()
+}
+
+fn base() -> reqwest::ClientBuilder {
+    Client::builder().redirect(redirect::Policy::none()).connect_timeout(CONNECT)
+}
+
+/// Send a request and read its whole answer, for `within` at most.
+pub async fn send(client: &Client, request: RequestBuilder, within: Duration) -> Result<Answer, HttpError> {
+    let request = request.timeout(within).build().map_err(|source| failed("building", "a request", source))?;
+    let method = request.method().to_string();
+    let mut url = request.url().clone();
+    url.set_query(None);
+    let url = url.to_string();
+    let error = |source: reqwest::Error| failed(&method, &url, source.without_url());
+    let mut response = client.execute(request).await.map_err(error)?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(error)? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(HttpError::TooLong { url });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer { status, headers, body, url })
+}
+
+fn failed(method: &str, url: &str, source: reqwest::Error) -> HttpError {
+    HttpError::Failed { method: method.to_owned(), url: url.to_owned(), source }
+}

@@ -1,0 +1,1 @@
+//! The parts that speak to a cloud, against the fake one: no Dask and no control plane.
