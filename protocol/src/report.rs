@@ -205,6 +205,8 @@ pub enum VerdictReason {
     GpuBusy,
     /// A GPU does not say what it does.
     GpuUnknown,
+    /// A person holds the cluster, for a time.
+    Held,
     /// Nothing measured speaks for being busy.
     Quiet,
     /// The scheduler has tasks, or had some since the last look.

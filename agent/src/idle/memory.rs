@@ -51,6 +51,7 @@ mod tests {
     const QUIET: Signals = Signals {
         starting: false,
         arriving: false,
+        held: false,
         cpu_milli: Some(0),
         gpu: crate::idle::GpuUse::Quiet,
         scheduler: None,

@@ -45,6 +45,8 @@ pub struct Signals {
     pub starting: bool,
     /// Worker hosts that were asked for have not arrived, and may still.
     pub arriving: bool,
+    /// A person holds the cluster.
+    pub held: bool,
     /// CPU of the runner's children since the last sample, in thousandths of one core; none: could not be read.
     pub cpu_milli: Option<u64>,
     /// What the host's GPUs do.
@@ -117,7 +119,7 @@ impl Engine {
         let held_for = self.held_for(&reasons, now);
         // Tasks that wait for a worker which may still come are tasks, too.
         let waiting = |activity: &SchedulerActivity| activity.unrunnable > 0 && self.is_patient(now);
-        let needless = signals.scheduler.filter(|activity| activity.tasks == 0 && !waiting(activity));
+        let needless = signals.scheduler.filter(|activity| activity.tasks == 0 && !waiting(activity) && !signals.held);
         let no_client_for = needless.and_then(|activity| activity.no_client_for);
         Judgement {
             verdict: Verdict { state, reasons, held_for, idle_for: seconds(self.idle_since), no_client_for },
@@ -151,6 +153,9 @@ impl Engine {
 
     fn state(&mut self, signals: Signals, now: BootTime) -> (VerdictState, Vec<VerdictReason>) {
         let mut busy = Vec::new();
+        if signals.held {
+            busy.push(VerdictReason::Held);
+        }
         if signals.starting {
             busy.push(VerdictReason::Starting);
         }

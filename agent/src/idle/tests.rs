@@ -15,7 +15,7 @@ fn at(seconds: u64) -> BootTime {
 /// A worker's host that does nothing.
 fn worker() -> Signals {
     let gpu = GpuUse::Quiet;
-    Signals { starting: false, arriving: false, cpu_milli: Some(0), gpu, scheduler: None, decides: false }
+    Signals { starting: false, arriving: false, held: false, cpu_milli: Some(0), gpu, scheduler: None, decides: false }
 }
 
 /// What a scheduler says when there is nothing to do.
@@ -57,6 +57,12 @@ fn cases() -> Vec<Case> {
             with(SchedulerActivity { tasks: 1, workers_cpu_milli: 0, ..still() }),
             Busy,
             &[Why::SchedulerBusy],
+        ),
+        case(
+            "a person holds a cluster that nobody uses",
+            steady(Signals { held: true, ..scheduler(SchedulerActivity { clients: 0, ..still() }) }),
+            Busy,
+            &[Why::Held],
         ),
         case("tasks came and went between two looks", (0..7).map(moving).collect(), Busy, &[Why::SchedulerBusy]),
         case(
@@ -240,6 +246,7 @@ fn nobody_counts_as_missing_while_tasks_run() {
     let gone = SchedulerActivity { clients: 0, no_client_for: Some(50), ..still() };
     let mut engine = Engine::default();
     assert_eq!(engine.judge(scheduler(gone), at(0)).verdict.no_client_for, Some(50));
+    assert_eq!(engine.judge(Signals { held: true, ..scheduler(gone) }, at(5)).verdict.no_client_for, None);
     let left_work = SchedulerActivity { tasks: 1, ..gone };
     assert_eq!(engine.judge(scheduler(left_work), at(10)).verdict.no_client_for, None);
 }
@@ -266,6 +273,7 @@ fn any_signals() -> impl Strategy<Value = Signals> {
         |(starting, decides, cpu_milli, gpu, activity)| Signals {
             starting,
             arriving: false,
+            held: false,
             cpu_milli,
             gpu,
             scheduler: activity.map(|(moves, tasks, workers_cpu_milli, client_cpu_milli)| SchedulerActivity {

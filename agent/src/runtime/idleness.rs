@@ -20,6 +20,8 @@ pub struct Around<'a> {
     pub assignment: Option<&'a Assignment>,
     /// The roster in force.
     pub roster: Option<&'a Roster>,
+    /// A person holds the cluster.
+    pub held: bool,
     /// The Dask processes have arrived, or have had their time.
     pub started: bool,
     /// What became of them is known: an agent that has just begun has to look first.
@@ -64,6 +66,7 @@ impl Idleness {
         let signals = Signals {
             starting: role.is_some() && !around.started,
             arriving: scheduler.is_some_and(|activity| self.arriving(around, activity.hosts, now)),
+            held: decides && around.held,
             cpu_milli: sample.workload_cpu_milli,
             gpu: GpuUse::of(sample.vitals.gpus.as_deref(), &sample.gpus_of_others),
             scheduler,

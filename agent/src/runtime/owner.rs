@@ -317,15 +317,17 @@ impl Owner {
 
     fn measure(&mut self, sample: Option<Sample>) {
         let Some(sample) = sample else { return };
+        let now = boot_time();
         let around = Around {
             assignment: self.memory.assignment(),
             roster: self.memory.roster(),
+            held: self.memory.is_held(now),
             started: matches!(self.had.dask, DaskHad::Joined | DaskHad::Exited),
             // Without a runner in the journal there is nothing to look at yet.
             looked: self.memory.state().runner.is_none()
                 || (self.had.runner == RunnerHad::Held && self.had.dask != DaskHad::Unknown),
         };
-        self.idleness.measure(&sample, around, boot_time());
+        self.idleness.measure(&sample, around, now);
         self.work.keep_idle(self.host.clone(), self.idleness.engine());
         self.seen.sample = Some(sample);
     }

@@ -80,10 +80,24 @@ pub enum Happening {
         /// Cause, when that needs saying.
         why: Option<Cause>,
     },
+    /// A person keeps it alive for a time.
+    ClusterHeld {
+        /// Who.
+        by: Option<String>,
+        /// Why, in that person's words.
+        reason: Option<String>,
+        /// For how long from that moment on.
+        seconds: u64,
+    },
     /// Something is not as it should be, and it goes on.
     ClusterNoted {
         /// What.
         why: Cause,
+    },
+    /// A person let go of it before the time of the hold was over.
+    ClusterReleased {
+        /// Who.
+        by: Option<String>,
     },
     /// A person asked for it.
     ClusterRequested {
@@ -196,7 +210,9 @@ impl Happening {
             Self::ClusterAdapted { .. } => "cluster_adapted",
             Self::ClusterEnded { .. } => "cluster_ended",
             Self::ClusterEnding { .. } => "cluster_ending",
+            Self::ClusterHeld { .. } => "cluster_held",
             Self::ClusterNoted { .. } => "cluster_noted",
+            Self::ClusterReleased { .. } => "cluster_released",
             Self::ClusterRequested { .. } => "cluster_requested",
             Self::ClusterRunning => "cluster_running",
             Self::ClusterScaled { .. } => "cluster_scaled",
@@ -251,6 +267,7 @@ pub fn of_cluster(before: &ClusterRecord, after: &ClusterRecord, by: Option<&str
     if before.n_workers != after.n_workers {
         told.push(Happening::ClusterScaled { by: by(), from: before.n_workers, to: after.n_workers });
     }
+    told.extend(held(before, after, by()));
     if moved && after.state == ClusterState::Running {
         told.push(Happening::ClusterRunning);
     }
@@ -270,6 +287,17 @@ pub fn of_cluster(before: &ClusterRecord, after: &ClusterRecord, by: Option<&str
     }
     let at_ms = after.ended_at_ms.unwrap_or(now_ms);
     told.into_iter().map(|what| Event { at_ms, host: None, what }).collect()
+}
+
+fn held(before: &ClusterRecord, after: &ClusterRecord, by: Option<String>) -> Option<Happening> {
+    match &after.hold {
+        hold if *hold == before.hold => None,
+        Some(hold) => {
+            let seconds = hold.until_ms.saturating_sub(hold.since_ms) / 1000;
+            Some(Happening::ClusterHeld { by, reason: hold.reason.clone(), seconds })
+        }
+        None => Some(Happening::ClusterReleased { by }),
+    }
 }
 
 /// The beginning of a host.

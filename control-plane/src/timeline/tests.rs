@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::fleet::observed::reach;
-use crate::model::{BackendHandle, Wish};
+use crate::model::{BackendHandle, Hold, Wish};
 use crate::store::tests::records;
 use towline_protocol::report::SignOff;
 use towline_protocol::time::UnixSeconds;
@@ -44,6 +44,8 @@ fn every_turn_of_a_cluster_is_told_once() {
     assert_eq!(cluster_kinds(|cluster| cluster.n_workers = 9), ["cluster_scaled"]);
     let adaptive = Adaptive { minimum: 1, maximum: 9, interval_ms: 1, wait_count: 1, target_duration_ms: 1 };
     assert_eq!(cluster_kinds(|cluster| cluster.adaptive = Some(adaptive)), ["cluster_adapted"]);
+    let hold = Hold { by: "ada".to_owned(), reason: None, since_ms: NOW_MS, until_ms: NOW_MS + 1 };
+    assert_eq!(cluster_kinds(|cluster| cluster.hold = Some(hold)), ["cluster_held"]);
     assert_eq!(cluster_kinds(|cluster| cluster.scaled_at_ms = Some(1)), [""; 0]);
     assert_eq!(cluster_kinds(|cluster| cluster.reason = Some(why("no_address"))), ["cluster_noted"]);
     assert_eq!(cluster_kinds(|cluster| cluster.wish = Wish::End), ["cluster_ending"]);
@@ -166,6 +168,8 @@ fn the_kind_is_the_word_that_is_written() {
         Happening::ClientWithdrawn { client: "client-a".to_owned(), person: "bob".to_owned() },
         Happening::ClusterEnded { failed: true, code: Some("idle".to_owned()) },
         Happening::ClusterEnding { by: None, why: None },
+        Happening::ClusterHeld { by: Some("ada".to_owned()), reason: Some("demo".to_owned()), seconds: 7200 },
+        Happening::ClusterReleased { by: None },
         Happening::ClusterNoted { why: Cause::from(&why("x")) },
         Happening::ClusterScaled { by: None, from: 1, to: 2 },
         Happening::HostBanned,

@@ -50,6 +50,7 @@ fn of_reason(reason: VerdictReason) -> &'static str {
         VerdictReason::CpuUnknown => "the CPU use of its processes cannot be read",
         VerdictReason::GpuBusy => "a GPU computes",
         VerdictReason::GpuUnknown => "a GPU does not say whether it computes",
+        VerdictReason::Held => "a person holds it",
         VerdictReason::Quiet => "nothing measured speaks for work",
         VerdictReason::SchedulerBusy => "the scheduler has tasks, or something moved since the last look",
         VerdictReason::SchedulerSilent => "the scheduler does not say what it does",
