@@ -50,6 +50,35 @@ async def cluster(role_of: Callable[[Any], str | None] = as_client) -> AsyncIter
             yield scheduler, activity
 
 
+def test_the_strongest_word_of_any_workers_host_counts():
+    quiet = {"gpu": "quiet", "traffic": "quiet", "person": "quiet"}
+    assert plugin.busiest_word([]) == quiet
+    assert plugin.busiest_word([None, {}, {"gpu": "nonsense", "other": "busy"}, 5]) == quiet
+    words = [{**quiet, "gpu": "unclear"}, {**quiet, "gpu": "busy"}, {**quiet, "person": "unclear"}]
+    assert plugin.busiest_word(words) == {"gpu": "busy", "traffic": "quiet", "person": "unclear"}
+
+
+async def test_what_a_workers_heartbeat_carries_reaches_the_statement():
+    async with cluster() as (scheduler, activity):
+        assert activity.statement()["workers"]["gpu"] == "quiet"
+        worker = next(iter(scheduler.workers.values()))
+        worker.metrics["towline"] = {"gpu": "busy", "traffic": "quiet", "person": "quiet"}
+        assert activity.statement()["workers"] == {"gpu": "busy", "traffic": "quiet", "person": "quiet"}
+
+
+async def test_clients_hear_once_that_idleness_is_about_to_end_their_cluster(caplog):
+    async with cluster() as (scheduler, activity):
+        async with client_of(scheduler):
+            before = activity.moves()
+            activity.warn(90)
+            activity.warn(-1)
+            await asyncio.sleep(0.2)
+            told = [record.getMessage() for record in caplog.records if record.name == "towline"]
+            assert len(told) == 1 and "ends in 90 s unless" in told[0], told
+            assert activity.moves() == before, "a warning is no use of the cluster"
+    assert any("It ends in 90 s unless" in record.getMessage() for record in caplog.records)
+
+
 @contextlib.asynccontextmanager
 async def client_of(scheduler: Scheduler, guarded: bool = True) -> AsyncIterator[Client]:
     async with Client(scheduler.address, asynchronous=True) as client:

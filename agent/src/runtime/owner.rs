@@ -144,7 +144,7 @@ impl Owner {
             work.ship_logs(&host, &assignment.logs);
         }
         let runner = memory.state().runner.as_ref().map(|runner| runner.pid);
-        let wish = Wish { period: vitals_period(memory.assignment()), runner };
+        let wish = Wish { period: vitals_period(memory.assignment()), runner, whole_host: host.settings.whole_host };
         let nvml = host.settings.nvml_library.clone();
         let sampler = Sampler::start(&host.directory, nvml, wish).map_err(RuntimeError::Vitals)?;
         tracing::info!(
@@ -244,7 +244,7 @@ impl Owner {
     fn wanted(&self, now: BootTime) -> Wanted {
         Wanted {
             can_close: self.idleness.can_close(now),
-            given_up: rules::given_up(self.memory.assignment().map(Limits::from).as_ref(), self.idleness.silent_for()),
+            given_up: rules::given_up(self.memory.assignment().map(Limits::from).as_ref(), self.idleness.quiet_for()),
             closed: self.idleness.closed(),
             heard: self.talk.connected(),
             ..self.memory.wanted(self.local_end(now))
@@ -328,7 +328,7 @@ impl Owner {
                 || (self.had.runner == RunnerHad::Held && self.had.dask != DaskHad::Unknown),
         };
         self.idleness.measure(&sample, around, now);
-        self.work.keep_idle(self.host.clone(), self.idleness.engine());
+        self.work.keep_idle(self.host.clone(), self.idleness.engine(), self.idleness.word(), now);
         self.seen.sample = Some(sample);
     }
 
@@ -376,7 +376,8 @@ impl Owner {
 
     fn tune_sampler(&mut self) {
         let period = vitals_period(self.memory.assignment());
-        let wish = Wish { period, runner: self.work.runner.as_ref().map(|runner| runner.record().pid) };
+        let wish =
+            Wish { period, runner: self.work.runner.as_ref().map(|runner| runner.record().pid), ..self.out.wish };
         if wish != self.out.wish {
             self.out.wish = wish;
             self.out.sampler.wish(wish);

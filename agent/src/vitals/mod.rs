@@ -13,6 +13,7 @@ mod meter;
 mod processes;
 mod read;
 
+use crate::idle::Presence;
 use gpu::Gpus;
 use meter::Meter;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,10 @@ pub struct Sample {
     /// CPU of the workload since the sample before, in thousandths of one core, as idleness is judged by; none: could
     /// not be read.
     pub workload_cpu_milli: Option<u64>,
+    /// Bytes per second that the workload moved since the sample before; none: cannot be told.
+    pub workload_traffic: Option<u64>,
+    /// What terminals and the workload's Jupyter servers say.
+    pub presence: Presence,
     /// For each GPU whether it serves only others than the workload.
     pub gpus_of_others: Vec<bool>,
 }
@@ -42,6 +47,8 @@ pub struct Wish {
     pub period: Duration,
     /// The process whose descendants are the workload.
     pub runner: Option<u32>,
+    /// The machine serves nothing but this host: all its traffic and its terminals count.
+    pub whole_host: bool,
 }
 
 /// The running sampler.
@@ -76,6 +83,19 @@ impl Sampler {
     }
 }
 
+/// Bytes per second that the workload moved. The kernel counts network bytes of machines, not of processes, so they count
+/// only where the machine is the workload's.
+fn moved(vitals: &Vitals, whole_host: bool) -> Option<u64> {
+    let workload = vitals.workload.as_ref();
+    let disk = workload.and_then(|workload| Some(workload.disk_read_rate?.saturating_add(workload.disk_write_rate?)));
+    let network = vitals.network.filter(|_| whole_host && workload.is_some());
+    let network = network.map(|network| network.receive_rate.saturating_add(network.send_rate));
+    match (disk, network) {
+        (Some(disk), Some(network)) => Some(disk.saturating_add(network)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// The thread ends when the sampler is dropped: the channel's other end is the only reason to live.
 fn sample_until_dropped(
     directory: &Path,
@@ -97,7 +117,9 @@ fn sample_until_dropped(
         let gpus_of_others = seen.iter().flatten().map(others).collect();
         vitals.gpus = seen.map(|all| all.into_iter().map(|gpu| gpu.vitals).collect());
         number += 1;
-        let sample = Sample { number, vitals, workload_cpu_milli, gpus_of_others };
+        let workload_traffic = moved(&vitals, wish.whole_host);
+        let presence = Presence::default();
+        let sample = Sample { number, vitals, workload_cpu_milli, workload_traffic, presence, gpus_of_others };
         outbox.send_replace(Some(sample));
         let taken = Instant::now();
         let mut due = taken + wish.period;
@@ -121,7 +143,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_sample_comes_at_once_and_is_sane() {
-        let wish = Wish { period: Duration::from_secs(3600), runner: None };
+        let wish = Wish { period: Duration::from_secs(3600), runner: None, whole_host: false };
         let sampler = Sampler::start(Path::new("/"), None, wish).expect("threads can be made");
         let mut samples = sampler.samples();
         let sample = tokio::time::timeout(Duration::from_secs(10), samples.wait_for(Option::is_some))
@@ -140,7 +162,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_second_sample_has_rates() {
-        let wish = Wish { period: Duration::from_millis(50), runner: Some(std::process::id()) };
+        let wish = Wish { period: Duration::from_millis(50), runner: Some(std::process::id()), whole_host: false };
         let sampler = Sampler::start(Path::new("/"), None, wish).expect("threads can be made");
         let mut samples = sampler.samples();
         let second = |sample: &Option<Sample>| sample.as_ref().is_some_and(|sample| sample.number > 1);
@@ -160,9 +182,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_wish_does_not_wait_for_the_old_period_to_be_told() {
-        let sampler =
-            Sampler::start(Path::new("/"), None, Wish { period: Duration::from_millis(20), runner: Some(u32::MAX) })
-                .expect("threads can be made");
+        let sampler = Sampler::start(
+            Path::new("/"),
+            None,
+            Wish { period: Duration::from_millis(20), runner: Some(u32::MAX), whole_host: false },
+        )
+        .expect("threads can be made");
         let mut samples = sampler.samples();
         let unknown =
             |sample: &Option<Sample>| sample.as_ref().is_some_and(|sample| sample.workload_cpu_milli.is_none());

@@ -43,6 +43,14 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
             let by = by.as_deref().unwrap_or("the scheduler");
             format!("{by} scaled from {from} to {}", workers(*to))
         }
+        Happening::ClusterWarned { remaining } => {
+            format!("nobody uses the cluster: idleness ends it in {}, unless somebody does", span(*remaining))
+        }
+        Happening::HostDegraded { reasons } => {
+            let reasons: Vec<String> = reasons.iter().map(word).collect();
+            let reasons = reasons.join(", ");
+            format!("{host} has not been able to tell for long whether it is needed ({reasons}): look at it")
+        }
         Happening::HostBanned => format!("{host} was shut out: two machines spoke as it"),
         Happening::HostEnded => format!("{host} is gone"),
         Happening::HostEnding { why } => because(&format!("{host} was told to end"), why.as_ref()),

@@ -60,6 +60,7 @@ fn verdict(state: VerdictState, reasons: &[(VerdictReason, u64)]) -> Verdict {
         held_for: reasons.iter().copied().collect(),
         idle_for: 0,
         no_client_for: None,
+        warning: None,
     }
 }
 
