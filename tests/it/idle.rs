@@ -247,6 +247,81 @@ async fn a_hold_needs_no_control_plane() -> Result<()> {
         .map_err(|left| anyhow::anyhow!("left: {left:?}"))
 }
 
+const WARNED: &str = r#"
+import json, logging, time
+import towline
+
+class Kept(logging.Handler):
+    told = []
+    def emit(self, record):
+        if "nobody has used" in record.getMessage():
+            self.told.append(record.getMessage())
+
+if __name__ == "__main__":
+    logging.getLogger("towline").addHandler(Kept())
+    with towline.Cluster(n_workers=1, name="warned", idle_timeout=12, progress=False) as cluster:
+        client, other = cluster.get_client(), towline.Cluster.from_name("warned", progress=False)
+        client.submit(int, 3, pure=False).result(timeout=30)
+        begun = time.monotonic()
+        while cluster.details["state"] == "running" and time.monotonic() < begun + 60:
+            time.sleep(0.1)
+        print(json.dumps({"told": Kept.told, "id": cluster.cluster_id}), flush=True)
+"#;
+
+#[tokio::test]
+async fn people_are_warned_twice_before_idleness_ends_their_cluster() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let said = world.script_json(WARNED, LONG).await?;
+    let told = said["told"].as_array().context("told")?;
+    ensure!(
+        told.len() == 2 && told[0].as_str().is_some_and(|text| text.contains("`cluster.hold(...)` keeps it")),
+        "{said}"
+    );
+    let id = said["id"].as_str().context("id")?;
+    world.api().cluster_until(id, LONG, |view| view["state"] == "stopped").await?;
+    let events = towline_tests::world::run(world.towline(&["cluster", "events", id]), LONG).await?.stdout;
+    ensure!(events.matches("nobody uses the cluster: idleness ends it in").count() == 2, "{events}");
+    let logs = towline_tests::world::run(world.towline(&["logs", id, "--scheduler"]), LONG).await?.stdout;
+    ensure!(logs.matches("Nobody has used this cluster for a while. It ends in").count() == 2, "{logs}");
+    Ok(())
+}
+
+const COMPUTES: &str = r#"
+import json, os, time
+import towline
+
+if __name__ == "__main__":
+    cluster = towline.Cluster(n_workers=1, name="computes", idle_timeout=10, progress=False)
+    pid = cluster.get_client().submit(os.getpid, pure=False).result(timeout=30)
+    print(json.dumps({"id": cluster.cluster_id, "pid": pid}), flush=True)
+    time.sleep(600)
+"#;
+
+/// One machine is both hosts here, so both see the GPU; which processes are the workload's they see apart.
+#[tokio::test]
+async fn a_gpu_that_computes_for_a_worker_keeps_the_cluster_and_somebody_elses_job_does_not() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let nvml = towline_tests::Nvml::build("name=Fake util=0 procs=0")?;
+    let world = builder.libraries(nvml.folder()).start().await?;
+    let mut program = Running::start(&world, "computes", COMPUTES)?;
+    let said = program.next().await?;
+    let id = said["id"].as_str().context("id")?.to_owned();
+    nvml.say(&format!("name=Fake util=80 procs=1 first={}", said["pid"]))?;
+    tokio::time::sleep(Duration::from_secs(28)).await;
+    let shown = towline_tests::world::run(world.towline(&["cluster", "show", &id]), LONG).await?.stdout;
+    ensure!(shown.contains("It is busy: a GPU computes"), "{shown}");
+    // The same GPU, as busy as before, for a process that is nobody's workload.
+    nvml.say(&format!("name=Fake util=80 procs=1 first={}", std::process::id()))?;
+    let view = world.api().cluster_until(&id, LONG, |view| view["state"] == "stopped").await?;
+    ensure!(view["reason"]["code"] == "idle", "{view:#}");
+    program.kill()
+}
+
 const FORGOTTEN: &str = r#"
 import json, time
 import towline

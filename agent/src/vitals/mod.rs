@@ -1,7 +1,7 @@
 //! What this host measures of itself: CPU, memory, disk and network, and what the runner's children use.
 //!
 //! Sampling happens on one named thread, because reading `/proc` blocks; readers take the newest sample from a watch. GPUs
-//! have a thread of their own (`gpu`), because a driver may never answer.
+//! have a thread of their own (`gpu`), because a driver may never answer; so have Jupyter servers (`people`).
 //! `read` reads the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
 //! readings. Owns the thread and stops it when dropped. Must not judge: `idle` does.
 
@@ -10,12 +10,14 @@ mod counters;
 pub mod gpu;
 mod host;
 mod meter;
+mod people;
 mod processes;
 mod read;
 
 use crate::idle::Presence;
 use gpu::Gpus;
 use meter::Meter;
+use people::Notebooks;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -40,6 +42,9 @@ pub struct Sample {
     pub gpus_of_others: Vec<bool>,
 }
 
+/// Where Linux has the terminals of logins and of programs that open one.
+const TERMINALS: &str = "/dev/pts";
+
 /// What the sampler is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wish {
@@ -63,12 +68,13 @@ impl Sampler {
     /// not find it.
     pub fn start(directory: &Path, nvml: Option<PathBuf>, wish: Wish) -> std::io::Result<Self> {
         let gpus = Gpus::watch(nvml)?;
+        let notebooks = Notebooks::watch()?;
         let (wishes, inbox) = mpsc::sync_channel(8);
         let (outbox, samples) = watch::channel(None);
         let directory = directory.to_owned();
         std::thread::Builder::new()
             .name("vitals".to_owned())
-            .spawn(move || sample_until_dropped(&directory, &gpus, wish, &inbox, &outbox))?;
+            .spawn(move || sample_until_dropped(&directory, (&gpus, &notebooks), wish, &inbox, &outbox))?;
         Ok(Self { wishes, samples })
     }
 
@@ -99,7 +105,7 @@ fn moved(vitals: &Vitals, whole_host: bool) -> Option<u64> {
 /// The thread ends when the sampler is dropped: the channel's other end is the only reason to live.
 fn sample_until_dropped(
     directory: &Path,
-    gpus: &Gpus,
+    (gpus, notebooks): (&Gpus, &Notebooks),
     mut wish: Wish,
     inbox: &mpsc::Receiver<Wish>,
     outbox: &watch::Sender<Option<Sample>>,
@@ -118,7 +124,8 @@ fn sample_until_dropped(
         vitals.gpus = seen.map(|all| all.into_iter().map(|gpu| gpu.vitals).collect());
         number += 1;
         let workload_traffic = moved(&vitals, wish.whole_host);
-        let presence = Presence::default();
+        let terminals = wish.whole_host.then(|| people::terminals(Path::new(TERMINALS))).flatten();
+        let presence = people::together(terminals, notebooks.look(pids.as_deref().unwrap_or_default()));
         let sample = Sample { number, vitals, workload_cpu_milli, workload_traffic, presence, gpus_of_others };
         outbox.send_replace(Some(sample));
         let taken = Instant::now();
