@@ -254,6 +254,7 @@ async fn a_scheduler_that_cannot_be_gated_ends() {
         ("towline_scheduler.py", towline_agent::cluster::SCHEDULER),
         ("towline_scaling.py", towline_agent::cluster::SCALING),
         ("towline_dashboard.py", towline_agent::cluster::DASHBOARD),
+        ("towline_word.py", towline_agent::cluster::WORD),
     ];
     for (name, text) in parts {
         std::fs::write(cluster.directory.path().join(name), text).expect("written");

@@ -15,6 +15,7 @@ mod listeners;
 mod logs;
 mod lost;
 mod metrics;
+mod notebook;
 mod object;
 mod operate;
 mod packages;

@@ -137,7 +137,9 @@ def test_the_page_names_profile_and_peers_but_no_place(tmp_path):
     assert "released binary (2 MB)" in " ".join(released.split())
 
 
-@pytest.mark.parametrize(("debug", "allow", "written"), [(True, False, False), (True, True, True), (False, False, True)])
+@pytest.mark.parametrize(
+    ("debug", "allow", "written"), [(True, False, False), (True, True, True), (False, False, True)]
+)
 def test_no_page_comes_from_a_debug_binary_unless_asked_for(tmp_path, monkeypatch, debug, allow, written):
     binary, out = tmp_path / "towline", tmp_path / "performance.md"
     said = json.dumps({"version": "0", "debug": debug})

@@ -83,7 +83,9 @@ def test_waits_for_the_owner_computes_and_needs_no_second_admission(bench, share
     (key,) = joined_keys(bench)
     names = {file.name for file in bench.folder_of_keys.glob("client-joined-*")}
     assert names == {key, *(key.removesuffix("key") + end for end in ("crt", "ca.crt", "scheduler.json"))}
-    with Client(shared.scheduler_address, security=towline.load_security({"address": shared.scheduler_address})) as bare:
+    with Client(
+        shared.scheduler_address, security=towline.load_security({"address": shared.scheduler_address})
+    ) as bare:
         assert bare.submit(sum, range(5)).result(timeout=30) == 10
     # Two more at the same time: nobody is asked.
     more = [Joiner(), Joiner()]

@@ -714,7 +714,13 @@ def test_cores_and_memory_are_counted_in_hosts():
 
     assert [hosts_for("cores", amount, SHAPE, "cores") for amount in (0, 1, 6, 6.5, 12)] == [0, 1, 1, 2, 2]
     assert [hosts_for("memory", amount, SHAPE, "memory") for amount in (0, "2 GiB", "2.1 GiB", 1 << 32)] == [0, 1, 2, 2]
-    for kind, wrong in (("cores", -1), ("cores", "many"), ("cores", True), ("memory", "much"), ("memory", float("inf"))):
+    for kind, wrong in (
+        ("cores", -1),
+        ("cores", "many"),
+        ("cores", True),
+        ("memory", "much"),
+        ("memory", float("inf")),
+    ):
         with pytest.raises(ClusterError) as caught:
             hosts_for(kind, wrong, SHAPE, kind)
         assert caught.value.code == "argument_invalid", wrong

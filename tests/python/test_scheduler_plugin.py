@@ -30,6 +30,7 @@ RACES = int(os.environ.get("TOWLINE_RACES", "1000"))
 
 plugin = load("towline_scheduler")
 scaling = load("towline_scaling")
+words = load("towline_word")
 
 
 def as_client(_: Any) -> str:
@@ -88,11 +89,25 @@ async def answer(future: Future) -> str:
 
 
 def test_the_strongest_word_of_any_workers_host_counts() -> None:
-    quiet = {"gpu": "quiet", "traffic": "quiet", "person": "quiet"}
+    quiet = {"gpu": "quiet", "traffic": "quiet", "person": "quiet", "agent": "quiet"}
     assert plugin.busiest_word([]) == quiet
     assert plugin.busiest_word([None, {}, {"gpu": "nonsense", "other": "busy"}, 5]) == quiet
     words = [{**quiet, "gpu": "unclear"}, {**quiet, "gpu": "busy"}, {**quiet, "person": "unclear"}]
-    assert plugin.busiest_word(words) == {"gpu": "busy", "traffic": "quiet", "person": "unclear"}
+    assert plugin.busiest_word(words) == {"gpu": "busy", "traffic": "quiet", "person": "unclear", "agent": "quiet"}
+
+
+def test_a_hosts_word_is_read_and_an_old_one_leaves_only_what_was_quiet(tmp_path: Path) -> None:
+    file = tmp_path / "run/word.json"
+    file.parent.mkdir()
+    word = {"gpu": "busy", "traffic": "quiet"}
+    file.write_text(json.dumps({"at": 1000, "word": word}))
+    assert words.read(str(file), 1060.0) == word
+    assert words.read(str(file), 1061.0) == {"gpu": "unclear", "traffic": "quiet"}
+    for damaged in ("", "[]", '{"at": 5}', '{"at": "x", "word": {}}', '{"at": 1, "word": []}'):
+        file.write_text(damaged)
+        assert words.read(str(file), 1.0) is None
+    file.unlink()
+    assert words.of_host(str(tmp_path))(None) is None
 
 
 def test_what_a_workers_heartbeat_carries_reaches_the_statement() -> None:
@@ -100,8 +115,13 @@ def test_what_a_workers_heartbeat_carries_reaches_the_statement() -> None:
         async with cluster() as (scheduler, activity):
             assert activity.statement()["workers"]["gpu"] == "quiet"
             worker = next(iter(scheduler.workers.values()))
-            worker.metrics["towline"] = {"gpu": "busy", "traffic": "quiet", "person": "quiet"}
-            assert activity.statement()["workers"] == {"gpu": "busy", "traffic": "quiet", "person": "quiet"}
+            worker.metrics["towline"] = {"gpu": "busy", "traffic": "quiet", "person": "quiet", "agent": "quiet"}
+            assert activity.statement()["workers"] == {
+                "gpu": "busy",
+                "traffic": "quiet",
+                "person": "quiet",
+                "agent": "quiet",
+            }
 
     run(told)
 

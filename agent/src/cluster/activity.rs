@@ -297,7 +297,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
-    const STATEMENT: &str = r#"{"op":"activity","moves":7,"tasks":0,"unrunnable":0,"clients":1,"had_client":true,"no_client_for":null,"client_cpu_milli":null,"workers_cpu_milli":12,"hosts":2,"workers":{"gpu":"busy","traffic":"quiet","person":"unclear"},"closed":null}"#;
+    const STATEMENT: &str = r#"{"op":"activity","moves":7,"tasks":0,"unrunnable":0,"clients":1,"had_client":true,"no_client_for":null,"client_cpu_milli":null,"workers_cpu_milli":12,"hosts":2,"workers":{"gpu":"busy","traffic":"quiet","person":"unclear","agent":"quiet"},"closed":null}"#;
 
     struct Served {
         directory: tempfile::TempDir,

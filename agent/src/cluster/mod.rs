@@ -20,3 +20,6 @@ pub const SCALING: &str = include_str!("towline_scaling.py");
 
 /// What serves Dask's pages on a local socket.
 pub const DASHBOARD: &str = include_str!("towline_dashboard.py");
+
+/// The worker's part that tells what its host measures; written beside the preload.
+pub const WORD: &str = include_str!("towline_word.py");

@@ -268,7 +268,7 @@ def span(seconds: int) -> str:
 
 #: What hosts say of themselves, the strongest first.
 SIGNALS_IN_ORDER = ("busy", "unclear", "quiet")
-KINDS = ("gpu", "traffic", "person")
+KINDS = ("gpu", "traffic", "person", "agent")
 
 
 def busiest_word(words: Iterable[Any]) -> dict[str, str]:

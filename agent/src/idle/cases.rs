@@ -146,7 +146,12 @@ fn cases() -> Vec<Case> {
             then(times(100, used(1)), times(1, used(2))),
             &[Why::PersonActive],
         ),
-        busy("a spot instance is being drained", steady(Signals { draining: true, ..worker() }), &[Why::AgentWorking]),
+        busy("a spot instance is being drained", steady(Signals { working: true, ..worker() }), &[Why::AgentWorking]),
+        busy(
+            "log lines that piled up on a worker's host are being delivered, seen from the scheduler's host",
+            workers(WorkersWord { agent: Signal::Busy, ..WorkersWord::default() }),
+            &[Why::AgentWorking],
+        ),
         busy(
             "a worker's host was just added and gets its packages",
             steady(Signals { arriving: true, ..scheduler(still()) }),

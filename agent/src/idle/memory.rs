@@ -69,7 +69,7 @@ mod tests {
         starting: false,
         arriving: false,
         held: false,
-        draining: false,
+        working: false,
         cpu_milli: Some(0),
         gpu: crate::idle::Signal::Quiet,
         traffic: Some(0),

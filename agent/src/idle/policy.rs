@@ -54,8 +54,8 @@ pub struct Signals {
     pub arriving: bool,
     /// A person holds the cluster.
     pub held: bool,
-    /// The agent moves data away.
-    pub draining: bool,
+    /// The agent has work of its own: it moves data away, or delivers log lines that have piled up.
+    pub working: bool,
     /// CPU of the runner's children since the last sample, in thousandths of one core; none: could not be read.
     pub cpu_milli: Option<u64>,
     /// What the host's GPUs do.
@@ -222,7 +222,8 @@ impl Engine {
         // One look may fall between two kernels, and one alone is work: nothing else makes a GPU compute.
         let gpu = if self.gpus.contains(&Signal::Busy) { Signal::Busy } else { signals.gpu };
         let traffic = self.traffic.judge(signals.traffic, signals.after, now);
-        WorkersWord { gpu, traffic, person: self.person.judge(signals.presence, now) }
+        let agent = if signals.working { Signal::Busy } else { Signal::Quiet };
+        WorkersWord { gpu, traffic, person: self.person.judge(signals.presence, now), agent }
     }
 
     fn state(&mut self, signals: Signals, seen: WorkersWord, now: BootTime) -> (VerdictState, Vec<VerdictReason>) {
@@ -234,7 +235,7 @@ impl Engine {
             (signals.held, VerdictReason::Held),
             (signals.starting, VerdictReason::Starting),
             (signals.arriving, VerdictReason::WorkersStarting),
-            (signals.draining, VerdictReason::AgentWorking),
+            (word.agent == Signal::Busy, VerdictReason::AgentWorking),
             (works && heard.is_some(), VerdictReason::WorkersBusy),
             (works && heard.is_none(), VerdictReason::CpuBusy),
             (word.gpu == Signal::Busy, VerdictReason::GpuBusy),
@@ -302,6 +303,7 @@ fn of_cluster(heard: Option<SchedulerActivity>, own: WorkersWord) -> WorkersWord
         gpu: own.gpu.or(activity.workers.gpu),
         traffic: activity.workers.traffic,
         person: own.person.or(activity.workers.person),
+        agent: own.agent.or(activity.workers.agent),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct WorkersWord {
     pub traffic: Signal,
     /// Whether somebody uses a terminal or a notebook.
     pub person: Signal,
+    /// Whether its agent has work of its own that an end would cut short.
+    pub agent: Signal,
 }
 
 /// From this many bytes per second on the workload works: a download, packages, results that are written.

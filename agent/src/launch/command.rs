@@ -1,7 +1,7 @@
 //! A plan as command lines, environment and files. PURE: no clock, no file, no process; the runner executes what
 //! comes out of here, and the tests of this file are where one reads what Dask is started with.
 
-use crate::cluster::{DASHBOARD, PRELOAD, SCALING, SCHEDULER};
+use crate::cluster::{DASHBOARD, PRELOAD, SCALING, SCHEDULER, WORD};
 use crate::launch::LaunchPlan;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -139,6 +139,7 @@ pub fn launch(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Launch, Pla
         LaunchFile { path: around.directory.join("towline_scheduler.py"), contents: SCHEDULER.to_owned() },
         LaunchFile { path: around.directory.join("towline_scaling.py"), contents: SCALING.to_owned() },
         LaunchFile { path: around.directory.join("towline_dashboard.py"), contents: DASHBOARD.to_owned() },
+        LaunchFile { path: around.directory.join("towline_word.py"), contents: WORD.to_owned() },
         LaunchFile { path: config.clone(), contents: dask_config(plan) },
         LaunchFile { path: settings.clone(), contents: preload_settings(plan, addresses, &around) },
     ];

@@ -12,7 +12,7 @@ use crate::runner::facts::{boot_time, unix_ms};
 use std::error::Error;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use towline_protocol::assignment::{LogPlan, Sink as SinkPlan};
 use towline_transport::backoff::Backoff;
 use towline_transport::keys::random_fraction;
@@ -25,6 +25,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The longest pause while somebody waits for a flush.
 const FLUSH_PAUSE: Duration = Duration::from_millis(100);
+
+/// Less than this goes within the flush at the end.
+const BACKLOG: u64 = 4 << 20;
 
 /// How much longer than its deadline a flush is waited for: a write that hangs must not hold the host.
 const FLUSH_MARGIN: Duration = Duration::from_millis(500);
@@ -47,6 +50,7 @@ struct Flush {
 #[derive(Debug)]
 pub struct Shipper {
     flushes: mpsc::SyncSender<Flush>,
+    catches_up: watch::Receiver<bool>,
 }
 
 impl Shipper {
@@ -70,8 +74,14 @@ impl Shipper {
     ) -> std::io::Result<Self> {
         let (flushes, inbox) = mpsc::sync_channel(1);
         let open = move || Shipping::open(files.clone(), sink(), limits, cap);
-        std::thread::Builder::new().name("logs".to_owned()).spawn(move || ship(&open, &inbox))?;
-        Ok(Self { flushes })
+        let (behind, catches_up) = watch::channel(false);
+        std::thread::Builder::new().name("logs".to_owned()).spawn(move || ship(&open, &inbox, &behind))?;
+        Ok(Self { flushes, catches_up })
+    }
+
+    /// Whether much has piled up, as while the sink was away, and is being delivered now.
+    pub fn catches_up(&self) -> bool {
+        *self.catches_up.borrow()
     }
 
     /// Deliver all that is there, for this long at most. Call it when nobody writes any more.
@@ -88,7 +98,11 @@ impl Shipper {
 }
 
 /// The thread ends when the handle is dropped.
-fn ship(open: &impl Fn() -> Result<Option<Shipping>, ShipError>, inbox: &mpsc::Receiver<Flush>) {
+fn ship(
+    open: &impl Fn() -> Result<Option<Shipping>, ShipError>,
+    inbox: &mpsc::Receiver<Flush>,
+    behind: &watch::Sender<bool>,
+) {
     let mut backoff = Backoff::new(LOOK, LONGEST_PAUSE);
     let mut shipping = None;
     let mut flush: Option<Flush> = None;
@@ -100,12 +114,16 @@ fn ship(open: &impl Fn() -> Result<Option<Shipping>, ShipError>, inbox: &mpsc::R
                     tracing::info!(component = "logs", "log lines are delivered again");
                 }
                 backoff.reset();
+                let left = shipping.as_ref().map_or(0, Shipping::left);
+                behind.send_replace(step == Step::More && left >= BACKLOG);
                 if step == Step::CaughtUp {
                     answer(&mut flush, &shipping, true);
                 }
                 if step == Step::More { Duration::ZERO } else { LOOK }
             }
             Err(error) => {
+                // Lines that nobody takes keep no host alive.
+                behind.send_replace(false);
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(component = "logs", error = &error as &dyn Error, "log lines wait on this host");
                 }

@@ -22,6 +22,8 @@ pub struct Around<'a> {
     pub roster: Option<&'a Roster>,
     /// A person holds the cluster.
     pub held: bool,
+    /// Log lines that have piled up are being delivered.
+    pub delivers: bool,
     /// The Dask processes have arrived, or have had their time.
     pub started: bool,
     /// What became of them is known: an agent that has just begun has to look first.
@@ -68,7 +70,8 @@ impl Idleness {
             starting: role.is_some() && !around.started,
             arriving: scheduler.is_some_and(|activity| self.arriving(around, activity.hosts, now)),
             held: decides && around.held,
-            draining: around.assignment.is_some_and(|assignment| assignment.lifecycle == Lifecycle::Drain),
+            working: around.delivers
+                || around.assignment.is_some_and(|assignment| assignment.lifecycle == Lifecycle::Drain),
             cpu_milli: sample.workload_cpu_milli,
             gpu: of_gpus(sample.vitals.gpus.as_deref(), &sample.gpus_of_others),
             traffic: sample.workload_traffic,

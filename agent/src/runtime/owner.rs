@@ -322,6 +322,7 @@ impl Owner {
             assignment: self.memory.assignment(),
             roster: self.memory.roster(),
             held: self.memory.is_held(now),
+            delivers: self.work.delivers(),
             started: matches!(self.had.dask, DaskHad::Joined | DaskHad::Exited),
             // Without a runner in the journal there is nothing to look at yet.
             looked: self.memory.state().runner.is_none()

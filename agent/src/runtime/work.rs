@@ -151,6 +151,11 @@ impl Work {
         });
     }
 
+    /// Whether log lines that have piled up are being delivered.
+    pub fn delivers(&self) -> bool {
+        self.shipper.as_ref().is_some_and(|shipper| shipper.catches_up())
+    }
+
     /// The write of [`Self::keep_idle`] ended.
     pub fn idle_kept(&mut self) {
         self.keeping_idle = false;
