@@ -5,6 +5,7 @@
 
 use super::ConfigError;
 use super::fragments::{Fragments, Value};
+use crate::launch::LauncherKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use std::time::Duration;
 /// What files may set. Absent means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inputs {
+    /// `launcher`: how the runner is started.
+    pub launcher: Option<LauncherKind>,
     /// `store`: where environments lie.
     pub store: Option<PathBuf>,
     /// `uv`: the tool that makes environments.
@@ -30,7 +33,8 @@ pub struct Inputs {
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
+    "launcher",
     "log_spool_bytes",
     "metrics_listen",
     "nvml_library",
@@ -52,6 +56,7 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
     let mut inputs = Inputs::default();
     for (key, value) in fragments {
         match key.as_str() {
+            "launcher" => inputs.launcher = Some(launcher(key, value)?),
             "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
             "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),
             "nvml_library" => inputs.nvml_library = Some(absolute_path(key, value)?),
@@ -70,6 +75,12 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
         }
     }
     Ok(inputs)
+}
+
+fn launcher(key: &str, value: &Value) -> Result<LauncherKind, ConfigError> {
+    let text = value.value.as_str();
+    let found = LauncherKind::ALL.into_iter().find(|kind| text == Some(kind.as_str()));
+    found.ok_or_else(|| wrong(key, value, "\"process\", \"systemd\" or \"docker\""))
 }
 
 fn seconds(key: &str, value: &Value) -> Result<Duration, ConfigError> {

@@ -5,6 +5,7 @@
 mod fragments;
 mod inputs;
 
+use crate::launch::LauncherKind;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ const WITHHELD_AFTER: Duration = Duration::from_secs(2 * 60);
 /// Checked settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// How the runner is started.
+    pub launcher: LauncherKind,
     /// Where environments lie.
     pub store: PathBuf,
     /// The tool that makes environments; none: looked for on the path.
@@ -99,6 +102,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
     files.push(host_dir.join("agent.toml"));
     let inputs = inputs::parse(&fragments::read(&files)?)?;
     Ok(Settings {
+        launcher: inputs.launcher.unwrap_or_default(),
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
@@ -156,6 +160,7 @@ mod tests {
     fn refuses_values_of_another_kind_or_size() {
         for text in [
             "store = 1",
+            "launcher = \"podman\"",
             "store = \"rel\"",
             "renew_identity_after = 0",
             "reconnect_within = 345601",

@@ -1,10 +1,11 @@
 //! Starting a runner, finding it again, and telling it what to run. Owns the agent's side of the runner: the plan,
-//! its command lines (`command`, pure), the start (`process`), the re-adoption (`adopt`) and the handle. It starts no
+//! its command lines (`command`, pure), the ways to start (`launcher`, `process`), the re-adoption (`adopt`) and the handle. It starts no
 //! Dask process itself, so that the agent's death touches none. Driven by the agent's runtime.
 
 pub mod adopt;
 pub mod command;
 mod handle;
+pub mod launcher;
 mod plan;
 pub mod process;
 
@@ -13,8 +14,9 @@ pub use crate::runner::facts::RunnerRecord;
 pub use crate::runner::wire::{Refusal, RunnerSpec, RunnerStatus, StopReport};
 pub use adopt::{AdoptError, adopt};
 pub use handle::{RunnerError, RunnerHandle};
+pub use launcher::{AnyLauncher, Launcher, LauncherKind, Unfit};
 pub use plan::{DaskKeyFiles, LaunchPlan};
-pub use process::{RunnerProgram, start};
+pub use process::{ProcessLauncher, RunnerProgram, start};
 
 use std::path::PathBuf;
 use towline_protocol::report::{Failure, FailureKind};

@@ -23,7 +23,7 @@ mod work;
 pub use blobs::{GrantsError, SessionBlobs};
 pub use host::{Host, HostError};
 pub use memory::MemoryError;
-pub use parties::{AdoptFailure, Environments, Parties, ProcessRunners, Runner, Runners, StepError, story};
+pub use parties::{AdoptFailure, Environments, Launched, Parties, Runner, Runners, StepError, story};
 
 use crate::cluster::{activity, gateway};
 use crate::ending;
@@ -57,6 +57,9 @@ pub enum RuntimeError {
     /// The host's files.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The launcher cannot work here.
+    #[error(transparent)]
+    Launcher(#[from] crate::launch::Unfit),
     /// The journal of earlier runs.
     #[error(transparent)]
     Memory(#[from] MemoryError),

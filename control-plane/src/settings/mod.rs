@@ -27,7 +27,7 @@ pub const FILE: &str = "server.toml";
 pub const DROP_INS: &str = "server.toml.d";
 
 /// Everything an operator can set, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The `spiffe://` trust domain in every certificate.
     pub trust_domain: String,
@@ -45,6 +45,8 @@ pub struct Settings {
     pub limits: Limits,
     /// `local` hosts get no agent: `towline agent --simulate` speaks for them, and they compute nothing.
     pub local_simulate: bool,
+    /// Settings of the agents of `local` hosts, as in `agent.toml`; the agents check them.
+    pub local_agent: toml::Table,
 }
 
 /// When clusters and hosts end by themselves.
@@ -160,7 +162,7 @@ pub enum SettingsError {
 }
 
 /// One file as written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fragment {
     trust_domain: Option<String>,
@@ -175,7 +177,7 @@ pub struct Fragment {
 
 macro_rules! fragment {
     ($name:ident { $($field:ident: $type:ty),* $(,)? }) => {
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         struct $name { $($field: Option<$type>),* }
 
@@ -218,7 +220,7 @@ fragment!(LimitsFragment {
     hosts_per_person: u32,
     cores_per_person: u32,
 });
-fragment!(LocalFragment { simulate: bool });
+fragment!(LocalFragment { simulate: bool, agent: toml::Table });
 
 impl Fragment {
     /// One file's text.
@@ -288,6 +290,7 @@ impl Settings {
             validity,
             limits,
             local_simulate: inputs.local.simulate.unwrap_or(false),
+            local_agent: inputs.local.agent.unwrap_or_default(),
         })
     }
 }
@@ -417,6 +420,8 @@ mod tests {
     fn hosts_are_real_unless_a_file_says_otherwise() {
         assert!(!Settings::default().local_simulate);
         assert!(settings("[local]\nsimulate = true").expect("settings").local_simulate);
+        let agent = settings("[local.agent]\nlauncher = \"docker\"").expect("settings").local_agent;
+        assert_eq!(agent["launcher"].as_str(), Some("docker"));
     }
 
     #[test]
