@@ -3,8 +3,11 @@
 use reqwest::{Client, RequestBuilder, StatusCode, redirect};
 use std::time::Duration;
 
-/// Time for a connection: metadata services answer within milliseconds, and a missing one answers never.
-const CONNECT: Duration = Duration::from_secs(1);
+/// Time for a connection to a metadata service: it answers within milliseconds, and a missing one answers never.
+const CONNECT_LOCALLY: Duration = Duration::from_secs(1);
+
+/// Time for a connection to a public service, its TLS handshake included: one lost packet alone costs a second.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// The longest answer that is read.
 pub const MAX_ANSWER: usize = 1024 * 1024;
@@ -68,16 +71,16 @@ impl Answer {
 
 /// A client for link-local metadata services: never over a proxy, never redirected.
 pub fn metadata_client() -> reqwest::Result<Client> {
-    base().no_proxy().build()
+    base(CONNECT_LOCALLY).no_proxy().build()
 }
 
 /// A client for a cloud's public services, over the system's proxy where one is set.
 pub fn service_client() -> reqwest::Result<Client> {
-    base().build()
+    base(CONNECT).build()
 }
 
-fn base() -> reqwest::ClientBuilder {
-    Client::builder().redirect(redirect::Policy::none()).connect_timeout(CONNECT)
+fn base(connect: Duration) -> reqwest::ClientBuilder {
+    Client::builder().redirect(redirect::Policy::none()).connect_timeout(connect)
 }
 
 /// Send a request and read its whole answer, for `within` at most.

@@ -4,7 +4,7 @@
 //! holds what a record must not show: tokens, envelopes, capabilities.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, SchedulerAddress};
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki, VerifyingKey, WorkspaceId};
@@ -124,9 +124,12 @@ pub struct ClusterRecord {
     /// Between which numbers the scheduler may choose; none: `n_workers` was chosen by a person.
     #[serde(default)]
     pub adaptive: Option<Adaptive>,
-    /// When `n_workers` last changed, Unix milliseconds; none: never.
+    /// When `n_workers` or `going` last changed, Unix milliseconds; none: never.
     #[serde(default)]
     pub scaled_at_ms: Option<u64>,
+    /// Worker hosts that a person chose to go. They do not count among the `n_workers`.
+    #[serde(default)]
+    pub going: BTreeSet<HostId>,
     /// Limits and labels.
     pub terms: Terms,
     /// What the owner wants.

@@ -137,7 +137,7 @@ fn request_hosts(
     if seen.scheduler().is_none() {
         actions.push(Action::RequestHost(RoleKind::Scheduler));
     }
-    let live: Vec<&SeenHost> = scaling::working(seen).collect();
+    let live: Vec<&SeenHost> = scaling::working(wanted, seen).collect();
     let failed: Vec<&SeenHost> =
         seen.workers().filter(|host| !host.is_useful() && host.record.reason.is_some()).collect();
     let [n_live, n_failed] = [live.len(), failed.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));

@@ -17,24 +17,29 @@ pub fn wish(wanted: &Wanted, seen: &Observed) -> Option<u32> {
     (allowed != wanted.n_workers).then_some(allowed)
 }
 
-/// Worker hosts that count: those that the scheduler has retired take no more tasks.
-pub fn working(seen: &Observed) -> impl Iterator<Item = &SeenHost> {
-    seen.workers().filter(move |host| host.is_useful() && !is_retired(seen, host))
+/// Worker hosts that count: those that the scheduler has retired take no more tasks, and those that a person chose to go
+/// will take none soon.
+pub fn working<'a>(wanted: &'a Wanted, seen: &'a Observed) -> impl Iterator<Item = &'a SeenHost> {
+    let stays = |host: &&SeenHost| !is_retired(seen, host) && !wanted.going.contains(&host.record.id);
+    seen.workers().filter(|host| host.is_useful()).filter(stays)
 }
 
 /// Which hosts go. Those that the scheduler has retired, always: they are of no use to anybody. Of those that are too
-/// many the ones that never worked; the others once the scheduler has moved their data away, or has had its time.
+/// many, and of those that a person chose, the ones that never worked; the others once the scheduler has moved their data
+/// away, or has had its time.
 pub fn shrink(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64) -> Vec<Action> {
-    let retired = seen.workers().filter(|host| host.is_useful() && is_retired(seen, host));
-    let mut going: Vec<&SeenHost> = retired.collect();
-    let mut live: Vec<&SeenHost> = working(seen).collect();
+    let useful = || seen.workers().filter(|host| host.is_useful());
+    let mut going: Vec<&SeenHost> = useful().filter(|host| is_retired(seen, host)).collect();
+    let mut live: Vec<&SeenHost> = working(wanted, seen).collect();
     let excess = live.len().saturating_sub(wanted.n_workers as usize);
     // The newest first, for it has the least to lose; ids only break ties, so that every pass agrees.
     let newest = |host: &&SeenHost| (host.record.created_at_ms, host.record.id.clone());
     live.sort_by_key(|host| (reached(&host.record, StartPhase::Joined), std::cmp::Reverse(newest(host))));
     let waited = Duration::from_millis(now_ms.saturating_sub(wanted.scaled_at_ms));
     let asks = can_retire(seen) && waited < settings.hosts.retire;
-    let goes = live.into_iter().take(excess).filter(|host| !(asks && reached(&host.record, StartPhase::Joined)));
+    let chosen = useful().filter(|host| wanted.going.contains(&host.record.id) && !is_retired(seen, host));
+    let too_many = chosen.chain(live.into_iter().take(excess));
+    let goes = too_many.filter(|host| !(asks && reached(&host.record, StartPhase::Joined)));
     going.extend(goes);
     going.into_iter().map(|host| Action::EndHost(host.record.id.clone(), None)).collect()
 }
