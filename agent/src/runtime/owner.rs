@@ -37,9 +37,6 @@ use towline_transport::TlsIdentity;
 /// A timer may be this late after a suspend: tokio's clock does not count suspended time, boot time does.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
-/// Durations are journaled at least this often.
-const CHECKPOINT: Duration = Duration::from_secs(10 * 60);
-
 /// After the journal could not be written, nothing is begun for this long.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 
@@ -163,7 +160,7 @@ impl Owner {
             work,
             seen: Seen::default(),
             blobs,
-            clocks: Clocks { last_phase: now, next_checkpoint: now.plus(CHECKPOINT), paused_until: now },
+            clocks: Clocks { last_phase: now, next_checkpoint: now, paused_until: now },
             out: Outlets { sampler, wish, snapshots, gateway: others.gateway },
         })
     }
@@ -366,7 +363,7 @@ impl Owner {
         if now < self.clocks.next_checkpoint {
             return;
         }
-        self.clocks.next_checkpoint = now.plus(CHECKPOINT);
+        self.clocks.next_checkpoint = now.plus(self.memory.checkpoint_within());
         if let Err(error) = self.memory.checkpoint().await {
             self.journal_failed(&error);
         }
