@@ -14,7 +14,7 @@ use std::time::Duration;
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{Digest, Position, VerifyingKey};
 use towline_protocol::report::{EndReason, PhaseRecord, SignOff};
-use towline_protocol::time::BootTime;
+use towline_protocol::time::{BootTime, UnixSeconds};
 use towline_protocol::trust::Trust;
 
 /// The format this build reads and writes. A newer one is refused: guessing could replay an assignment.
@@ -46,6 +46,9 @@ pub struct State {
     pub phases: Vec<PhaseRecord>,
     /// SHA-256 of the cluster CA's certificate (DER), fixed by the first one.
     pub cluster_ca: Option<Digest>,
+    /// The hold of the assignment in force, by this host's own life. An older agent kept none.
+    #[serde(default)]
+    pub hold: Option<KeptHold>,
     /// How long the host has lived and heard nothing.
     pub age: Age,
     /// Why the host ends, once that is decided. Never taken back.
@@ -66,10 +69,32 @@ impl State {
             launch: None,
             phases: Vec::new(),
             cluster_ca: None,
+            hold: None,
             age: Age::default(),
             ending: None,
             sign_off: None,
         }
+    }
+}
+
+/// A hold, from the moment that it was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptHold {
+    /// The signer's word; the same word again is the same hold.
+    pub until: UnixSeconds,
+    /// When it is over, in seconds of this host's life: no clock that is set moves that, and no restart.
+    pub lived: u64,
+}
+
+impl KeptHold {
+    /// What becomes of the hold with another assignment, `lived` seconds into the host's life. Only the signer's own
+    /// clock, which said `issued_at` too, tells how long it is. Pure.
+    pub fn next(before: Option<Self>, until: Option<UnixSeconds>, issued_at: UnixSeconds, lived: u64) -> Option<Self> {
+        let until = until?;
+        let length = until.0.saturating_sub(issued_at.0);
+        let known = before.filter(|before| before.until == until);
+        Some(known.unwrap_or(Self { until, lived: lived.saturating_add(length) }))
     }
 }
 
@@ -282,7 +307,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use towline_protocol::ids::{ClusterId, HostId, VerifyingKey, WorkspaceId};
-    use towline_protocol::time::UnixSeconds;
     use towline_protocol::trust::Identity;
 
     fn fresh() -> State {
@@ -300,6 +324,19 @@ mod tests {
 
     fn open(directory: &Path) -> Result<Journal, JournalError> {
         Journal::open(directory, fresh)
+    }
+
+    #[test]
+    fn a_hold_is_counted_by_the_hosts_own_life_from_when_it_was_first_heard() {
+        let at = UnixSeconds;
+        let next = |before, until, issued_at, lived| KeptHold::next(before, until, at(issued_at), lived);
+        let first = next(None, Some(at(1_500)), 1_000, 40);
+        assert_eq!(first.map(|hold| hold.lived), Some(540), "500 s from now, whatever our clock says");
+        // Signed anew, by a clock that was set back by a day meanwhile: the same hold.
+        assert_eq!(next(first, Some(at(1_500)), 0, 300), first);
+        assert_eq!(next(first, Some(at(1_900)), 1_600, 300).map(|hold| hold.lived), Some(600), "held anew");
+        assert_eq!(next(first, None, 1_000, 300), None, "let go");
+        assert_eq!(next(None, Some(at(900)), 1_000, 40).map(|hold| hold.lived), Some(40), "over when it was signed");
     }
 
     #[test]

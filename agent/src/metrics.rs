@@ -216,6 +216,7 @@ mod tests {
             reasons: Vec::new(),
             idle_for: 0,
             no_client_for: None,
+            warning: None,
             held_for: std::collections::BTreeMap::new(),
         };
         let report = Report { vitals: Some(vitals), verdict: Some(verdict), ..Report::default() };

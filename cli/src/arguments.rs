@@ -146,6 +146,22 @@ pub enum ClusterCommand {
         #[arg(long, value_name = "N")]
         maximum: Option<u32>,
     },
+    /// Keep a cluster alive for a time, whether or not it is used
+    Hold {
+        /// Name or id
+        cluster: String,
+        /// For how long, from now: `90s`, `30m`, `2h`; not beyond its longest life
+        #[arg(long = "for", value_name = "TIME", value_parser = join::patience)]
+        time: Duration,
+        /// Why, for others to read
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Let go of a cluster that is held
+    Release {
+        /// Name or id
+        cluster: String,
+    },
     /// End a cluster and wait until its hosts are gone
     Stop {
         /// Name or id
@@ -347,6 +363,9 @@ mod tests {
             "towline explain synced_late",
             "towline cluster show x",
             "towline cluster stop x",
+            "towline cluster hold x --for 2h",
+            "towline cluster hold x --for 90s --reason demo --json",
+            "towline cluster release x",
             "towline cluster dashboard x --port 8787 --open --json",
             "towline cluster events x --follow --json",
             "towline logs x",
@@ -387,6 +406,9 @@ mod tests {
         for line in [
             "towline limits set --workspace",
             "towline usage --by host",
+            "towline cluster hold x",
+            "towline cluster hold x --for ever",
+            "towline cluster hold x --for 0s",
             "towline cluster admit x 7F3A-9KQ2-0RSW-41XZ --refuse bob",
             "towline cluster join x --timeout soon",
             "towline usage --by tag:",

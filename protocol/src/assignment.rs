@@ -262,6 +262,10 @@ pub struct VitalsPlan {
 pub struct IdlePolicy {
     /// Seconds of unbroken idleness after which the cluster ends; null switches the rule off.
     pub after: Option<u64>,
+    /// Until when a person holds the cluster (scheduler hosts): it counts as busy. By the signer's clock, which must not
+    /// be compared with another: what counts is how long after `issued_at` it is.
+    #[serde(default)]
+    pub hold_until: Option<UnixSeconds>,
 }
 
 /// How many worker hosts a cluster is to have. The scheduler moves data away from those that are too many, and between

@@ -165,8 +165,21 @@ pub struct Verdict {
     pub held_for: BTreeMap<VerdictReason, u64>,
     /// Seconds of unbroken idleness.
     pub idle_for: u64,
+    /// How near its end for idleness is (scheduler hosts); null: not so near that anybody is told.
+    #[serde(default)]
+    pub warning: Option<EndWarning>,
     /// Seconds without a client (scheduler hosts); null while one is there, while tasks run, and when it cannot be told.
     pub no_client_for: Option<u64>,
+}
+
+/// What people are told before idleness ends their cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndWarning {
+    /// Half of the time that it may be idle is over.
+    Half,
+    /// Two minutes are left, or a quarter of a shorter time.
+    Last,
 }
 
 /// The three values of a verdict.
@@ -195,16 +208,26 @@ pub struct Deadline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VerdictReason {
+    /// The agent itself has work: it moves data away.
+    AgentWorking,
     /// A client's process works: it may be building a graph.
     ClientBusy,
     /// The workload uses CPU.
     CpuBusy,
     /// The workload's CPU use could not be read.
     CpuUnknown,
+    /// It has been unknown for so long that a person should look. No reason for anything by itself.
+    Degraded,
     /// A GPU computes, or is held by a process while it cannot say what it does.
     GpuBusy,
     /// A GPU does not say what it does.
     GpuUnknown,
+    /// A person holds the cluster, for a time.
+    Held,
+    /// A Jupyter server of the workload cannot be asked.
+    JupyterUnknown,
+    /// Somebody used a terminal or a notebook a short while ago.
+    PersonActive,
     /// Nothing measured speaks for being busy.
     Quiet,
     /// The scheduler has tasks, or had some since the last look.
@@ -213,6 +236,12 @@ pub enum VerdictReason {
     SchedulerSilent,
     /// A start phase is under way.
     Starting,
+    /// The workload reads, writes, receives or sends much.
+    TrafficBusy,
+    /// The workload's traffic is too much to be called quiet and too little to be called busy.
+    TrafficUnknown,
+    /// It was unknown for four idle times while CPU, GPU and traffic were quiet: it counts as idle.
+    UnknownQuiet,
     /// Tasks wait for a worker that could run them.
     Unrunnable,
     /// The workers' processes use CPU, whatever the scheduler knows of it.

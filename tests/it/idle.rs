@@ -176,6 +176,152 @@ async fn a_restart_of_the_agent_does_not_make_a_cluster_young_again() -> Result<
     Ok(())
 }
 
+const HELD: &str = r#"
+import json, time
+import towline
+
+if __name__ == "__main__":
+    cluster = towline.Cluster(n_workers=1, name="held", idle_timeout=4, no_client_timeout=4, max_lifetime=300,
+                              shutdown_on_close=False, progress=False)
+    try:
+        cluster.hold("2 hours")
+        refused = None
+    except towline.ClusterError as error:
+        refused = [error.code, error.remedy]
+    cluster.hold(200, reason="a demo")
+    cluster.release()
+    cluster.hold(HOLD, reason="a demo")
+    print(json.dumps({"id": cluster.cluster_id, "refused": refused}), flush=True)
+    cluster.close()
+"#;
+
+/// Held for 16 s with an idle time and a client's absence of 4 s each.
+#[tokio::test]
+async fn a_cluster_that_a_person_holds_ends_when_the_hold_is_over_and_not_before() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let said = world.script_json(&HELD.replace("HOLD", "16"), LONG).await?;
+    let begun = Instant::now();
+    ensure!(said["refused"][0] == "hold_too_long", "{said}");
+    ensure!(
+        said["refused"][1].as_str().is_some_and(|remedy| remedy.contains("towline cluster hold held --for")),
+        "{said}"
+    );
+    let id = said["id"].as_str().context("id")?;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let shown = towline_tests::world::run(world.towline(&["cluster", "show", id]), LONG).await?;
+    for words in ["more: a demo", "holds it for", "a person holds it"] {
+        ensure!(shown.stdout.contains(words), "{words:?} is missing in {}", shown.stdout);
+    }
+    let view = world.api().cluster_until(id, LONG, |view| view["state"] == "stopped").await?;
+    ensure!(begun.elapsed() > Duration::from_secs(12), "before the hold was over: {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < Duration::from_secs(40), "long after: {:?}", begun.elapsed());
+    ensure!(["idle", "no_client"].map(Value::from).contains(&view["reason"]["code"]), "{view:#}");
+    let events = towline_tests::world::run(world.towline(&["cluster", "events", id]), LONG).await?;
+    for words in ["holds the cluster for 16 s: a demo", "holds the cluster no more"] {
+        ensure!(events.stdout.contains(words), "{words:?} is missing in {}", events.stdout);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hold_needs_no_control_plane() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let mut world = builder.settings("[rules]\nscheduler_lost = \"3s\"").expect(&ALONE).start().await?;
+    let script = HELD.replace("HOLD", "20");
+    world.script_json(&script, LONG).await?;
+    // The assignment with the hold is on its way to the host.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.kill_server().await?;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        ensure!(!processes::below(&world.data.join("hosts")).is_empty(), "a held host ended before its time");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    processes::gone(&world.data.join("hosts"), Duration::from_secs(60))
+        .await
+        .map_err(|left| anyhow::anyhow!("left: {left:?}"))
+}
+
+const WARNED: &str = r#"
+import json, logging, time
+import towline
+
+class Kept(logging.Handler):
+    told = []
+    def emit(self, record):
+        if "nobody has used" in record.getMessage():
+            self.told.append(record.getMessage())
+
+if __name__ == "__main__":
+    logging.getLogger("towline").addHandler(Kept())
+    with towline.Cluster(n_workers=1, name="warned", idle_timeout=12, progress=False) as cluster:
+        client, other = cluster.get_client(), towline.Cluster.from_name("warned", progress=False)
+        client.submit(int, 3, pure=False).result(timeout=30)
+        begun = time.monotonic()
+        while cluster.details["state"] == "running" and time.monotonic() < begun + 60:
+            time.sleep(0.1)
+        print(json.dumps({"told": Kept.told, "id": cluster.cluster_id}), flush=True)
+"#;
+
+#[tokio::test]
+async fn people_are_warned_twice_before_idleness_ends_their_cluster() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let world = builder.start().await?;
+    let said = world.script_json(WARNED, LONG).await?;
+    let told = said["told"].as_array().context("told")?;
+    ensure!(
+        told.len() == 2 && told[0].as_str().is_some_and(|text| text.contains("`cluster.hold(...)` keeps it")),
+        "{said}"
+    );
+    let id = said["id"].as_str().context("id")?;
+    world.api().cluster_until(id, LONG, |view| view["state"] == "stopped").await?;
+    let events = towline_tests::world::run(world.towline(&["cluster", "events", id]), LONG).await?.stdout;
+    ensure!(events.matches("nobody uses the cluster: idleness ends it in").count() == 2, "{events}");
+    let logs = towline_tests::world::run(world.towline(&["logs", id, "--scheduler"]), LONG).await?.stdout;
+    ensure!(logs.matches("Nobody has used this cluster for a while. It ends in").count() == 2, "{logs}");
+    Ok(())
+}
+
+const COMPUTES: &str = r#"
+import json, os, time
+import towline
+
+if __name__ == "__main__":
+    cluster = towline.Cluster(n_workers=1, name="computes", idle_timeout=10, progress=False)
+    pid = cluster.get_client().submit(os.getpid, pure=False).result(timeout=30)
+    print(json.dumps({"id": cluster.cluster_id, "pid": pid}), flush=True)
+    time.sleep(600)
+"#;
+
+/// One machine is both hosts here, so both see the GPU; which processes are the workload's they see apart.
+#[tokio::test]
+async fn a_gpu_that_computes_for_a_worker_keeps_the_cluster_and_somebody_elses_job_does_not() -> Result<()> {
+    let Some(builder) = World::builder() else {
+        return Ok(());
+    };
+    let nvml = towline_tests::Nvml::build("name=Fake util=0 procs=0")?;
+    let world = builder.libraries(nvml.folder()).start().await?;
+    let mut program = Running::start(&world, "computes", COMPUTES)?;
+    let said = program.next().await?;
+    let id = said["id"].as_str().context("id")?.to_owned();
+    nvml.say(&format!("name=Fake util=80 procs=1 first={}", said["pid"]))?;
+    tokio::time::sleep(Duration::from_secs(28)).await;
+    let shown = towline_tests::world::run(world.towline(&["cluster", "show", &id]), LONG).await?.stdout;
+    ensure!(shown.contains("It is busy: a GPU computes"), "{shown}");
+    // The same GPU, as busy as before, for a process that is nobody's workload.
+    nvml.say(&format!("name=Fake util=80 procs=1 first={}", std::process::id()))?;
+    let view = world.api().cluster_until(&id, LONG, |view| view["state"] == "stopped").await?;
+    ensure!(view["reason"]["code"] == "idle", "{view:#}");
+    program.kill()
+}
+
 const FORGOTTEN: &str = r#"
 import json, time
 import towline

@@ -203,6 +203,7 @@ class FakeControlPlane:
                 (r"/api/v1/clusters", Clusters, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)", OneCluster, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)/(scale|adapt|admissions|admission-requests)", Act, {"plane": self}),
+                (r"/api/v1/clusters/([^/]+)/hold", Hold, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)/why", Why, {"plane": self}),
                 (r"/api/v1/clusters/([^/]+)/events", Events, {"plane": self}),
             ],
@@ -563,6 +564,18 @@ class OneCluster(Handler):
         before = copy.deepcopy(view)
         self.plane.spawn(self.plane.stop(view))
         self.answer(before, 202)
+
+
+class Hold(Handler):
+    def post(self, name: str) -> None:
+        view = self.plane.find(name)
+        view["hold"] = self.body({"seconds", "reason"})
+        self.answer(view)
+
+    def delete(self, name: str) -> None:
+        view = self.plane.find(name)
+        view["hold"] = None
+        self.answer(view)
 
 
 class Why(Handler):

@@ -371,6 +371,30 @@ def test_adapts_by_the_clusters_own_scheduler(bench):
             cluster.adapt(worker_key=str)
 
 
+def test_holds_and_lets_go_and_alike_in_asynchronous_use(bench):
+    with quick() as cluster:
+        cluster.hold("2h", reason="a demo")
+        assert bench.plane.only["hold"] == {"seconds": 7200, "reason": "a demo"}
+        cluster.hold(1.2)
+        assert bench.plane.only["hold"] == {"seconds": 2, "reason": None}
+        cluster.release()
+        assert bench.plane.only["hold"] is None
+        for wrong in ("ever", 0, True):
+            with pytest.raises(ClusterError, match="`time`"):
+                cluster.hold(wrong)
+    with pytest.raises(ClusterError, match="is closed"):
+        cluster.hold("2h")
+
+    async def use():
+        async with quick(asynchronous=True) as cluster:
+            await cluster.hold("1m")
+            assert [view["hold"] for view in bench.plane.clusters.values()][-1] == {"seconds": 60, "reason": None}
+            await cluster.release()
+            assert [view["hold"] for view in bench.plane.clusters.values()][-1] is None
+
+    asyncio.run(use())
+
+
 def test_closing_a_joined_object_leaves_scaling_as_it_is(bench):
     with quick(name="shared", wait_for_workers=True):
         joined = towline.Cluster.from_name("shared", progress="none", timeout=60)

@@ -87,6 +87,38 @@ async def answer(future: Future) -> str:
 # -- what is told ----------------------------------------------------------------------------------------------------
 
 
+def test_the_strongest_word_of_any_workers_host_counts() -> None:
+    quiet = {"gpu": "quiet", "traffic": "quiet", "person": "quiet"}
+    assert plugin.busiest_word([]) == quiet
+    assert plugin.busiest_word([None, {}, {"gpu": "nonsense", "other": "busy"}, 5]) == quiet
+    words = [{**quiet, "gpu": "unclear"}, {**quiet, "gpu": "busy"}, {**quiet, "person": "unclear"}]
+    assert plugin.busiest_word(words) == {"gpu": "busy", "traffic": "quiet", "person": "unclear"}
+
+
+def test_what_a_workers_heartbeat_carries_reaches_the_statement() -> None:
+    async def told() -> None:
+        async with cluster() as (scheduler, activity):
+            assert activity.statement()["workers"]["gpu"] == "quiet"
+            worker = next(iter(scheduler.workers.values()))
+            worker.metrics["towline"] = {"gpu": "busy", "traffic": "quiet", "person": "quiet"}
+            assert activity.statement()["workers"] == {"gpu": "busy", "traffic": "quiet", "person": "quiet"}
+
+    run(told)
+
+
+def test_clients_hear_once_that_idleness_is_about_to_end_their_cluster(caplog: pytest.LogCaptureFixture) -> None:
+    async def told() -> None:
+        async with cluster() as (scheduler, activity), client_of(scheduler):
+            before = await settled(activity)
+            activity.warn(90)
+            await asyncio.sleep(0.2)
+            assert activity.moves() == before, "a warning is no use of the cluster"
+        heard = [record.getMessage() for record in caplog.records if record.name == "towline"]
+        assert len(heard) == 1 and "ends in 90 s unless" in heard[0], heard
+
+    run(told)
+
+
 def test_tells_tasks_moves_hosts_and_who_is_there() -> None:
     async def told() -> None:
         async with cluster() as (scheduler, activity):

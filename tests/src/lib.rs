@@ -6,11 +6,13 @@
 pub mod api;
 pub mod cloud;
 pub mod logs;
+pub mod nvml;
 pub mod processes;
 pub mod running;
 pub mod world;
 
 pub use api::Api;
 pub use cloud::FakeCloud;
+pub use nvml::Nvml;
 pub use running::Running;
 pub use world::{Binaries, Program, World, WorldBuilder};

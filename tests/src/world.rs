@@ -46,6 +46,7 @@ pub struct WorldBuilder {
     tap: bool,
     waiting_agents: bool,
     programs: Option<PathBuf>,
+    libraries: Option<PathBuf>,
     expected: Vec<&'static str>,
 }
 
@@ -68,6 +69,12 @@ impl WorldBuilder {
     /// Let the control plane, and its hosts after it, find the programs of this folder before any other.
     pub fn programs(mut self, folder: &Path) -> Self {
         self.programs = Some(folder.to_owned());
+        self
+    }
+
+    /// Let the control plane's hosts find the libraries of this folder before any other.
+    pub fn libraries(mut self, folder: &Path) -> Self {
+        self.libraries = Some(folder.to_owned());
         self
     }
 
@@ -116,6 +123,7 @@ impl WorldBuilder {
             tap: self.tap,
             waiting_agents: self.waiting_agents,
             programs: self.programs,
+            libraries: self.libraries,
             expected: self.expected,
             listeners: None,
         };
@@ -153,6 +161,7 @@ pub struct World {
     api: Option<Api>,
     tap: bool,
     waiting_agents: bool,
+    libraries: Option<PathBuf>,
     programs: Option<PathBuf>,
     expected: Vec<&'static str>,
     /// Where the listeners were at the first start: hosts that live on must find them there again.
@@ -181,6 +190,7 @@ impl World {
             tap: false,
             waiting_agents: false,
             programs: None,
+            libraries: None,
             expected: Vec::new(),
         })
     }
@@ -317,6 +327,9 @@ impl World {
             let rest = std::env::var_os("PATH").unwrap_or_default();
             command
                 .env("PATH", std::env::join_paths([folder.clone()].into_iter().chain(std::env::split_paths(&rest)))?);
+        }
+        if let Some(folder) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", folder);
         }
         if self.tap {
             command.arg("--tap").arg(self.tapped());

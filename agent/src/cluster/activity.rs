@@ -5,6 +5,7 @@
 //! users' code: numbers, taken in one closed shape. Must not decide: `idle` judges, `reconcile` asks to close. Served as
 //! one task by the agent's runtime.
 
+use crate::idle::WorkersWord;
 use crate::runner::facts::boot_time;
 use crate::socket;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -51,6 +52,8 @@ pub struct SchedulerActivity {
     pub workers_cpu_milli: u64,
     /// Worker hosts that are or were in the cluster.
     pub hosts: u64,
+    /// What the hosts of the workers show, the busiest of each kind.
+    pub workers: WorkersWord,
     /// It takes no more tasks, for this reason.
     pub closed: Option<EndReason>,
 }
@@ -97,6 +100,7 @@ pub struct SchedulerLink {
     word: watch::Receiver<Option<ScalingWord>>,
     plan: Arc<watch::Sender<Option<Scaling>>>,
     requests: mpsc::Sender<CloseRequest>,
+    warnings: mpsc::Sender<Duration>,
 }
 
 impl SchedulerLink {
@@ -122,6 +126,11 @@ impl SchedulerLink {
         self.plan.send_if_modified(|known| std::mem::replace(known, plan) != plan);
     }
 
+    /// Let the scheduler tell people that idleness ends the cluster in so long. Lost if nobody is there to tell.
+    pub fn warn(&self, remaining: Duration) {
+        let _ = self.warnings.try_send(remaining);
+    }
+
     /// Ask the scheduler to close, if nothing has moved since `moves`. The caller sets the deadline.
     pub async fn close(&self, moves: u64, reason: EndReason) -> CloseAnswer {
         let (answer, answered) = oneshot::channel();
@@ -140,6 +149,7 @@ pub struct SchedulerSocket {
     word: watch::Sender<Option<ScalingWord>>,
     plan: watch::Receiver<Option<Scaling>>,
     requests: mpsc::Receiver<CloseRequest>,
+    warnings: mpsc::Receiver<Duration>,
 }
 
 /// Listen in a host's directory.
@@ -149,8 +159,10 @@ pub fn listen(host_dir: &std::path::Path) -> io::Result<(SchedulerLink, Schedule
     let (word_out, word) = watch::channel(None);
     let (plan, planned) = watch::channel(None);
     let (requests, inbox) = mpsc::channel(1);
-    let link = SchedulerLink { heard, word, plan: Arc::new(plan), requests };
-    Ok((link, SchedulerSocket { listener, heard: heard_out, word: word_out, plan: planned, requests: inbox }))
+    let (warnings, warned) = mpsc::channel(2);
+    let link = SchedulerLink { heard, word, plan: Arc::new(plan), requests, warnings };
+    let (heard, word) = (heard_out, word_out);
+    Ok((link, SchedulerSocket { listener, heard, word, plan: planned, requests: inbox, warnings: warned }))
 }
 
 /// What the plugin says.
@@ -169,6 +181,7 @@ enum Said {
 enum Asked {
     Close { moves: u64, reason: EndReason },
     Scaling { plan: Option<Scaling> },
+    Warn { remaining: u64 },
 }
 
 type Connection = Framed<UnixStream, LinesCodec>;
@@ -214,6 +227,9 @@ pub async fn serve(mut socket: SchedulerSocket, stop: CancellationToken) {
             Some(request) = socket.requests.recv() => {
                 // Dropping the sender tells whoever asked that nobody answers.
                 asked = ask(&mut connection, request).await;
+            }
+            Some(remaining) = socket.warnings.recv() => {
+                send(&mut connection, &Asked::Warn { remaining: remaining.as_secs() }).await;
             }
             // Cancel-safe: a watch keeps its newest value. Without a connection it waits for one.
             Ok(()) = socket.plan.changed(), if connection.is_some() => {
@@ -281,7 +297,7 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
-    const STATEMENT: &str = r#"{"op":"activity","moves":7,"tasks":0,"unrunnable":0,"clients":1,"had_client":true,"no_client_for":null,"client_cpu_milli":null,"workers_cpu_milli":12,"hosts":2,"closed":null}"#;
+    const STATEMENT: &str = r#"{"op":"activity","moves":7,"tasks":0,"unrunnable":0,"clients":1,"had_client":true,"no_client_for":null,"client_cpu_milli":null,"workers_cpu_milli":12,"hosts":2,"workers":{"gpu":"busy","traffic":"quiet","person":"unclear"},"closed":null}"#;
 
     struct Served {
         directory: tempfile::TempDir,

@@ -21,7 +21,7 @@ import multiprocessing
 import os
 import re
 import signal
-from time import time
+from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Any
 
 from distributed import Nanny, Scheduler, Worker
@@ -173,6 +173,27 @@ def part(name: str) -> Any:
     return module
 
 
+#: A word of the host's agent that is older says nothing of now.
+WORD_SECONDS = 60.0
+
+
+def host_word(_: Any = None) -> dict[str, str] | None:
+    """What this host's agent says of GPUs, traffic and people, for the heartbeat to the scheduler.
+
+    Of an agent that is silent for long, what was busy is not known any more; what was quiet stays so.
+    """
+    try:
+        with open(os.path.join(os.path.dirname(SETTINGS["agent"]), "run", "word.json"), encoding="utf-8") as file:
+            told = json.load(file)
+        word = {str(kind): str(signal) for kind, signal in told["word"].items()}
+        if clock_gettime(CLOCK_BOOTTIME) - told["at"] > WORD_SECONDS:
+            word = {kind: signal if signal == "quiet" else "unclear" for kind, signal in word.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # An agent that has not measured yet, or is older.
+        return None
+    return word
+
+
 TASKS: set[asyncio.Task[None]] = set()
 #: The scheduler's dashboard, while there is one.
 PAGES: list[Any] = []
@@ -189,6 +210,8 @@ async def dask_setup(server: Any) -> None:
             pages_start(server)
         elif isinstance(server, Nanny) or (isinstance(server, Worker) and server.nanny is None):
             await wait_for_scheduler(server)
+        if isinstance(server, Worker):
+            server.metrics["towline"] = host_word
         if not isinstance(server, Nanny):
             task = asyncio.create_task(tell_when_joined(server))
             TASKS.add(task)

@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from typing import Any
 
@@ -210,6 +210,7 @@ class Activity:
             # Dask gives percent of one core.
             "workers_cpu_milli": max(0, int(busiest * 10)),
             "hosts": len(self.hosts),
+            "workers": busiest_word(worker.metrics.get("towline") for worker in self.scheduler.workers.values()),
             "closed": self.closed,
         }
 
@@ -232,6 +233,15 @@ class Activity:
             logger.info("Towline closes this cluster: %s", reason)
             return True
 
+    def warn(self, remaining: int) -> None:
+        """Tell people that idleness is about to end this cluster: in its log, and to each client."""
+        self.scheduler.log_event(TOPIC, {"state": "warning", "reason": "idle", "remaining": remaining})
+        logger.warning(
+            "Nobody has used this cluster for a while. It ends in %s unless somebody does; "
+            "`towline cluster hold` or `cluster.hold(...)` keeps it.",
+            span(remaining),
+        )
+
     async def _hold(self, token: str) -> None:
         """Ask every client to hold, and wait until each has said so behind all that it had sent."""
         waiting = self.waiting[token] = {name for name in self.people if name in self.scheduler.clients}
@@ -249,6 +259,26 @@ class Activity:
         if token in self.waiting:
             self.waiting[token].discard(client)
             self.held.set()
+
+
+def span(seconds: int) -> str:
+    """A time in words."""
+    return f"{seconds} s" if seconds < 120 else f"{round(seconds / 60)} min"
+
+
+#: What hosts say of themselves, the strongest first.
+SIGNALS_IN_ORDER = ("busy", "unclear", "quiet")
+KINDS = ("gpu", "traffic", "person")
+
+
+def busiest_word(words: Iterable[Any]) -> dict[str, str]:
+    """Of each kind the strongest that the host of any worker says. A worker without a word says nothing."""
+    said: dict[str, set[str]] = {kind: {"quiet"} for kind in KINDS}
+    for word in words:
+        for kind in KINDS:
+            signal = word.get(kind) if isinstance(word, dict) else None
+            said[kind].add(signal if signal in SIGNALS_IN_ORDER else "quiet")
+    return {kind: min(said[kind], key=SIGNALS_IN_ORDER.index) for kind in KINDS}
 
 
 def host_of(worker: Any) -> str:
@@ -333,6 +363,8 @@ async def converse(
             if request.get("op") == "close":
                 done = await activity.close(int(request["moves"]), str(request["reason"]))
                 await say({"op": "closed" if done else "kept"})
+            elif request.get("op") == "warn":
+                activity.warn(int(request["remaining"]))
             elif request.get("op") == "scaling":
                 scaling.follow(request["plan"])
 

@@ -21,6 +21,8 @@ pub struct Inputs {
     pub uv: Option<PathBuf>,
     /// `nvml_library`: NVIDIA's management library.
     pub nvml_library: Option<PathBuf>,
+    /// `whole_host`: the machine serves nothing but this host.
+    pub whole_host: Option<bool>,
     /// `renew_identity_after`: seconds from one identity certificate to the next.
     pub renew_identity_after: Option<Duration>,
     /// `withheld_after`: seconds for which a newer assignment may be announced and not received.
@@ -33,7 +35,7 @@ pub struct Inputs {
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "launcher",
     "log_spool_bytes",
     "metrics_listen",
@@ -42,6 +44,7 @@ const KEYS: [&str; 9] = [
     "renew_identity_after",
     "store",
     "uv",
+    "whole_host",
     "withheld_after",
 ];
 
@@ -64,6 +67,7 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
             "renew_identity_after" => inputs.renew_identity_after = Some(seconds(key, value)?),
             "store" => inputs.store = Some(absolute_path(key, value)?),
             "withheld_after" => inputs.withheld_after = Some(seconds(key, value)?),
+            "whole_host" => inputs.whole_host = Some(yes_or_no(key, value)?),
             "uv" => inputs.uv = Some(absolute_path(key, value)?),
             _ => {
                 return Err(ConfigError::UnknownKey {
@@ -81,6 +85,10 @@ fn launcher(key: &str, value: &Value) -> Result<LauncherKind, ConfigError> {
     let text = value.value.as_str();
     let found = LauncherKind::ALL.into_iter().find(|kind| text == Some(kind.as_str()));
     found.ok_or_else(|| wrong(key, value, "\"process\", \"systemd\" or \"docker\""))
+}
+
+fn yes_or_no(key: &str, value: &Value) -> Result<bool, ConfigError> {
+    value.value.as_bool().ok_or_else(|| wrong(key, value, "true or false"))
 }
 
 fn seconds(key: &str, value: &Value) -> Result<Duration, ConfigError> {

@@ -36,6 +36,8 @@ pub struct Settings {
     pub log_spool_bytes: Option<u64>,
     /// NVIDIA's management library; none: where the system finds it.
     pub nvml_library: Option<PathBuf>,
+    /// The machine serves nothing but this host: its terminals and all its network traffic count as its workload's.
+    pub whole_host: bool,
     /// Where the agent's metrics are served, without TLS and to anybody who can connect; none: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     /// From one identity certificate to the next.
@@ -107,6 +109,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
         nvml_library: inputs.nvml_library,
+        whole_host: inputs.whole_host.unwrap_or(false),
         metrics_listen: inputs.metrics_listen,
         renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
         reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
@@ -134,6 +137,8 @@ mod tests {
         assert_eq!(settings.log_spool_bytes, None);
         let settings = load_from(host("log_spool_bytes = 1048576").path(), &[]).expect("settings");
         assert_eq!((settings.log_spool_bytes, settings.metrics_listen), (Some(1_048_576), None));
+        assert!(!settings.whole_host, "a person's own machine is not ours");
+        assert!(load_from(host("whole_host = true").path(), &[]).expect("settings").whole_host);
         let settings = load_from(host("metrics_listen = \"9465\"").path(), &[]).expect("settings");
         assert_eq!(settings.metrics_listen.map(|address| address.to_string()), Some("127.0.0.1:9465".to_owned()));
     }

@@ -1,12 +1,13 @@
 //! The engine's memory over restarts of the agent: a host must not become young again because its agent did.
 //!
-//! Owns `run/idle.json`. Written at each sample without a sync: within one boot a rename survives the agent's death, and
+//! Owns `run/idle.json`, and `run/word.json` for the host's own workers. Written at each sample without a sync: within one boot a rename survives the agent's death, and
 //! another boot makes the memory worthless anyway. Anything unreadable is a fresh start, which only lengthens a life.
 
-use super::Engine;
+use super::{Engine, WorkersWord};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
+use towline_protocol::time::BootTime;
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -28,13 +29,30 @@ pub fn recall(host_dir: &Path, boot: &str) -> Engine {
 /// Keep it for the agent after us.
 pub fn keep(host_dir: &Path, boot: &str, engine: &Engine) -> io::Result<()> {
     let file = file(host_dir);
+    replace(&file, &serde_json::to_vec(&Kept { boot: boot.to_owned(), engine: engine.clone() })?)
+}
+
+/// Whole at once: somebody may read it at any moment.
+fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
     let staging = file.with_extension("json.new");
-    let text = serde_json::to_vec(&Kept { boot: boot.to_owned(), engine: engine.clone() })?;
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
     }
     std::fs::write(&staging, text)?;
-    std::fs::rename(&staging, &file)
+    std::fs::rename(&staging, file)
+}
+
+/// What the host says to its cluster's scheduler, for `towline_preload.py` to read.
+#[derive(Serialize)]
+struct Told {
+    /// Seconds since boot, so that a reader knows how old it is.
+    at: u64,
+    word: WorkersWord,
+}
+
+/// Leave this host's word where its workers read it before each heartbeat.
+pub fn tell(host_dir: &Path, word: WorkersWord, now: BootTime) -> io::Result<()> {
+    replace(&host_dir.join("run/word.json"), &serde_json::to_vec(&Told { at: now.0.as_secs(), word })?)
 }
 
 #[cfg(test)]
@@ -42,7 +60,6 @@ mod tests {
     use super::*;
     use crate::idle::Signals;
     use std::time::Duration;
-    use towline_protocol::time::BootTime;
 
     fn at(seconds: u64) -> BootTime {
         BootTime(Duration::from_secs(seconds))
@@ -51,10 +68,15 @@ mod tests {
     const QUIET: Signals = Signals {
         starting: false,
         arriving: false,
+        held: false,
+        draining: false,
         cpu_milli: Some(0),
-        gpu: crate::idle::GpuUse::Quiet,
+        gpu: crate::idle::Signal::Quiet,
+        traffic: Some(0),
+        presence: crate::idle::Presence { mark: None, computes: false, unclear: false },
         scheduler: None,
         decides: false,
+        after: None,
     };
 
     #[test]

@@ -1,186 +1,12 @@
-//! The cases of idleness, false and true, as one table; and what must hold for any history.
+//! The properties of the engine: what must hold for any history. The cases that shaped it are the table in `cases`.
 
-use super::GpuUse;
+use super::cases::{at, scheduler, still, worker};
 use super::policy::{Engine, Signals};
+use super::signal::Signal;
 use crate::cluster::SchedulerActivity;
 use proptest::prelude::*;
 use std::time::Duration;
-use towline_protocol::report::{VerdictReason, VerdictState};
-use towline_protocol::time::BootTime;
-
-fn at(seconds: u64) -> BootTime {
-    BootTime(Duration::from_secs(seconds))
-}
-
-/// A worker's host that does nothing.
-fn worker() -> Signals {
-    let gpu = GpuUse::Quiet;
-    Signals { starting: false, arriving: false, cpu_milli: Some(0), gpu, scheduler: None, decides: false }
-}
-
-/// What a scheduler says when there is nothing to do.
-fn still() -> SchedulerActivity {
-    SchedulerActivity { moves: 40, clients: 1, had_client: true, hosts: 2, ..SchedulerActivity::default() }
-}
-
-/// A scheduler's host whose scheduler says this.
-fn scheduler(activity: SchedulerActivity) -> Signals {
-    Signals { decides: true, scheduler: Some(activity), ..worker() }
-}
-
-struct Case {
-    name: &'static str,
-    /// Samples, ten seconds apart; the last one is judged.
-    history: Vec<Signals>,
-    state: VerdictState,
-    reasons: &'static [VerdictReason],
-}
-
-/// The same signals, seven times: longer than the window.
-fn steady(signals: Signals) -> Vec<Signals> {
-    vec![signals; 7]
-}
-
-// One table, so that it can be read as one.
-#[allow(clippy::too_many_lines)]
-fn cases() -> Vec<Case> {
-    use VerdictReason as Why;
-    use VerdictState::{Busy, Idle, Unknown};
-    let case = |name, history, state, reasons| Case { name, history, state, reasons };
-    let with = |activity| steady(scheduler(activity));
-    let moving = |number: u64| scheduler(SchedulerActivity { moves: number, ..still() });
-    vec![
-        case("nothing to do", with(still()), Idle, &[Why::Quiet]),
-        case("a task sleeps", with(SchedulerActivity { tasks: 1, ..still() }), Busy, &[Why::SchedulerBusy]),
-        case(
-            "a task holds the GIL: its worker says nothing, the scheduler still knows the task",
-            with(SchedulerActivity { tasks: 1, workers_cpu_milli: 0, ..still() }),
-            Busy,
-            &[Why::SchedulerBusy],
-        ),
-        case("tasks came and went between two looks", (0..7).map(moving).collect(), Busy, &[Why::SchedulerBusy]),
-        case(
-            "a client builds a graph",
-            with(SchedulerActivity { client_cpu_milli: Some(990), ..still() }),
-            Busy,
-            &[Why::ClientBusy],
-        ),
-        case(
-            "a client's heartbeats are no work",
-            with(SchedulerActivity { client_cpu_milli: Some(20), ..still() }),
-            Idle,
-            &[Why::Quiet],
-        ),
-        case(
-            "a thread that a task left behind works",
-            with(SchedulerActivity { workers_cpu_milli: 1000, ..still() }),
-            Busy,
-            &[Why::WorkersBusy],
-        ),
-        case(
-            "a leaked thread spins at three percent",
-            with(SchedulerActivity { workers_cpu_milli: 30, ..still() }),
-            Idle,
-            &[Why::Quiet],
-        ),
-        case(
-            "one garbage collection",
-            [with(still()), vec![scheduler(SchedulerActivity { workers_cpu_milli: 900, ..still() })]].concat(),
-            Idle,
-            &[Why::Quiet],
-        ),
-        case("a GPU computes", steady(Signals { gpu: GpuUse::Busy, ..worker() }), Busy, &[Why::GpuBusy]),
-        case(
-            "a GPU computed half a minute ago and waits for its data loader",
-            [vec![Signals { gpu: GpuUse::Busy, ..worker() }], vec![worker(); 5]].concat(),
-            Busy,
-            &[Why::GpuBusy],
-        ),
-        case(
-            "a driver checked its memory as it was loaded, a minute ago",
-            [vec![Signals { gpu: GpuUse::Busy, ..worker() }], vec![worker(); 7]].concat(),
-            Idle,
-            &[Why::Quiet],
-        ),
-        case(
-            "a GPU that does not say",
-            steady(Signals { gpu: GpuUse::Unclear, ..worker() }),
-            Unknown,
-            &[Why::GpuUnknown],
-        ),
-        case(
-            "a GPU of the scheduler's host that does not say",
-            steady(Signals { gpu: GpuUse::Unclear, ..scheduler(still()) }),
-            Unknown,
-            &[Why::GpuUnknown],
-        ),
-        case(
-            "tasks that no worker can run",
-            with(SchedulerActivity { unrunnable: 3, ..still() }),
-            Busy,
-            &[Why::Unrunnable],
-        ),
-        case(
-            "packages of a new worker's host are being synced",
-            steady(Signals { arriving: true, ..scheduler(still()) }),
-            Busy,
-            &[Why::WorkersStarting],
-        ),
-        case(
-            "the scheduler's own host starts",
-            steady(Signals { starting: true, scheduler: None, ..scheduler(still()) }),
-            Busy,
-            &[Why::Starting],
-        ),
-        case(
-            "the scheduler's event loop is stuck",
-            steady(Signals { scheduler: None, ..scheduler(still()) }),
-            Unknown,
-            &[Why::SchedulerSilent],
-        ),
-        case(
-            "the scheduler is stuck in a computation",
-            steady(Signals { scheduler: None, cpu_milli: Some(1000), ..scheduler(still()) }),
-            Busy,
-            &[Why::CpuBusy],
-        ),
-        case(
-            "a thousand heartbeats keep the scheduler's process at work",
-            steady(Signals { cpu_milli: Some(300), ..scheduler(still()) }),
-            Idle,
-            &[Why::Quiet],
-        ),
-        case("a worker's host works", steady(Signals { cpu_milli: Some(900), ..worker() }), Busy, &[Why::CpuBusy]),
-        case("a worker's host is quiet", steady(worker()), Idle, &[Why::Quiet]),
-        case(
-            "a worker's host between quiet and busy",
-            steady(Signals { cpu_milli: Some(70), ..worker() }),
-            Unknown,
-            &[Why::Quiet],
-        ),
-        case(
-            "a worker's CPU cannot be read",
-            steady(Signals { cpu_milli: None, ..worker() }),
-            Unknown,
-            &[Why::CpuUnknown],
-        ),
-        case("no client, nothing to do", with(SchedulerActivity { clients: 0, ..still() }), Idle, &[Why::Quiet]),
-    ]
-}
-
-#[test]
-fn every_case_has_its_verdict_and_its_reasons() {
-    for Case { name, history, state, reasons } in cases() {
-        let mut engine = Engine::default();
-        let mut last = None;
-        for (step, signals) in history.into_iter().enumerate() {
-            last = Some(engine.judge(signals, at(step as u64 * 10)));
-        }
-        let verdict = last.expect("a history has samples").verdict;
-        assert_eq!((verdict.state, verdict.reasons.as_slice()), (state, reasons), "{name}");
-        assert_eq!(verdict.idle_for > 0, state == VerdictState::Idle, "{name}");
-    }
-}
+use towline_protocol::report::{EndWarning, VerdictReason, VerdictState};
 
 #[test]
 fn two_busy_samples_of_six_are_busy_and_one_is_not() {
@@ -229,10 +55,10 @@ fn silence_counts_only_while_nothing_works() {
     let mut engine = Engine::default();
     let silent = Signals { decides: true, ..worker() };
     engine.judge(silent, at(0));
-    assert_eq!(engine.judge(silent, at(20)).silent_for, 20);
-    assert_eq!(engine.judge(Signals { cpu_milli: Some(60), ..silent }, at(30)).silent_for, 0);
-    assert_eq!(engine.judge(silent, at(40)).silent_for, 0);
-    assert_eq!(engine.judge(silent, at(50)).silent_for, 10);
+    assert_eq!(engine.judge(silent, at(20)).quiet_for, 20);
+    assert_eq!(engine.judge(Signals { cpu_milli: Some(60), ..silent }, at(30)).quiet_for, 0);
+    assert_eq!(engine.judge(silent, at(40)).quiet_for, 0);
+    assert_eq!(engine.judge(silent, at(50)).quiet_for, 10);
 }
 
 #[test]
@@ -240,6 +66,7 @@ fn nobody_counts_as_missing_while_tasks_run() {
     let gone = SchedulerActivity { clients: 0, no_client_for: Some(50), ..still() };
     let mut engine = Engine::default();
     assert_eq!(engine.judge(scheduler(gone), at(0)).verdict.no_client_for, Some(50));
+    assert_eq!(engine.judge(Signals { held: true, ..scheduler(gone) }, at(5)).verdict.no_client_for, None);
     let left_work = SchedulerActivity { tasks: 1, ..gone };
     assert_eq!(engine.judge(scheduler(left_work), at(10)).verdict.no_client_for, None);
 }
@@ -259,30 +86,85 @@ fn each_reason_says_for_how_long_it_has_held_without_a_break() {
     assert_eq!(held(both, 90), [(SchedulerBusy, 0), (ClientBusy, 0)].into(), "nobody watched for too long");
 }
 
+#[test]
+fn unknown_is_worth_a_look_after_two_idle_times_and_ends_after_four_only_while_all_else_is_quiet() {
+    use VerdictReason::{Degraded, SchedulerSilent, UnknownQuiet};
+    let silent = Signals { scheduler: None, after: Some(Duration::from_secs(60)), ..scheduler(still()) };
+    let judged = |signals: Signals, seconds: u64| {
+        let mut engine = Engine::default();
+        let looks = (0..seconds / 10).map(|tick| engine.judge(signals, at(tick * 10))).last();
+        drop(looks);
+        engine.judge(signals, at(seconds)).verdict
+    };
+    assert_eq!(judged(silent, 120).reasons, [SchedulerSilent]);
+    assert_eq!(judged(silent, 130).reasons, [SchedulerSilent, Degraded]);
+    assert_eq!((judged(silent, 230).state, judged(silent, 230).idle_for), (VerdictState::Unknown, 0));
+    let ended = judged(silent, 240);
+    assert_eq!((ended.state, ended.idle_for), (VerdictState::Idle, 240));
+    assert_eq!(ended.reasons, [UnknownQuiet, SchedulerSilent]);
+    for loud in [
+        Signals { cpu_milli: Some(60), ..silent },
+        Signals { cpu_milli: None, ..silent },
+        Signals { gpu: Signal::Unclear, ..silent },
+        Signals { traffic: Some(100_000), ..silent },
+    ] {
+        assert_eq!(judged(loud, 9_000).state, VerdictState::Unknown, "{loud:?}");
+    }
+    let never = Signals { after: None, ..silent };
+    assert_eq!(judged(never, 9_000).reasons, [SchedulerSilent], "idleness does not end it");
+}
+
+#[test]
+fn people_are_told_once_at_each_stage_and_anew_in_the_next_idleness() {
+    let idle = Signals { after: Some(Duration::from_secs(100)), ..scheduler(still()) };
+    let mut engine = Engine::default();
+    let mut told = Vec::new();
+    let mut look = |signals, now| {
+        let judged = engine.judge(signals, at(now));
+        told.extend(judged.tell.map(|stage| (now, stage)));
+        judged.verdict.warning
+    };
+    for now in (0..=90).step_by(10) {
+        look(idle, now);
+    }
+    let working = Signals { scheduler: Some(SchedulerActivity { tasks: 1, ..still() }), ..idle };
+    assert_eq!(look(working, 100), None);
+    for now in (110..=160).step_by(10) {
+        look(idle, now);
+    }
+    // The first word of a scheduler is news, so idleness begins with the second look.
+    assert_eq!(told, [(60, EndWarning::Half), (90, EndWarning::Last), (160, EndWarning::Half)]);
+    let worker = Signals { after: Some(Duration::from_secs(100)), ..worker() };
+    let mut engine = Engine::default();
+    let stages = (0..=10).map(|tick| engine.judge(worker, at(tick * 10)).verdict.warning);
+    assert!(stages.into_iter().all(|stage| stage.is_none()), "a worker's host ends nothing");
+}
+
 fn any_signals() -> impl Strategy<Value = Signals> {
     let activity = (0u64..3, 0u64..2, 0u64..200, proptest::option::of(0u64..900));
-    let gpu = prop_oneof![8 => Just(GpuUse::Quiet), 1 => Just(GpuUse::Unclear), 1 => Just(GpuUse::Busy)];
-    (any::<bool>(), any::<bool>(), proptest::option::of(0u64..300), gpu, proptest::option::of(activity)).prop_map(
-        |(starting, decides, cpu_milli, gpu, activity)| Signals {
-            starting,
-            arriving: false,
-            cpu_milli,
-            gpu,
-            scheduler: activity.map(|(moves, tasks, workers_cpu_milli, client_cpu_milli)| SchedulerActivity {
-                moves,
-                tasks,
-                workers_cpu_milli,
-                client_cpu_milli,
-                ..still()
-            }),
-            decides,
-        },
-    )
+    let signal = prop_oneof![8 => Just(Signal::Quiet), 1 => Just(Signal::Unclear), 1 => Just(Signal::Busy)];
+    let own =
+        (any::<bool>(), any::<bool>(), proptest::option::of(0u64..300), signal, proptest::option::of(0u64..90_000));
+    (own, proptest::option::of(activity)).prop_map(|((starting, decides, cpu_milli, gpu, traffic), activity)| Signals {
+        starting,
+        cpu_milli,
+        gpu,
+        traffic,
+        scheduler: activity.map(|(moves, tasks, workers_cpu_milli, client_cpu_milli)| SchedulerActivity {
+            moves,
+            tasks,
+            workers_cpu_milli,
+            client_cpu_milli,
+            ..still()
+        }),
+        decides,
+        ..Signals::default()
+    })
 }
 
 /// Whether anything in a sample speaks against idleness by itself.
 fn speaks_against(signals: Signals) -> bool {
-    if signals.starting || signals.gpu != GpuUse::Quiet {
+    if signals.starting || signals.gpu != Signal::Quiet {
         return true;
     }
     match signals.scheduler.filter(|_| signals.decides) {
@@ -306,7 +188,7 @@ proptest! {
             let judged = engine.judge(signals, at(now));
             prop_assert!(judged.verdict.idle_for <= now - last_against);
             prop_assert!(judged.verdict.idle_for == 0 || judged.verdict.state == VerdictState::Idle);
-            prop_assert!(judged.silent_for == 0 || judged.verdict.state == VerdictState::Unknown);
+            prop_assert!(judged.quiet_for == 0 || judged.verdict.state == VerdictState::Unknown);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the order in which the rules are asked and the moment at which the next one could fire. Must not act; the
 //! reconciler turns an answer into an ending. All times are boot time: wall time alone never ends a host.
 
-use crate::idle::Judgement;
+use crate::idle::{Judgement, UNKNOWN_FACTOR};
 use std::time::Duration;
 use towline_protocol::assignment::{Assignment, RoleKind};
 use towline_protocol::report::{Deadline, EndReason, VerdictState};
@@ -11,9 +11,6 @@ use towline_protocol::time::BootTime;
 
 /// A host that never got an assignment and hears nothing ends after this long: nobody else knows that it exists.
 pub const NO_ASSIGNMENT: Duration = Duration::from_secs(10 * 60);
-
-/// A scheduler that is silent while nothing uses CPU counts as idle after this many idle times.
-const SILENT_FACTOR: u32 = 4;
 
 /// What the rules look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +122,7 @@ fn clocks(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Vec<Clock> {
 /// Whether a scheduler that was silent for so many seconds while nothing ran is not waited for any more.
 pub fn given_up(limits: Option<&Limits>, silent_for: u64) -> bool {
     let limit = limits.filter(|limits| limits.scheduler).and_then(|limits| limits.idle_after);
-    limit.is_some_and(|after| Duration::from_secs(silent_for) >= after * SILENT_FACTOR)
+    limit.is_some_and(|after| Duration::from_secs(silent_for) >= after * UNKNOWN_FACTOR)
 }
 
 /// The rules for a cluster that nobody needs.
@@ -137,9 +134,9 @@ fn for_nobody(limits: &Limits, judgement: &Judgement, had_client: bool) -> Vec<C
         if verdict.state == VerdictState::Idle {
             rules.push((Duration::from_secs(verdict.idle_for), after, EndReason::Idle));
         }
-        // With one exception: a scheduler that said nothing for so long while nothing ran will not speak again.
-        if judgement.silent_for > 0 {
-            rules.push((Duration::from_secs(judgement.silent_for), after * SILENT_FACTOR, EndReason::Idle));
+        // With one exception: who said nothing for so long while all else was quiet will not speak again.
+        if judgement.quiet_for > 0 {
+            rules.push((Duration::from_secs(judgement.quiet_for), after * UNKNOWN_FACTOR, EndReason::Idle));
         }
     }
     if let (Some(after), Some(nobody_for)) = (limits.no_client, verdict.no_client_for) {
@@ -152,6 +149,7 @@ fn for_nobody(limits: &Limits, judgement: &Judgement, had_client: bool) -> Vec<C
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::idle::WorkersWord;
     use std::collections::BTreeMap;
     use towline_protocol::report::{Verdict, VerdictReason};
 
@@ -181,8 +179,9 @@ mod tests {
 
     fn judged(state: VerdictState, idle_for: u64) -> Judgement {
         let reasons = vec![VerdictReason::Quiet];
-        let verdict = Verdict { state, reasons, held_for: BTreeMap::new(), idle_for, no_client_for: None };
-        Judgement { verdict, silent_for: 0 }
+        let verdict =
+            Verdict { state, reasons, held_for: BTreeMap::new(), idle_for, no_client_for: None, warning: None };
+        Judgement { verdict, quiet_for: 0, word: WorkersWord::default(), tell: None }
     }
 
     fn verdict(state: VerdictState, idle_for: u64) -> Option<Judgement> {
@@ -196,7 +195,7 @@ mod tests {
     }
 
     fn silent_for(seconds: u64) -> Option<Judgement> {
-        Some(Judgement { silent_for: seconds, ..judged(VerdictState::Unknown, 0) })
+        Some(Judgement { quiet_for: seconds, ..judged(VerdictState::Unknown, 0) })
     }
 
     #[test]

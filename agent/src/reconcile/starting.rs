@@ -67,7 +67,7 @@ mod tests {
             scheduler: None,
             logs: LogPlan { sink: Sink::File { directory: String::new() }, stream: String::new() },
             vitals: VitalsPlan { period: 1 },
-            idle: IdlePolicy { after: None },
+            idle: IdlePolicy { after: None, hold_until: None },
             caps: Caps { max_lifetime: 1, budget_milli: None },
             scaling: None,
         }

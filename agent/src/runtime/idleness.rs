@@ -4,11 +4,11 @@
 //! anything: the rules ask it, the reconciler asks the scheduler. Part of the owner task.
 
 use crate::cluster::SchedulerLink;
-use crate::idle::{Engine, GpuUse, Judgement, Signals, memory};
+use crate::idle::{Engine, Judgement, Signals, UNKNOWN_FACTOR, WorkersWord, memory, of_gpus};
 use crate::vitals::Sample;
 use std::path::Path;
 use std::time::Duration;
-use towline_protocol::assignment::{Assignment, RoleKind};
+use towline_protocol::assignment::{Assignment, Lifecycle, RoleKind};
 use towline_protocol::report::{EndReason, Verdict};
 use towline_protocol::roster::{MemberRole, Roster};
 use towline_protocol::time::BootTime;
@@ -20,6 +20,8 @@ pub struct Around<'a> {
     pub assignment: Option<&'a Assignment>,
     /// The roster in force.
     pub roster: Option<&'a Roster>,
+    /// A person holds the cluster.
+    pub held: bool,
     /// The Dask processes have arrived, or have had their time.
     pub started: bool,
     /// What became of them is known: an agent that has just begun has to look first.
@@ -61,15 +63,38 @@ impl Idleness {
         if !knows && now.since(self.opened) < FIRST_LOOK {
             return;
         }
+        let after = around.assignment.and_then(|assignment| assignment.idle.after).map(Duration::from_secs);
         let signals = Signals {
             starting: role.is_some() && !around.started,
             arriving: scheduler.is_some_and(|activity| self.arriving(around, activity.hosts, now)),
+            held: decides && around.held,
+            draining: around.assignment.is_some_and(|assignment| assignment.lifecycle == Lifecycle::Drain),
             cpu_milli: sample.workload_cpu_milli,
-            gpu: GpuUse::of(sample.vitals.gpus.as_deref(), &sample.gpus_of_others),
+            gpu: of_gpus(sample.vitals.gpus.as_deref(), &sample.gpus_of_others),
+            traffic: sample.workload_traffic,
+            presence: sample.presence,
             scheduler,
             decides,
+            after,
         };
-        self.judgement = Some(self.engine.judge(signals, now));
+        let judgement = self.engine.judge(signals, now);
+        if let (Some(_), Some(after)) = (judgement.tell, after) {
+            self.warn(&judgement, after);
+        }
+        self.judgement = Some(judgement);
+    }
+
+    /// Let the scheduler tell its clients, and the cluster's log.
+    fn warn(&self, judgement: &Judgement, after: Duration) {
+        let idle_for = Duration::from_secs(judgement.verdict.idle_for);
+        let quiet_for = Duration::from_secs(judgement.quiet_for);
+        let remaining = if idle_for.is_zero() {
+            (after * UNKNOWN_FACTOR).saturating_sub(quiet_for)
+        } else {
+            after.saturating_sub(idle_for)
+        };
+        tracing::info!(component = "idle", remaining_s = remaining.as_secs(), "idleness will end this cluster");
+        self.link.warn(remaining);
     }
 
     /// Worker hosts have their keys in the roster as soon as they are enrolled; what is missing then is packages and the
@@ -104,9 +129,14 @@ impl Idleness {
         self.had_client
     }
 
-    /// Seconds for which the scheduler has said nothing while nothing ran.
-    pub fn silent_for(&self) -> u64 {
-        self.judgement.as_ref().map_or(0, |judgement| judgement.silent_for)
+    /// Seconds for which nothing certain was known while all that is measured was quiet.
+    pub fn quiet_for(&self) -> u64 {
+        self.judgement.as_ref().map_or(0, |judgement| judgement.quiet_for)
+    }
+
+    /// What this host has to tell its cluster's scheduler.
+    pub fn word(&self) -> WorkersWord {
+        self.judgement.as_ref().map(|judgement| judgement.word).unwrap_or_default()
     }
 
     /// The scheduler has closed, and why: it says so for as long as it lives, and does not take it back.

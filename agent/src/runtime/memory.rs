@@ -4,7 +4,7 @@
 //! not act on what it accepts. Driven by the owner task.
 
 use super::work::{FILES_DEADLINE, disk_is_silent};
-use crate::journal::{Age, Journal, JournalError, Kept, State};
+use crate::journal::{Age, Journal, JournalError, Kept, KeptHold, State};
 use crate::reconcile::{Order, RosterPlace, Wanted};
 use crate::runner::facts::boot_time;
 use std::path::{Path, PathBuf};
@@ -157,6 +157,9 @@ impl Memory {
             Accepted::Same => Ok(false),
             Accepted::New(verified) => {
                 next.assignment = Some(keep(envelope, &next.trust));
+                let (lived, _) = self.ages(boot_time());
+                let new = verified.document();
+                next.hold = KeptHold::next(next.hold, new.idle.hold_until, new.issued_at, lived.as_secs());
                 self.commit(next).await?;
                 self.assignment = Some(verified.into_document());
                 Ok(true)
@@ -223,6 +226,12 @@ impl Memory {
     pub fn checkpoint_within(&self) -> Duration {
         let limit = self.assignment().map(|assignment| Duration::from_secs(assignment.deadlines.control_plane_lost));
         limit.map_or(CHECKPOINT, |limit| (limit / 4).clamp(SHORTEST_CHECKPOINT, CHECKPOINT))
+    }
+
+    /// Whether a person holds the cluster, as of now.
+    pub fn is_held(&self, now: BootTime) -> bool {
+        let (lived, _) = self.ages(now);
+        self.state().hold.is_some_and(|hold| lived.as_secs() < hold.lived)
     }
 
     /// Make the durations durable although nothing else changed.

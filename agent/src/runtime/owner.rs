@@ -141,7 +141,7 @@ impl Owner {
             work.ship_logs(&host, &assignment.logs);
         }
         let runner = memory.state().runner.as_ref().map(|runner| runner.pid);
-        let wish = Wish { period: vitals_period(memory.assignment()), runner };
+        let wish = Wish { period: vitals_period(memory.assignment()), runner, whole_host: host.settings.whole_host };
         let nvml = host.settings.nvml_library.clone();
         let sampler = Sampler::start(&host.directory, nvml, wish).map_err(RuntimeError::Vitals)?;
         tracing::info!(
@@ -241,7 +241,7 @@ impl Owner {
     fn wanted(&self, now: BootTime) -> Wanted {
         Wanted {
             can_close: self.idleness.can_close(now),
-            given_up: rules::given_up(self.memory.assignment().map(Limits::from).as_ref(), self.idleness.silent_for()),
+            given_up: rules::given_up(self.memory.assignment().map(Limits::from).as_ref(), self.idleness.quiet_for()),
             closed: self.idleness.closed(),
             heard: self.talk.connected(),
             ..self.memory.wanted(self.local_end(now))
@@ -314,16 +314,18 @@ impl Owner {
 
     fn measure(&mut self, sample: Option<Sample>) {
         let Some(sample) = sample else { return };
+        let now = boot_time();
         let around = Around {
             assignment: self.memory.assignment(),
             roster: self.memory.roster(),
+            held: self.memory.is_held(now),
             started: matches!(self.had.dask, DaskHad::Joined | DaskHad::Exited),
             // Without a runner in the journal there is nothing to look at yet.
             looked: self.memory.state().runner.is_none()
                 || (self.had.runner == RunnerHad::Held && self.had.dask != DaskHad::Unknown),
         };
-        self.idleness.measure(&sample, around, boot_time());
-        self.work.keep_idle(self.host.clone(), self.idleness.engine());
+        self.idleness.measure(&sample, around, now);
+        self.work.keep_idle(self.host.clone(), self.idleness.engine(), self.idleness.word(), now);
         self.seen.sample = Some(sample);
     }
 
@@ -371,7 +373,8 @@ impl Owner {
 
     fn tune_sampler(&mut self) {
         let period = vitals_period(self.memory.assignment());
-        let wish = Wish { period, runner: self.work.runner.as_ref().map(|runner| runner.record().pid) };
+        let wish =
+            Wish { period, runner: self.work.runner.as_ref().map(|runner| runner.record().pid), ..self.out.wish };
         if wish != self.out.wish {
             self.out.wish = wish;
             self.out.sampler.wish(wish);

@@ -8,7 +8,7 @@ use super::host::Host;
 use super::parties::{AdoptFailure, Environments, Runner, Runners, StepError, story};
 use crate::cluster::{CloseAnswer, ClusterAuthority, SchedulerLink};
 use crate::ending::{self, Evidence};
-use crate::idle::{self, Engine};
+use crate::idle::{self, Engine, WorkersWord};
 use crate::launch::{LaunchPlan, RunnerRecord, RunnerSpec, RunnerStatus, StopReport};
 use crate::logs;
 use crate::reconcile::RosterPlace;
@@ -137,12 +137,16 @@ impl Work {
     }
 
     /// Keep the idle engine's memory. One write at a time: a slow disk must not gather them.
-    pub fn keep_idle(&mut self, host: Arc<Host>, engine: Engine) {
+    pub fn keep_idle(&mut self, host: Arc<Host>, engine: Engine, word: WorkersWord, now: BootTime) {
         if std::mem::replace(&mut self.keeping_idle, true) {
             return;
         }
         self.tasks.spawn(async move {
-            let kept = on_disk(move || idle::memory::keep(&host.directory, &host.boot, &engine)).await;
+            let keep = move || {
+                idle::memory::tell(&host.directory, word, now)?;
+                idle::memory::keep(&host.directory, &host.boot, &engine)
+            };
+            let kept = on_disk(keep).await;
             Done::IdleKept(kept.and_then(|kept| kept))
         });
     }

@@ -245,6 +245,7 @@ fn idle() -> Verdict {
         held_for: [(VerdictReason::Quiet, 0)].into(),
         idle_for: 0,
         no_client_for: None,
+        warning: None,
     }
 }
 

@@ -40,6 +40,8 @@ pub struct WorkloadReading {
     pub tree: Option<Tree>,
     /// The tree's proportional set in bytes, where it was cheap to ask.
     pub proportional: Option<u64>,
+    /// Bytes that its processes read from and wrote to disks; those of processes that have exited are gone.
+    pub disks: Option<(u64, u64)>,
     /// Bytes of a page.
     pub page: u64,
     /// Its own control group.
@@ -103,8 +105,10 @@ fn of_workload(before: Option<&WorkloadReading>, now: &WorkloadReading, elapsed:
     let group = now.group.map(|(_, usage)| usage);
     // The same counter both times: the one of the group only if both readings have it.
     let group_before = before.and_then(|before| before.group).map(|(_, usage)| usage);
-    let disks = group.and_then(|group| group.disks);
-    let disks_before = group_before.and_then(|group| group.disks);
+    let (disks_before, disks) = match group.and_then(|group| group.disks) {
+        Some(disks) => (group_before.and_then(|group| group.disks), Some(disks)),
+        None => (before.and_then(|before| before.disks), now.disks),
+    };
     let rate = |of: fn((u64, u64)) -> u64| per_second(rise(disks_before.map(of), disks.map(of)), elapsed);
     let (memory, memory_counts) = memory(now, tree);
     let tasks = group.and_then(|group| group.tasks).map(|tasks| u32::try_from(tasks).unwrap_or(u32::MAX));
@@ -180,7 +184,8 @@ mod tests {
 
     fn working(seconds: u64, ticks: u64, group: Option<Usage>) -> Reading {
         let group = group.map(|usage| (WorkloadSource::CgroupV2, usage));
-        let workload = WorkloadReading { runner: 6, tree: Some(tree(ticks)), proportional: None, page: 4096, group };
+        let workload =
+            WorkloadReading { runner: 6, tree: Some(tree(ticks)), disks: None, proportional: None, page: 4096, group };
         Reading { workload: Some(workload), ..at(seconds) }
     }
 

@@ -1,7 +1,7 @@
 //! What this host measures of itself: CPU, memory, disk and network, and what the runner's children use.
 //!
 //! Sampling happens on one named thread, because reading `/proc` blocks; readers take the newest sample from a watch. GPUs
-//! have a thread of their own (`gpu`), because a driver may never answer.
+//! have a thread of their own (`gpu`), because a driver may never answer; so have Jupyter servers (`people`).
 //! `read` reads the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
 //! readings. Owns the thread and stops it when dropped. Must not judge: `idle` does.
 
@@ -10,11 +10,14 @@ mod counters;
 pub mod gpu;
 mod host;
 mod meter;
+mod people;
 mod processes;
 mod read;
 
+use crate::idle::Presence;
 use gpu::Gpus;
 use meter::Meter;
+use people::Notebooks;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -31,9 +34,16 @@ pub struct Sample {
     /// CPU of the workload since the sample before, in thousandths of one core, as idleness is judged by; none: could
     /// not be read.
     pub workload_cpu_milli: Option<u64>,
+    /// Bytes per second that the workload moved since the sample before; none: cannot be told.
+    pub workload_traffic: Option<u64>,
+    /// What terminals and the workload's Jupyter servers say.
+    pub presence: Presence,
     /// For each GPU whether it serves only others than the workload.
     pub gpus_of_others: Vec<bool>,
 }
+
+/// Where Linux has the terminals of logins and of programs that open one.
+const TERMINALS: &str = "/dev/pts";
 
 /// What the sampler is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +52,8 @@ pub struct Wish {
     pub period: Duration,
     /// The process whose descendants are the workload.
     pub runner: Option<u32>,
+    /// The machine serves nothing but this host: all its traffic and its terminals count.
+    pub whole_host: bool,
 }
 
 /// The running sampler.
@@ -56,12 +68,13 @@ impl Sampler {
     /// not find it.
     pub fn start(directory: &Path, nvml: Option<PathBuf>, wish: Wish) -> std::io::Result<Self> {
         let gpus = Gpus::watch(nvml)?;
+        let notebooks = Notebooks::watch()?;
         let (wishes, inbox) = mpsc::sync_channel(8);
         let (outbox, samples) = watch::channel(None);
         let directory = directory.to_owned();
         std::thread::Builder::new()
             .name("vitals".to_owned())
-            .spawn(move || sample_until_dropped(&directory, &gpus, wish, &inbox, &outbox))?;
+            .spawn(move || sample_until_dropped(&directory, (&gpus, &notebooks), wish, &inbox, &outbox))?;
         Ok(Self { wishes, samples })
     }
 
@@ -76,10 +89,23 @@ impl Sampler {
     }
 }
 
+/// Bytes per second that the workload moved. The kernel counts network bytes of machines, not of processes, so they count
+/// only where the machine is the workload's.
+fn moved(vitals: &Vitals, whole_host: bool) -> Option<u64> {
+    let workload = vitals.workload.as_ref();
+    let disk = workload.and_then(|workload| Some(workload.disk_read_rate?.saturating_add(workload.disk_write_rate?)));
+    let network = vitals.network.filter(|_| whole_host && workload.is_some());
+    let network = network.map(|network| network.receive_rate.saturating_add(network.send_rate));
+    match (disk, network) {
+        (Some(disk), Some(network)) => Some(disk.saturating_add(network)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// The thread ends when the sampler is dropped: the channel's other end is the only reason to live.
 fn sample_until_dropped(
     directory: &Path,
-    gpus: &Gpus,
+    (gpus, notebooks): (&Gpus, &Notebooks),
     mut wish: Wish,
     inbox: &mpsc::Receiver<Wish>,
     outbox: &watch::Sender<Option<Sample>>,
@@ -97,7 +123,10 @@ fn sample_until_dropped(
         let gpus_of_others = seen.iter().flatten().map(others).collect();
         vitals.gpus = seen.map(|all| all.into_iter().map(|gpu| gpu.vitals).collect());
         number += 1;
-        let sample = Sample { number, vitals, workload_cpu_milli, gpus_of_others };
+        let workload_traffic = moved(&vitals, wish.whole_host);
+        let terminals = wish.whole_host.then(|| people::terminals(Path::new(TERMINALS))).flatten();
+        let presence = people::together(terminals, notebooks.look(pids.as_deref().unwrap_or_default()));
+        let sample = Sample { number, vitals, workload_cpu_milli, workload_traffic, presence, gpus_of_others };
         outbox.send_replace(Some(sample));
         let taken = Instant::now();
         let mut due = taken + wish.period;
@@ -121,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_sample_comes_at_once_and_is_sane() {
-        let wish = Wish { period: Duration::from_secs(3600), runner: None };
+        let wish = Wish { period: Duration::from_secs(3600), runner: None, whole_host: false };
         let sampler = Sampler::start(Path::new("/"), None, wish).expect("threads can be made");
         let mut samples = sampler.samples();
         let sample = tokio::time::timeout(Duration::from_secs(10), samples.wait_for(Option::is_some))
@@ -140,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_second_sample_has_rates() {
-        let wish = Wish { period: Duration::from_millis(50), runner: Some(std::process::id()) };
+        let wish = Wish { period: Duration::from_millis(50), runner: Some(std::process::id()), whole_host: false };
         let sampler = Sampler::start(Path::new("/"), None, wish).expect("threads can be made");
         let mut samples = sampler.samples();
         let second = |sample: &Option<Sample>| sample.as_ref().is_some_and(|sample| sample.number > 1);
@@ -160,9 +189,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_wish_does_not_wait_for_the_old_period_to_be_told() {
-        let sampler =
-            Sampler::start(Path::new("/"), None, Wish { period: Duration::from_millis(20), runner: Some(u32::MAX) })
-                .expect("threads can be made");
+        let sampler = Sampler::start(
+            Path::new("/"),
+            None,
+            Wish { period: Duration::from_millis(20), runner: Some(u32::MAX), whole_host: false },
+        )
+        .expect("threads can be made");
         let mut samples = sampler.samples();
         let unknown =
             |sample: &Option<Sample>| sample.as_ref().is_some_and(|sample| sample.workload_cpu_milli.is_none());

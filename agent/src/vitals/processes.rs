@@ -11,6 +11,13 @@ use std::time::Duration;
 /// we build for.
 pub const TICK_MS: u64 = 10;
 
+/// `/proc/<pid>/io`, section 3.3 of <https://docs.kernel.org/filesystems/proc.html>: bytes read from and written to
+/// disks.
+pub fn disk_bytes(text: &str) -> Option<(u64, u64)> {
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Some((value("read_bytes:")?, value("write_bytes:")?))
+}
+
 /// Processes by id.
 pub type Processes = HashMap<u32, Row>;
 
@@ -122,6 +129,16 @@ mod tests {
 
     fn a(parent: u32, own: u64, waited_for: u64) -> Row {
         Row { parent, own, waited_for, threads: 2, pages: 10 }
+    }
+
+    #[test]
+    fn reads_what_a_process_moved_to_and_from_disks() {
+        let text =
+            "rchar: 9\nwchar: 8\nsyscr: 7\nsyscw: 6\nread_bytes: 4096\nwrite_bytes: 12\ncancelled_write_bytes: 5\n";
+        assert_eq!(disk_bytes(text), Some((4096, 12)));
+        for text in ["", "read_bytes: 5", "read_bytes: x\nwrite_bytes: 1"] {
+            assert_eq!(disk_bytes(text), None, "{text:?}");
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ fn workload(runner: u32) -> WorkloadReading {
     let page = u64::try_from(rustix::param::page_size()).unwrap_or_default();
     WorkloadReading {
         runner,
+        disks: tree.as_ref().and_then(disks),
         proportional: tree.as_ref().and_then(|tree| shares(tree, page)),
         group: tree.as_ref().and_then(|tree| own_group(runner, tree)),
         tree,
@@ -81,6 +82,20 @@ fn shares(tree: &Tree, page: u64) -> Option<u64> {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         match text(folder.join("smaps_rollup")).as_deref().and_then(processes::proportional) {
             Some(share) => sum = sum.saturating_add(share),
+            None if !folder.exists() => {}
+            None => return None,
+        }
+    }
+    Some(sum)
+}
+
+/// What the processes read from and wrote to disks. One that may not be asked makes the sums unknown.
+fn disks(tree: &Tree) -> Option<(u64, u64)> {
+    let mut sum = (0u64, 0u64);
+    for pid in &tree.pids {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        match text(folder.join("io")).as_deref().and_then(processes::disk_bytes) {
+            Some((read, written)) => sum = (sum.0.saturating_add(read), sum.1.saturating_add(written)),
             None if !folder.exists() => {}
             None => return None,
         }

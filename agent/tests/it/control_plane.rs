@@ -236,7 +236,7 @@ impl ControlPlane {
                 stream: "test".into(),
             },
             vitals: VitalsPlan { period: 1 },
-            idle: IdlePolicy { after: None },
+            idle: IdlePolicy { after: None, hold_until: None },
             caps: Caps { max_lifetime: 86_400, budget_milli: None },
             scaling: None,
         }

@@ -112,7 +112,7 @@ fn a_library_without_its_driver_is_broken_and_one_that_is_not_there_means_no_gpu
 async fn a_driver_that_hangs_blocks_no_other_vitals() {
     let fake = Fake::build(&format!("{WHOLE} hang=3600\n"));
     let gpus = Gpus::watch(Some(fake.library())).expect("threads can be made");
-    let wish = Wish { period: Duration::from_millis(50), runner: None };
+    let wish = Wish { period: Duration::from_millis(50), runner: None, whole_host: false };
     let sampler = Sampler::start(Path::new("/"), Some(fake.library()), wish).expect("threads can be made");
     let mut samples = sampler.samples();
     let third = samples.wait_for(|sample| sample.as_ref().is_some_and(|sample| sample.number >= 3));

@@ -129,6 +129,19 @@ impl Api {
         self.answer(request).await
     }
 
+    /// Keep a cluster alive for so many seconds.
+    pub async fn hold(&self, cluster: &str, seconds: u64, reason: Option<&str>) -> Outcome<Answer<Cluster>> {
+        let body = serde_json::json!({ "seconds": seconds, "reason": reason });
+        let request = self.request(Method::POST, &["clusters", cluster, "hold"])?.json(&body);
+        self.answer(request).await
+    }
+
+    /// Let go of a cluster.
+    pub async fn release(&self, cluster: &str) -> Outcome<Answer<Cluster>> {
+        let request = self.request(Method::DELETE, &["clusters", cluster, "hold"])?;
+        self.answer(request).await
+    }
+
     /// Hosts of the workspace, or of one cluster.
     pub async fn hosts(&self, cluster: Option<&str>) -> Outcome<Answer<Vec<Host>>> {
         match cluster {

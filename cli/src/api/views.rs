@@ -64,6 +64,8 @@ pub struct Cluster {
     pub n_workers: u32,
     /// Between which numbers the scheduler chooses how many.
     pub adaptive: Option<Adaptive>,
+    /// Who keeps it alive, and until when; an older server does not say.
+    pub hold: Option<Hold>,
     /// Labels for usage reports.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
@@ -99,6 +101,17 @@ impl Cluster {
     pub fn workers_up(&self) -> usize {
         self.hosts.iter().filter(|host| host.role == "worker" && host.state == "up").count()
     }
+}
+
+/// A person keeps a cluster alive for a time.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Hold {
+    /// The person.
+    pub by: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// Until when, Unix milliseconds.
+    pub until_ms: u64,
 }
 
 /// An admitted client.

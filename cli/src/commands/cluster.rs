@@ -1,16 +1,16 @@
-//! `towline cluster list | show | scale | adapt | stop`. The events of a cluster are `events`', its pages `dashboard`'s,
+//! `towline cluster list | show | scale | adapt | hold | release | stop`. The events of a cluster are `events`', its pages `dashboard`'s,
 //! sharing it is `admission`'s.
 
 use super::why::{show_gpus, show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
 use crate::admission;
 use crate::api::Api;
-use crate::api::views::Cluster;
+use crate::api::views::{Cluster, Hold};
 use crate::arguments::ClusterCommand;
 use crate::commands::host::host_rows;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::output::Output;
+use crate::output::{Output, duration};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -49,8 +49,28 @@ pub async fn run(command: ClusterCommand, profile: Option<&str>, output: Output)
             output.line(&format!("{} is to have {} worker hosts", answer.view.name, size(&answer.view)));
             Ok(())
         }
+        ClusterCommand::Hold { cluster, time, reason } => {
+            let answer = api.hold(&cluster, time.as_secs(), reason.as_deref()).await?;
+            output.value(&answer.json);
+            output.line(&format!("{} is held for {}", answer.view.name, duration(time.as_secs())));
+            Ok(())
+        }
+        ClusterCommand::Release { cluster } => {
+            let answer = api.release(&cluster).await?;
+            output.value(&answer.json);
+            output.line(&format!("{} is held no more", answer.view.name));
+            Ok(())
+        }
         ClusterCommand::Stop { cluster, no_wait } => stop(&api, &cluster, no_wait, output).await,
     }
+}
+
+/// Who holds it, for how long yet, and why.
+fn holder(hold: &Hold, now: u64) -> String {
+    let left = duration(hold.until_ms.saturating_sub(now) / 1000);
+    let reason = hold.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    // What another person typed.
+    crate::failure::one_line(&format!("by {} for {left} more{reason}", hold.by))
 }
 
 /// How many worker hosts there are to be, in words.
@@ -100,6 +120,9 @@ async fn show(api: &Api, name: &str, output: Output) -> Outcome<()> {
     ];
     if cluster.adaptive.is_some() {
         rows.push(vec!["adaptive".to_owned(), size(cluster)]);
+    }
+    if let Some(hold) = &cluster.hold {
+        rows.push(vec!["held".to_owned(), holder(hold, now_ms())]);
     }
     if !cluster.tags.is_empty() {
         let tags: Vec<_> = cluster.tags.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -113,6 +113,16 @@ class ControlPlane:
         """Let the cluster's scheduler choose the number of worker hosts."""
         return await self._change(name, "adapt", body, "scale by itself")
 
+    async def hold(self, name: str, body: Mapping[str, Any]) -> ClusterView:
+        """Keep a cluster alive for a time."""
+        return await self._change(name, "hold", body, "be held")
+
+    async def release(self, name: str) -> ClusterView:
+        """Let go of a cluster that is held."""
+        return ClusterView.parse(
+            await self._call("DELETE", f"{_path(name)}/hold", what=f"cluster {name} to be held no more", seconds=30)
+        )
+
     async def admit(self, name: str, body: Mapping[str, Any]) -> ClusterView:
         """Hand over the owner's admission of a client key. The same admission again changes nothing."""
         return await self._change(name, "admissions", body, "take the client's admission")

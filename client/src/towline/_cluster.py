@@ -18,7 +18,7 @@ from towline import _logs
 from towline._environ import parse_environ
 from towline._errors import ClusterError
 from towline._guard import refuse_second_import
-from towline._options import Duration, Options, name_or_id, refuse_unknown, wanted_workers
+from towline._options import Duration, Options, name_or_id, refuse_unknown, seconds, wanted_workers
 from towline._progress import choose
 from towline._scaling import Scalable
 
@@ -249,18 +249,53 @@ class Cluster(Scalable):
 
         The control plane is asked anew each time. In asynchronous use the result is to be awaited.
         """
+        self._refuse_closed()
+        return self.sync(self._why)
+
+    def _refuse_closed(self) -> None:
         if self.status == Status.closed:
             raise ClusterError(
                 "cluster_closed",
                 f"this object of the cluster {self.name} is closed",
                 f"`towline cluster show {self.cluster_id or self.name}` says why it ended.",
             )
-        return self.sync(self._why)
 
     async def _why(self) -> str:
         if self.cluster_id is None:
             raise ClusterError("cluster_not_running", f"the cluster {self.name} was not asked for yet", "Start it.")
         return "\n".join(await self._attempt.plane.why(self.cluster_id))
+
+    def hold(self, time: Duration, *, reason: str | None = None) -> Any:
+        """Keep the cluster alive for a time, whether or not somebody uses it.
+
+        It then ends neither for idleness nor for want of a client; `max_lifetime`, `close` and ``towline cluster stop``
+        end it all the same. A later call takes the place of the one before.
+
+        Parameters
+        ----------
+        time : number, str or timedelta
+            For how long from now, ``"2 hours"`` or seconds. Not beyond the cluster's `max_lifetime`.
+        reason : str, optional
+            For others to read in ``towline cluster show``.
+
+        Returns
+        -------
+        None
+            In asynchronous use something that can be awaited.
+        """
+        self._refuse_closed()
+        return self._now(self._hold, {"seconds": seconds("time", time), "reason": reason})
+
+    async def _hold(self, body: dict[str, Any]) -> None:
+        await self._attempt.plane.hold(self._running().id, body)
+
+    def release(self) -> Any:
+        """Let go of the cluster before the time of `hold` is over. In asynchronous use to be awaited."""
+        self._refuse_closed()
+        return self._now(self._release, None)
+
+    async def _release(self, _: None) -> None:
+        await self._attempt.plane.release(self._running().id)
 
     # -- work --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ behaviour (cancellation).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 from distributed.client import Client
@@ -21,6 +23,10 @@ from towline._errors import ClusterEnded
 
 __all__ = ["Ending", "attach"]
 
+logger = logging.getLogger("towline")
+
+#: Clients of one process hear the same warning at about the same time.
+_SAME_WARNING_SECONDS = 0.5
 #: The topic on which the scheduler speaks of its end.
 _TOPIC = "towline"
 #: A scheduler decides within seconds. One that says nothing more is gone or stuck, and holding on would hide that.
@@ -66,8 +72,25 @@ class Ending:
             self._hold(message.get("token"))
         elif state == "open":
             self.release()
+        elif state == "warning":
+            self._warn(message.get("remaining"))
         elif state == "closed":
             self.ended(ended(str(message.get("reason"))))
+
+    def _warn(self, remaining: object) -> None:
+        """Idleness is about to end the cluster. Said once, however many clients of this process hear it."""
+        cluster = self.client.cluster
+        if isinstance(remaining, bool) or not isinstance(remaining, int) or remaining < 0:
+            return
+        told = vars(cluster).setdefault("_told_of_end", []) if cluster is not None else []
+        if told and monotonic() - told[-1] < _SAME_WARNING_SECONDS:
+            return
+        told.append(monotonic())
+        logger.warning(
+            "nobody has used the cluster %s for a while: it ends in %d s unless somebody does; `cluster.hold(...)` keeps it",
+            getattr(cluster, "name", ""),
+            remaining,
+        )
 
     def _hold(self, token: object) -> None:
         if self._held is None:

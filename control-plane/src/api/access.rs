@@ -23,6 +23,8 @@ pub const TABLE: &[(Method, &str, Option<Role>)] = &[
     (Method::DELETE, "/api/v1/clusters/{cluster}", Some(Role::Member)),
     (Method::POST, "/api/v1/clusters/{cluster}/scale", Some(Role::Member)),
     (Method::POST, "/api/v1/clusters/{cluster}/adapt", Some(Role::Member)),
+    (Method::POST, "/api/v1/clusters/{cluster}/hold", Some(Role::Member)),
+    (Method::DELETE, "/api/v1/clusters/{cluster}/hold", Some(Role::Member)),
     (Method::GET, "/api/v1/clusters/{cluster}/why", Some(Role::Viewer)),
     (Method::GET, "/api/v1/clusters/{cluster}/timeline", Some(Role::Viewer)),
     (Method::POST, "/api/v1/clusters/{cluster}/admissions", Some(Role::Member)),

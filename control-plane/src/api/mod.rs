@@ -11,6 +11,7 @@ mod create;
 mod environments;
 mod events;
 mod extract;
+mod holds;
 mod hosts;
 mod limits;
 mod observe;
@@ -166,6 +167,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(clusters::show, clusters::stop))
         .routes(routes!(clusters::scale))
         .routes(routes!(clusters::adapt))
+        .routes(routes!(holds::hold, holds::release))
         .routes(routes!(clusters::why))
         .routes(routes!(admissions::admit))
         .routes(routes!(admission_requests::list, admission_requests::ask))

@@ -98,6 +98,9 @@ codes! {
     /// The person may not do this.
     Forbidden = "forbidden", FORBIDDEN, "You may not do this",
         "ask the owner of the cluster or an admin of the workspace";
+    /// The hold would reach beyond the cluster's longest life.
+    HoldTooLong = "hold_too_long", CONFLICT, "The cluster does not live that long",
+        "hold it for a shorter time; a longer life is given when a cluster is made: `max_lifetime=`";
     /// No such host in the workspace.
     HostUnknown = "host_unknown", NOT_FOUND, "There is no such host",
         "`towline host list` shows the hosts of live clusters";

@@ -86,6 +86,7 @@ pub fn cluster_view(
         reason: cluster.reason.clone(),
         n_workers: cluster.n_workers,
         adaptive: cluster.adaptive,
+        hold: cluster.held(context.now_ms).cloned(),
         worker: cluster.worker.clone(),
         tags: cluster.terms.tags.clone(),
         environment: cluster.environment.clone(),
@@ -122,7 +123,8 @@ pub struct ViewContext<'a> {
     pub now_ms: u64,
 }
 
-/// When this view changes by the mere passing of time: the first phase that becomes late, or request that runs out.
+/// When this view changes by the mere passing of time: the first phase that becomes late, or request or
+/// hold that runs out.
 pub fn changes_by_itself_at(view: &ClusterView) -> Option<u64> {
     let late = view
         .hosts
@@ -130,7 +132,8 @@ pub fn changes_by_itself_at(view: &ClusterView) -> Option<u64> {
         .filter_map(|host| host.current.as_ref())
         .filter(|current| !current.late)
         .map(|current| current.since_ms + current.deadline_seconds * 1000 + 1);
-    late.chain(view.admission_requests.iter().map(|request| request.expires_at_ms)).min()
+    let requests = view.admission_requests.iter().map(|request| request.expires_at_ms);
+    late.chain(requests).chain(view.hold.iter().map(|hold| hold.until_ms)).min()
 }
 
 #[cfg(test)]

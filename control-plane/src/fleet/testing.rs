@@ -53,6 +53,7 @@ pub fn cluster(n: u8) -> ClusterRecord {
         worker: WorkerShape { processes: 1, threads: 2, memory_limit: None, nanny: true, resources: Vec::new() },
         n_workers: 2,
         adaptive: None,
+        hold: None,
         scaled_at_ms: None,
         going: Default::default(),
         terms: Terms {

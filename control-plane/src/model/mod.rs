@@ -16,11 +16,13 @@ use utoipa::ToSchema;
 mod adaptive;
 mod admission;
 mod environment;
+mod hold;
 mod view;
 
 pub use adaptive::Adaptive;
 pub use admission::{AdmissionRequest, AdmissionRequestView, Doorway, RequestState};
 pub use environment::{BlobSize, EnvironmentRecord, PackageName};
+pub use hold::{Hold, LONGEST_REASON};
 pub use view::{ClientView, ClusterView, CurrentPhase, HostView, LogsView};
 
 /// Where a cluster is in its life.
@@ -124,6 +126,9 @@ pub struct ClusterRecord {
     /// Between which numbers the scheduler may choose; none: `n_workers` was chosen by a person.
     #[serde(default)]
     pub adaptive: Option<Adaptive>,
+    /// A person keeps it alive for a time.
+    #[serde(default)]
+    pub hold: Option<Hold>,
     /// When `n_workers` or `going` last changed, Unix milliseconds; none: never.
     #[serde(default)]
     pub scaled_at_ms: Option<u64>,
@@ -162,6 +167,11 @@ impl ClusterRecord {
             self.stopped_by = Some(person.to_owned());
         }
         self.wish = Wish::End;
+    }
+
+    /// The hold that keeps it alive now, if one does.
+    pub fn held(&self, now_ms: u64) -> Option<&Hold> {
+        self.hold.as_ref().filter(|hold| !self.is_ending() && hold.remaining(now_ms).is_some())
     }
 
     /// Whether it has ended, or somebody or something wants it to.

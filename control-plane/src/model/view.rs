@@ -1,6 +1,8 @@
 //! What people see of the records. Holds nothing that a person may not see.
 
-use super::{Adaptive, AdmissionRequestView, ClusterState, HostState, PhaseTiming, Reason, StartPhase, WorkerShape};
+use super::{
+    Adaptive, AdmissionRequestView, ClusterState, Hold, HostState, PhaseTiming, Reason, StartPhase, WorkerShape,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use towline_protocol::assignment::{EnvironmentSpec, SchedulerAddress};
@@ -35,6 +37,8 @@ pub struct ClusterView {
     pub n_workers: u32,
     /// Between which numbers the scheduler chooses `n_workers`; null: a person chose it.
     pub adaptive: Option<Adaptive>,
+    /// Who keeps it alive, and until when; null: nobody does.
+    pub hold: Option<Hold>,
     /// Shape of each worker host.
     pub worker: WorkerShape,
     /// Labels for usage reports.

@@ -69,10 +69,16 @@ pub fn wanted(cluster: &ClusterRecord, host: &HostRecord, policy: &AssignmentPol
             stream: log_stream(host),
         },
         vitals: VitalsPlan { period: vitals_period(cluster, policy) },
-        idle: IdlePolicy { after: cluster.terms.idle_after },
+        idle: IdlePolicy { after: cluster.terms.idle_after, hold_until: hold_until(cluster, host) },
         caps: Caps { max_lifetime: cluster.terms.max_lifetime, budget_milli: None },
         scaling: (host.role == RoleKind::Scheduler).then(|| scaling(cluster)),
     })
+}
+
+/// Only the scheduler's host decides on idleness. A hold that is over stays as it was: to say so needs no signature.
+fn hold_until(cluster: &ClusterRecord, host: &HostRecord) -> Option<UnixSeconds> {
+    let hold = cluster.hold.as_ref().filter(|_| host.role == RoleKind::Scheduler)?;
+    Some(UnixSeconds(hold.until_ms.div_ceil(1000)))
 }
 
 /// What a scheduler whose number of hosts a person chose need not know is as in Dask's own defaults.

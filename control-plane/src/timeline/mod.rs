@@ -80,10 +80,24 @@ pub enum Happening {
         /// Cause, when that needs saying.
         why: Option<Cause>,
     },
+    /// A person keeps it alive for a time.
+    ClusterHeld {
+        /// Who.
+        by: Option<String>,
+        /// Why, in that person's words.
+        reason: Option<String>,
+        /// For how long from that moment on.
+        seconds: u64,
+    },
     /// Something is not as it should be, and it goes on.
     ClusterNoted {
         /// What.
         why: Cause,
+    },
+    /// A person let go of it before the time of the hold was over.
+    ClusterReleased {
+        /// Who.
+        by: Option<String>,
     },
     /// A person asked for it.
     ClusterRequested {
@@ -105,8 +119,19 @@ pub enum Happening {
         /// From now on.
         to: u32,
     },
+    /// Nobody has used it for a while, and people are told that idleness will end it.
+    ClusterWarned {
+        /// Seconds until then, if nobody uses it.
+        remaining: u64,
+    },
     /// Two machines used its identity; both are shut out.
     HostBanned,
+    /// For more than two idle times nobody could tell whether it is needed.
+    HostDegraded {
+        /// Cause, as stable words.
+        #[schema(value_type = Vec<String>)]
+        reasons: Vec<VerdictReason>,
+    },
     /// It is gone, and the backend agrees.
     HostEnded,
     /// It has GPUs, and none of them has computed for a quarter of an hour.
@@ -196,11 +221,15 @@ impl Happening {
             Self::ClusterAdapted { .. } => "cluster_adapted",
             Self::ClusterEnded { .. } => "cluster_ended",
             Self::ClusterEnding { .. } => "cluster_ending",
+            Self::ClusterHeld { .. } => "cluster_held",
             Self::ClusterNoted { .. } => "cluster_noted",
+            Self::ClusterReleased { .. } => "cluster_released",
             Self::ClusterRequested { .. } => "cluster_requested",
             Self::ClusterRunning => "cluster_running",
             Self::ClusterScaled { .. } => "cluster_scaled",
+            Self::ClusterWarned { .. } => "cluster_warned",
             Self::HostBanned => "host_banned",
+            Self::HostDegraded { .. } => "host_degraded",
             Self::HostEnded => "host_ended",
             Self::HostEnding { .. } => "host_ending",
             Self::HostFailed { .. } => "host_failed",
@@ -251,6 +280,7 @@ pub fn of_cluster(before: &ClusterRecord, after: &ClusterRecord, by: Option<&str
     if before.n_workers != after.n_workers {
         told.push(Happening::ClusterScaled { by: by(), from: before.n_workers, to: after.n_workers });
     }
+    told.extend(held(before, after, by()));
     if moved && after.state == ClusterState::Running {
         told.push(Happening::ClusterRunning);
     }
@@ -272,6 +302,17 @@ pub fn of_cluster(before: &ClusterRecord, after: &ClusterRecord, by: Option<&str
     told.into_iter().map(|what| Event { at_ms, host: None, what }).collect()
 }
 
+fn held(before: &ClusterRecord, after: &ClusterRecord, by: Option<String>) -> Option<Happening> {
+    match &after.hold {
+        hold if *hold == before.hold => None,
+        Some(hold) => {
+            let seconds = hold.until_ms.saturating_sub(hold.since_ms) / 1000;
+            Some(Happening::ClusterHeld { by, reason: hold.reason.clone(), seconds })
+        }
+        None => Some(Happening::ClusterReleased { by }),
+    }
+}
+
 /// The beginning of a host.
 pub fn of_new_host(record: &HostRecord) -> Event {
     let what = Happening::HostRequested { role: record.role };
@@ -289,6 +330,8 @@ pub fn of_host(before: &HostRecord, after: &HostRecord, now_ms: u64) -> Vec<Even
     });
     let rest = verdict(before, after)
         .into_iter()
+        .chain(warning(before, after))
+        .chain(degraded(before, after))
         .chain(gpus_unused(before, after))
         .chain(restart(before, after))
         .chain(last_word(before, after))
@@ -306,6 +349,28 @@ fn verdict(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
     let new = after.said.verdict.as_ref()?;
     (state(&before.said.verdict) != Some(new.state))
         .then(|| Happening::HostVerdict { verdict: new.state, reasons: new.reasons.clone() })
+}
+
+/// Each stage of the warning once.
+fn warning(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
+    let stage = |record: &HostRecord| record.said.verdict.as_ref().and_then(|verdict| verdict.warning);
+    if stage(after) <= stage(before) {
+        return None;
+    }
+    let deadline = after.said.deadlines.iter().find(|deadline| deadline.reason == EndReason::Idle)?;
+    Some(Happening::ClusterWarned { remaining: deadline.remaining })
+}
+
+fn degraded(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
+    let reasons = |record: &HostRecord| {
+        let verdict = record.said.verdict.as_ref()?;
+        verdict.reasons.contains(&VerdictReason::Degraded).then(|| verdict.reasons.clone())
+    };
+    let new = reasons(after)?;
+    reasons(before).is_none().then(|| {
+        let causes = new.into_iter().filter(|reason| *reason != VerdictReason::Degraded);
+        Happening::HostDegraded { reasons: causes.collect() }
+    })
 }
 
 fn gpus_unused(before: &HostRecord, after: &HostRecord) -> Option<Happening> {

@@ -2,6 +2,7 @@
 
 use super::{Cause, Happening};
 use crate::model::StartPhase;
+use crate::why::span;
 use serde::Serialize;
 use std::time::Duration;
 use towline_protocol::ids::HostId;
@@ -25,6 +26,14 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
         Happening::ClusterEnded { failed: false, code } => with_code("the cluster has ended", code.as_deref()),
         Happening::ClusterEnding { by: Some(by), .. } => format!("{by} asked for the cluster's end"),
         Happening::ClusterEnding { by: None, why } => because("the cluster is being ended", why.as_ref()),
+        Happening::ClusterHeld { by, reason, seconds } => {
+            let by = by.as_deref().unwrap_or("somebody");
+            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("{by} holds the cluster for {}{reason}", span(*seconds))
+        }
+        Happening::ClusterReleased { by } => {
+            format!("{} holds the cluster no more", by.as_deref().unwrap_or("somebody"))
+        }
         Happening::ClusterNoted { why } => because("not all is well", Some(why)),
         Happening::ClusterRequested { by, n_workers, backend } => {
             format!("{by} asked for a cluster of {} on {backend}", workers(*n_workers))
@@ -33,6 +42,14 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
         Happening::ClusterScaled { by, from, to } => {
             let by = by.as_deref().unwrap_or("the scheduler");
             format!("{by} scaled from {from} to {}", workers(*to))
+        }
+        Happening::ClusterWarned { remaining } => {
+            format!("nobody uses the cluster: idleness ends it in {}, unless somebody does", span(*remaining))
+        }
+        Happening::HostDegraded { reasons } => {
+            let reasons: Vec<String> = reasons.iter().map(word).collect();
+            let reasons = reasons.join(", ");
+            format!("{host} has not been able to tell for long whether it is needed ({reasons}): look at it")
         }
         Happening::HostBanned => format!("{host} was shut out: two machines spoke as it"),
         Happening::HostEnded => format!("{host} is gone"),

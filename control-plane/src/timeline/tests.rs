@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::fleet::observed::reach;
-use crate::model::{BackendHandle, Wish};
+use crate::model::{BackendHandle, Hold, Wish};
 use crate::store::tests::records;
-use towline_protocol::report::SignOff;
+use towline_protocol::report::{Deadline, EndWarning, SignOff};
 use towline_protocol::time::UnixSeconds;
 
 const NOW_MS: u64 = 50_000;
@@ -33,7 +33,14 @@ fn host_kinds(change: impl FnOnce(&mut HostRecord)) -> Vec<&'static str> {
 }
 
 fn verdict_of(state: VerdictState, reasons: Vec<VerdictReason>) -> Verdict {
-    Verdict { state, reasons, idle_for: 0, no_client_for: None, held_for: std::collections::BTreeMap::new() }
+    Verdict {
+        state,
+        reasons,
+        idle_for: 0,
+        no_client_for: None,
+        warning: None,
+        held_for: std::collections::BTreeMap::new(),
+    }
 }
 
 #[test]
@@ -44,6 +51,8 @@ fn every_turn_of_a_cluster_is_told_once() {
     assert_eq!(cluster_kinds(|cluster| cluster.n_workers = 9), ["cluster_scaled"]);
     let adaptive = Adaptive { minimum: 1, maximum: 9, interval_ms: 1, wait_count: 1, target_duration_ms: 1 };
     assert_eq!(cluster_kinds(|cluster| cluster.adaptive = Some(adaptive)), ["cluster_adapted"]);
+    let hold = Hold { by: "ada".to_owned(), reason: None, since_ms: NOW_MS, until_ms: NOW_MS + 1 };
+    assert_eq!(cluster_kinds(|cluster| cluster.hold = Some(hold)), ["cluster_held"]);
     assert_eq!(cluster_kinds(|cluster| cluster.scaled_at_ms = Some(1)), [""; 0]);
     assert_eq!(cluster_kinds(|cluster| cluster.reason = Some(why("no_address"))), ["cluster_noted"]);
     assert_eq!(cluster_kinds(|cluster| cluster.wish = Wish::End), ["cluster_ending"]);
@@ -53,6 +62,26 @@ fn every_turn_of_a_cluster_is_told_once() {
         cluster.reason = Some(why("idle"));
     };
     assert_eq!(cluster_kinds(stopping), ["cluster_ending"], "its reason is told with it");
+}
+
+#[test]
+fn a_warning_and_a_doubt_that_lasts_are_told_once_each() {
+    let mut host = records::host(&records::cluster("a"), 1);
+    let mut say = |warning, reasons: &[VerdictReason]| {
+        let before = host.clone();
+        host.said.verdict = Some(Verdict { warning, ..verdict_of(VerdictState::Unknown, reasons.to_vec()) });
+        host.said.deadlines = vec![Deadline { reason: EndReason::Idle, remaining: 90 }];
+        let told = of_host(&before, &host, NOW_MS);
+        told.into_iter().map(|event| event.what).filter(|what| what.kind() != VERDICT).collect::<Vec<_>>()
+    };
+    let silent = [VerdictReason::SchedulerSilent];
+    let doubt = [VerdictReason::SchedulerSilent, VerdictReason::Degraded];
+    assert_eq!(say(None, &silent), []);
+    assert_eq!(say(Some(EndWarning::Half), &silent), [Happening::ClusterWarned { remaining: 90 }]);
+    assert_eq!(say(Some(EndWarning::Half), &doubt), [Happening::HostDegraded { reasons: silent.to_vec() }]);
+    assert_eq!(say(Some(EndWarning::Last), &doubt), [Happening::ClusterWarned { remaining: 90 }]);
+    assert_eq!(say(None, &silent), [], "somebody used it");
+    assert_eq!(say(Some(EndWarning::Half), &silent), [Happening::ClusterWarned { remaining: 90 }], "told anew");
 }
 
 #[test]
@@ -166,8 +195,12 @@ fn the_kind_is_the_word_that_is_written() {
         Happening::ClientWithdrawn { client: "client-a".to_owned(), person: "bob".to_owned() },
         Happening::ClusterEnded { failed: true, code: Some("idle".to_owned()) },
         Happening::ClusterEnding { by: None, why: None },
+        Happening::ClusterHeld { by: Some("ada".to_owned()), reason: Some("demo".to_owned()), seconds: 7200 },
+        Happening::ClusterReleased { by: None },
         Happening::ClusterNoted { why: Cause::from(&why("x")) },
         Happening::ClusterScaled { by: None, from: 1, to: 2 },
+        Happening::ClusterWarned { remaining: 120 },
+        Happening::HostDegraded { reasons: vec![VerdictReason::SchedulerSilent] },
         Happening::HostBanned,
         Happening::HostEnded,
         Happening::HostEnding { why: None },

@@ -22,6 +22,7 @@ pub fn cluster(facts: &Facts<'_>, hosts: &[HostRecord]) -> Why {
     if let Some(reason) = &facts.cluster.reason {
         sentences.push(format!("Not all is well: {} [{}].", reason.message, reason.code));
     }
+    sentences.extend(held(facts));
     let starting: Vec<&HostRecord> = hosts.iter().filter(|host| host.state == HostState::Starting).collect();
     sentences.extend(starting.iter().take(NAMED).filter_map(|host| start(facts, host, host.id.as_str())));
     if starting.len() > NAMED {
@@ -68,6 +69,15 @@ fn start(facts: &Facts<'_>, host: &HostRecord, name: &str) -> Option<String> {
     let waited = span(facts.now_ms.saturating_sub(phase.since_ms) / 1000);
     let (phase, allowed) = (word(&phase.waiting_for), span(phase.deadline_seconds));
     Some(format!("{name} is starting: it waits to be {phase}, for {waited} of the {allowed} that this may take."))
+}
+
+/// Who keeps it, and for how long yet.
+fn held(facts: &Facts<'_>) -> Option<String> {
+    let hold = facts.cluster.held(facts.now_ms)?;
+    let left = span(hold.remaining(facts.now_ms)?);
+    let reason = hold.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let name = &facts.cluster.name;
+    Some(format!("{} holds it for {left} more{reason}; `towline cluster release {name}` ends that.", hold.by))
 }
 
 /// The host's own word on being needed, and how old it is when that matters.

@@ -10,6 +10,8 @@ pub mod gpus;
 mod tests;
 mod words;
 
+pub use words::span;
+
 use crate::model::{ClusterRecord, ClusterState, HostRecord, HostState};
 use crate::settings::Settings;
 use serde::Serialize;

@@ -4,7 +4,7 @@ use super::{Facts, Why, of_cluster, of_host};
 use crate::fleet::observed::reach;
 use crate::fleet::reasons;
 use crate::fleet::testing::{CREATED_AT_MS, cluster, host};
-use crate::model::{ClusterRecord, ClusterState, HostRecord, HostState, StartPhase, Wish};
+use crate::model::{ClusterRecord, ClusterState, Hold, HostRecord, HostState, StartPhase, Wish};
 use crate::settings::Settings;
 use std::collections::BTreeMap;
 use towline_protocol::assignment::RoleKind;
@@ -60,6 +60,7 @@ fn verdict(state: VerdictState, reasons: &[(VerdictReason, u64)]) -> Verdict {
         held_for: reasons.iter().copied().collect(),
         idle_for: 0,
         no_client_for: None,
+        warning: None,
     }
 }
 
@@ -118,6 +119,22 @@ fn a_host_that_is_not_heard_is_said_to_be_so_and_its_own_clock_counts() {
         ],
     );
     assert_eq!(rules(&why)[0], ("control_plane_lost", 14_000));
+}
+
+#[test]
+fn who_holds_a_cluster_is_said_until_the_hold_is_over() {
+    let held = verdict(VerdictState::Busy, &[(VerdictReason::Held, 60)]);
+    let (mut cluster, hosts) = running(held, &ALWAYS, 0);
+    let reason = Some("a demo at noon".to_owned());
+    cluster.hold = Some(Hold { by: "ada".to_owned(), reason, since_ms: NOW_MS, until_ms: NOW_MS + 7_200_000 });
+    says(
+        &why(&cluster, &hosts),
+        &["ada holds it for 2 h more (a demo at noon);", "busy: a person holds it (for 1 min)."],
+    );
+    if let Some(hold) = &mut cluster.hold {
+        hold.until_ms = NOW_MS;
+    }
+    assert!(!why(&cluster, &hosts).sentences.join(" ").contains("ada"));
 }
 
 #[test]

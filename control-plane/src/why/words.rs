@@ -45,15 +45,25 @@ pub fn verdict(verdict: &Verdict) -> String {
 
 fn of_reason(reason: VerdictReason) -> &'static str {
     match reason {
+        VerdictReason::AgentWorking => "its agent has work of its own",
         VerdictReason::ClientBusy => "a client's process works, it may be building a graph",
         VerdictReason::CpuBusy => "its processes use CPU",
         VerdictReason::CpuUnknown => "the CPU use of its processes cannot be read",
+        VerdictReason::Degraded => "that has been so for more than two idle times, so look at it",
         VerdictReason::GpuBusy => "a GPU computes",
         VerdictReason::GpuUnknown => "a GPU does not say whether it computes",
+        VerdictReason::Held => "a person holds it",
+        VerdictReason::JupyterUnknown => "a Jupyter server of its workload cannot be asked",
+        VerdictReason::PersonActive => "somebody used a terminal or a notebook a short while ago",
         VerdictReason::Quiet => "nothing measured speaks for work",
         VerdictReason::SchedulerBusy => "the scheduler has tasks, or something moved since the last look",
         VerdictReason::SchedulerSilent => "the scheduler does not say what it does",
         VerdictReason::Starting => "its start is under way",
+        VerdictReason::TrafficBusy => "its processes read, write, receive or send much",
+        VerdictReason::TrafficUnknown => "its processes read, write, receive or send a little",
+        VerdictReason::UnknownQuiet => {
+            "whether it is needed could not be told for four idle times, while CPU, GPU and traffic were quiet"
+        }
         VerdictReason::Unrunnable => "tasks wait for a worker that could run them",
         VerdictReason::WorkersBusy => "processes of its workers use CPU",
         VerdictReason::WorkersStarting => "worker hosts are starting",

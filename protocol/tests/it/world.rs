@@ -104,7 +104,7 @@ pub fn assignment() -> Assignment {
         scheduler: Some(SchedulerAddress { addresses: vec!["tls://127.0.0.1:20001".into()] }),
         logs: LogPlan { sink: Sink::File { directory: "/var/log/towline".into() }, stream: "worker".into() },
         vitals: VitalsPlan { period: 10 },
-        idle: IdlePolicy { after: Some(1_200) },
+        idle: IdlePolicy { after: Some(1_200), hold_until: None },
         caps: Caps { max_lifetime: 86_400, budget_milli: None },
         scaling: None,
     }

@@ -150,11 +150,13 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned int *count, s
     if (!count) return INVALID;
     int result = small(device, "procs", &running);
     if (result != OK) return result;
+    unsigned long long first = 1000;
+    number(device, "first", &first);
     unsigned int room = *count;
     *count = running;
     if (running > room) return TOO_SMALL;
     for (unsigned int at = 0; at < running; at++)
-        processes[at] = (struct process){1000 + at, 1 << 20, 0xFFFFFFFF, 0xFFFFFFFF};
+        processes[at] = (struct process){(unsigned int)first + at, 1 << 20, 0xFFFFFFFF, 0xFFFFFFFF};
     return OK;
 }
 

@@ -92,7 +92,7 @@ fn assignment(generation: u64, lifecycle: Lifecycle, signer: &Ed25519KeyPair) ->
         scheduler: None,
         logs: LogPlan { sink: Sink::File { directory: "/logs".into() }, stream: "worker".into() },
         vitals: VitalsPlan { period: 5 },
-        idle: IdlePolicy { after: None },
+        idle: IdlePolicy { after: None, hold_until: None },
         caps: Caps { max_lifetime: 86_400, budget_milli: None },
         scaling: None,
     };

@@ -90,6 +90,52 @@ async fn why_is_told_of_a_clusters_life_and_end_and_to_its_workspace_alone() {
 }
 
 #[tokio::test]
+async fn a_cluster_is_held_by_whom_until_when_and_let_go() {
+    let ground = Ground::with_environment().await;
+    ground.post(CLUSTERS, &body()).await;
+    let hold = format!("{CLUSTERS}/first/hold");
+    let (status, held) = ground.post(&hold, &json!({"seconds": 600, "reason": " a demo "})).await;
+    let expected = json!({"by": "ada", "reason": "a demo", "since_ms": NOW_MS, "until_ms": NOW_MS + 600_000});
+    assert_eq!((status, &held["hold"]), (StatusCode::OK, &expected), "{held}");
+    let (_, why) = ground.get(&format!("{CLUSTERS}/first/why")).await;
+    assert!(why["sentences"][0].as_str().unwrap().starts_with("ada holds it for 10 min more (a demo)"), "{why}");
+    let (status, released) = ground.delete(&hold).await;
+    assert_eq!((status, &released["hold"]), (StatusCode::OK, &Value::Null));
+    assert_eq!(ground.delete(&hold).await.0, StatusCode::OK, "saying it again changes nothing");
+    let (_, told) = ground.get(&format!("{CLUSTERS}/first/timeline")).await;
+    let said: Vec<_> =
+        told["events"].as_array().unwrap().iter().map(|event| event["message"].as_str().unwrap()).collect();
+    assert_eq!(said[1..], ["ada holds the cluster for 10 min: a demo", "ada holds the cluster no more"]);
+}
+
+#[tokio::test]
+async fn a_hold_ends_with_the_longest_life_and_names_what_to_do() {
+    let ground = Ground::with_environment().await;
+    let (_, made) = ground.post(CLUSTERS, &body()).await;
+    let hold = format!("{CLUSTERS}/first/hold");
+    let id = made["id"].as_str().unwrap().parse().unwrap();
+    let life = ground.store.cluster(&id).await.unwrap().unwrap().terms.max_lifetime;
+    assert_eq!(ground.post(&hold, &json!({"seconds": life})).await.0, StatusCode::OK);
+    for seconds in [life + 1, u64::MAX] {
+        let (status, problem) = ground.post(&hold, &json!({"seconds": seconds})).await;
+        assert_eq!((status, problem["code"].as_str()), (StatusCode::CONFLICT, Some("hold_too_long")), "{problem}");
+        let remedy = problem["remedy"].as_str().unwrap();
+        assert!(remedy.contains(&format!("towline cluster hold first --for {life}s")), "{problem}");
+    }
+    for wrong in [
+        json!({"seconds": 0}),
+        json!({"seconds": 5, "reason": "x".repeat(201)}),
+        json!({"seconds": 5, "reason": "a\nb"}),
+    ] {
+        assert_eq!(ground.post(&hold, &wrong).await.1["code"], "field_invalid", "{wrong}");
+    }
+    ground.delete(&format!("{CLUSTERS}/first")).await;
+    let (status, problem) = ground.post(&hold, &json!({"seconds": 5})).await;
+    assert_eq!((status, problem["code"].as_str()), (StatusCode::CONFLICT, Some("cluster_ended")));
+    assert_eq!(ground.delete(&hold).await.0, StatusCode::OK, "to let go of what ends is no mistake");
+}
+
+#[tokio::test]
 async fn the_same_request_makes_one_cluster() {
     let ground = Ground::with_environment().await;
     let mut nameless = body();

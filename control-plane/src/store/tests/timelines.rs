@@ -17,6 +17,7 @@ fn verdict(state: VerdictState) -> Option<Verdict> {
         reasons: Vec::new(),
         idle_for: 0,
         no_client_for: None,
+        warning: None,
         held_for: std::collections::BTreeMap::new(),
     })
 }
