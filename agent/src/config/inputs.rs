@@ -5,6 +5,7 @@
 
 use super::ConfigError;
 use super::fragments::{Fragments, Value};
+use crate::logs::Access;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,14 +27,19 @@ pub struct Inputs {
     pub metrics_listen: Option<SocketAddr>,
     /// `log_spool_bytes`: the most that is kept of log lines that their store does not take.
     pub log_spool_bytes: Option<u64>,
+    /// `aws_credentials_file`, `azure_token_file`, `otlp_token_file`: what lets this host into a log store.
+    pub access: Access,
     /// `reconnect_within`: longest pause between two tries to reach the control plane, in seconds.
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 11] = [
+    "aws_credentials_file",
+    "azure_token_file",
     "log_spool_bytes",
     "metrics_listen",
     "nvml_library",
+    "otlp_token_file",
     "reconnect_within",
     "renew_identity_after",
     "store",
@@ -52,6 +58,9 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
     let mut inputs = Inputs::default();
     for (key, value) in fragments {
         match key.as_str() {
+            "aws_credentials_file" => inputs.access.aws_credentials_file = Some(absolute_path(key, value)?),
+            "azure_token_file" => inputs.access.azure_token_file = Some(absolute_path(key, value)?),
+            "otlp_token_file" => inputs.access.otlp_token_file = Some(absolute_path(key, value)?),
             "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
             "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),
             "nvml_library" => inputs.nvml_library = Some(absolute_path(key, value)?),

@@ -5,6 +5,7 @@
 mod fragments;
 mod inputs;
 
+use crate::logs::Access;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct Settings {
     pub uv: Option<PathBuf>,
     /// The most that is kept of undelivered log lines; none: by the size of the disk.
     pub log_spool_bytes: Option<u64>,
+    /// What lets this host into a log store.
+    pub access: Access,
     /// NVIDIA's management library; none: where the system finds it.
     pub nvml_library: Option<PathBuf>,
     /// Where the agent's metrics are served, without TLS and to anybody who can connect; none: nowhere.
@@ -102,6 +105,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
+        access: inputs.access,
         nvml_library: inputs.nvml_library,
         metrics_listen: inputs.metrics_listen,
         renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),

@@ -149,6 +149,11 @@ impl LogsClient {
         Ok(Self { http, url, host, region: region.to_owned(), source, offset: AtomicI64::new(0) })
     }
 
+    /// The service's time, as far as its answers told it.
+    pub fn service_time(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add_signed(self.offset.load(Ordering::Relaxed).saturating_mul(1000))
+    }
+
     /// Hand events over. They must be in the order of their times and within the service's limits.
     pub async fn put(&self, group: &str, stream: &str, events: &[Event], now: i64) -> Result<Rejected, LogsError> {
         #[derive(Serialize)]
