@@ -69,7 +69,7 @@ impl Shipper {
     ) -> std::io::Result<Self> {
         let (flushes, inbox) = mpsc::sync_channel(1);
         let (tell, trouble) = watch::channel(None);
-        let mut voice = Voice { tell };
+        let mut voice = Voice { tell, files: false };
         let thread = move || {
             let sink = Arc::new(sink);
             let sink = || Box::new(Unmade::new(sink.clone()));
@@ -104,11 +104,14 @@ impl Shipper {
 /// Tells of trouble once, and of its end.
 struct Voice {
     tell: watch::Sender<Option<String>>,
+    /// The trouble is with the spool's files, and over with the first step that goes well.
+    files: bool,
 }
 
 impl Voice {
     fn failed(&mut self, error: &ShipError) {
         let told = story(error);
+        self.files = matches!(error, ShipError::File { .. });
         // The same again is no news.
         if self.tell.borrow().as_ref() != Some(&told) {
             tracing::warn!(component = "logs", error = told, "log lines wait on this host");
@@ -133,7 +136,7 @@ fn ship(open: &impl Fn() -> Result<Option<Shipping>, ShipError>, voice: &mut Voi
         let pause = match attempt(open, &mut shipping, flush.is_some()) {
             Ok(step) => {
                 // That nothing was there to deliver says nothing about the store.
-                if shipping.as_mut().is_some_and(Shipping::take_delivered) {
+                if shipping.as_mut().is_some_and(Shipping::take_delivered) || voice.files {
                     voice.went_well();
                     backoff.reset();
                 }

@@ -47,7 +47,9 @@ async fn lines_arrive_by_themselves_and_a_flush_brings_the_rest() -> Result<()> 
 #[tokio::test]
 async fn all_lines_arrive_through_throttling_pages_errors_and_cut_answers() -> Result<()> {
     let mut bench = Bench::start().await?;
-    bench.print(30_000)?;
+    let shipper = bench.ship(destination(&bench)?)?;
+    bench.print(1)?;
+    eventually("the stream is there", async || Ok(messages(&bench).await?.len() == 1)).await?;
     let throttled = json!({ "status": 400, "body": r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"# });
     let unavailable = answer(503, r#"{"__type":"com.amazonaws.logs#ServiceUnavailableException"}"#);
     let pause = json!({ "status": 429, "headers": { "retry-after": "1" }, "body": "" });
@@ -55,7 +57,7 @@ async fn all_lines_arrive_through_throttling_pages_errors_and_cut_answers() -> R
     let cut = json!({ "status": 200, "body": "{\"nextSequenceToken\":\"1\"}", "after": true, "cut": true });
     let script = [throttled.clone(), answer(200, HTML), unavailable, answer(502, HTML), throttled, pause, cut];
     bench.cloud.knobs(FACE, json!({ "script": script })).await?;
-    let shipper = bench.ship(destination(&bench)?)?;
+    bench.print(29_999)?;
     ensure!(shipper.flush(LIMIT).await.complete);
     let messages = messages(&bench).await?;
     let doubled = complete(&messages, 30_000)?;
@@ -151,8 +153,12 @@ async fn a_group_that_is_missing_is_told_of_at_the_start_with_the_command_that_m
     eventually("trouble, without a line", async || Ok(shipper.trouble().is_some())).await?;
     let told = shipper.trouble().unwrap_or_default();
     ensure!(told.contains("aws logs create-log-group --region eu-central-1 --log-group-name /towline/none"), "{told}");
+    drop(shipper);
+    let bench = Bench::start().await?;
     let nothing = bench.ship(bench.destination(sink(&bench, "/towline/test")?, Access::default()))?;
     eventually("trouble without keys", async || Ok(nothing.trouble().is_some())).await?;
+    drop(nothing);
+    let bench = Bench::start().await?;
     let open = Access { aws_credentials_file: Some(Path::new("/nowhere/keys").to_owned()), ..Access::default() };
     let nowhere = bench.ship(bench.destination(sink(&bench, "/towline/test")?, open))?;
     eventually("trouble with a file that is not there", async || {
