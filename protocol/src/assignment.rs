@@ -271,6 +271,18 @@ pub enum Sink {
     },
 }
 
+impl Sink {
+    /// The kind's stable word, as in the wire form.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::AzureMonitor { .. } => "azure_monitor",
+            Self::Cloudwatch { .. } => "cloudwatch",
+            Self::File { .. } => "file",
+            Self::Otlp { .. } => "otlp",
+        }
+    }
+}
+
 /// What a host measures of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,6 +13,7 @@ mod events;
 mod extract;
 mod hosts;
 mod limits;
+mod logs;
 mod observe;
 mod problem;
 #[cfg(test)]
