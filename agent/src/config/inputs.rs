@@ -6,6 +6,7 @@
 use super::ConfigError;
 use super::fragments::{Fragments, Value};
 use crate::launch::LauncherKind;
+use crate::logs::Access;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,15 +32,20 @@ pub struct Inputs {
     pub metrics_listen: Option<SocketAddr>,
     /// `log_spool_bytes`: the most that is kept of log lines that their store does not take.
     pub log_spool_bytes: Option<u64>,
+    /// `aws_credentials_file`, `azure_token_file`, `otlp_token_file`: what lets this host into a log store.
+    pub access: Access,
     /// `reconnect_within`: longest pause between two tries to reach the control plane, in seconds.
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 10] = [
+const KEYS: &[&str] = &[
+    "aws_credentials_file",
+    "azure_token_file",
     "launcher",
     "log_spool_bytes",
     "metrics_listen",
     "nvml_library",
+    "otlp_token_file",
     "reconnect_within",
     "renew_identity_after",
     "store",
@@ -60,6 +66,9 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
     for (key, value) in fragments {
         match key.as_str() {
             "launcher" => inputs.launcher = Some(launcher(key, value)?),
+            "aws_credentials_file" => inputs.access.aws_credentials_file = Some(absolute_path(key, value)?),
+            "azure_token_file" => inputs.access.azure_token_file = Some(absolute_path(key, value)?),
+            "otlp_token_file" => inputs.access.otlp_token_file = Some(absolute_path(key, value)?),
             "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
             "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),
             "nvml_library" => inputs.nvml_library = Some(absolute_path(key, value)?),
@@ -127,7 +136,7 @@ fn wrong(key: &str, value: &Value, wanted: &'static str) -> ConfigError {
 
 /// The known key with the fewest edits between it and `key`.
 fn nearest(key: &str) -> &'static str {
-    KEYS.into_iter().min_by_key(|known| distance(known, key)).expect("there are keys")
+    KEYS.iter().copied().min_by_key(|known| distance(known, key)).expect("there are keys")
 }
 
 /// Levenshtein's distance, one row at a time. Keys are short; longer input is cut.

@@ -6,6 +6,7 @@ mod fragments;
 mod inputs;
 
 use crate::launch::LauncherKind;
+use crate::logs::Access;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub struct Settings {
     pub uv: Option<PathBuf>,
     /// The most that is kept of undelivered log lines; none: by the size of the disk.
     pub log_spool_bytes: Option<u64>,
+    /// What lets this host into a log store.
+    pub access: Access,
     /// NVIDIA's management library; none: where the system finds it.
     pub nvml_library: Option<PathBuf>,
     /// The machine serves nothing but this host: its terminals and all its network traffic count as its workload's.
@@ -108,6 +111,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
+        access: inputs.access,
         nvml_library: inputs.nvml_library,
         whole_host: inputs.whole_host.unwrap_or(false),
         metrics_listen: inputs.metrics_listen,

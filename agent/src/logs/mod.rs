@@ -7,19 +7,27 @@
 //!
 //! Owns the files of a spool and their names. Must not let a line of it into the agent's own log or to the control plane.
 
+pub mod azure_monitor;
 pub mod batch;
 pub mod cap;
+pub mod cloudwatch;
 pub mod cursor;
 pub mod file_sink;
 pub mod index;
 pub mod lines;
+pub mod message;
+pub mod open;
+pub mod otlp;
+mod quarantine;
 pub mod record;
+mod remote;
 pub mod shipper;
 pub mod shipping;
 pub mod sink;
 pub mod spool;
 pub mod times;
 
+pub use open::{Access, Destination};
 pub use shipper::{Flushed, Shipper};
 
 use shipping::ShipError;
@@ -61,19 +69,27 @@ pub struct LogFiles {
     pub index: PathBuf,
     /// How far it is delivered.
     pub cursor: PathBuf,
+    /// Records that the log store refuses.
+    pub quarantine: PathBuf,
 }
 
 impl LogFiles {
     /// The files beside a spool.
     pub fn of(spool: &Path) -> Self {
-        Self { spool: spool.to_owned(), index: index_of(spool), cursor: spool.with_extension("cursor") }
+        Self {
+            spool: spool.to_owned(),
+            index: index_of(spool),
+            cursor: spool.with_extension("cursor"),
+            quarantine: spool.with_extension("quarantine.jsonl"),
+        }
     }
 
     /// The files of a plan's stream on the host in `host_dir`. The plan is signed, but its names still become paths:
     /// nothing but plain names passes.
     pub fn planned(host_dir: &Path, plan: &LogPlan) -> Result<Self, LogFileError> {
-        let Sink::File { directory } = &plan.sink;
-        if !Path::new(directory).is_absolute() {
+        if let Sink::File { directory } = &plan.sink
+            && !Path::new(directory).is_absolute()
+        {
             return Err(LogFileError::Directory(directory.clone()));
         }
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

@@ -47,7 +47,7 @@ impl Owner {
             }
             Some(end) => tracing::warn!(component = "session", error = %end, "the session is over"),
         }
-        let snapshot = Snapshot { report, connected: self.talk.connected(), runner };
+        let snapshot = Snapshot { report, connected: self.talk.connected(), runner, logs: self.work.log_trouble() };
         self.out.snapshots.send_if_modified(|last| {
             let changed = *last != snapshot;
             *last = snapshot;

@@ -212,13 +212,19 @@ impl Work {
             return;
         }
         let started = logs::LogFiles::planned(&host.directory, plan).map_err(|error| story(&error)).and_then(|files| {
-            logs::Shipper::start(files, plan, host.settings.log_spool_bytes).map_err(|error| story(&error))
+            let destination = logs::Destination::new(plan, &host.user_data.cluster, &host.settings.access);
+            logs::Shipper::start(files, destination, host.settings.log_spool_bytes).map_err(|error| story(&error))
         });
         match started {
             Ok(shipper) => self.shipper = Some(Arc::new(shipper)),
             // A plan that names no usable stream is refused when its file is made.
             Err(error) => tracing::error!(component = "logs", %error, "log lines are not shipped"),
         }
+    }
+
+    /// Why log lines wait on this host, with the remedy.
+    pub fn log_trouble(&self) -> Option<String> {
+        self.shipper.as_ref().and_then(|shipper| shipper.trouble())
     }
 
     /// Start Dask.

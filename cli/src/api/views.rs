@@ -176,6 +176,12 @@ pub struct Logs {
     /// The directory.
     #[serde(default)]
     pub directory: String,
+    /// Where they are, if they are in no files.
+    #[serde(default)]
+    pub place: Option<String>,
+    /// How to read them there.
+    #[serde(default)]
+    pub look: Option<String>,
 }
 
 /// A host.

@@ -2,7 +2,7 @@
 
 use crate::model::{
     AdmissionRequestView, ClientView, ClusterRecord, ClusterView, CurrentPhase, Doorway, HostRecord, HostState,
-    HostView, LogsView, MemberRecord, StartPhase,
+    HostView, MemberRecord, StartPhase,
 };
 use crate::settings::PhaseLimits;
 use towline_protocol::assignment::RoleKind;
@@ -96,7 +96,7 @@ pub fn cluster_view(
         clients: door.members.iter().map(client_view).collect(),
         admission_requests: door.requests.iter().map(AdmissionRequestView::from).collect(),
         hosts: hosts.iter().map(|host| host_view(host, context.limits, context.now_ms)).collect(),
-        logs: LogsView { kind: "file".to_owned(), directory: format!("{}/{}", context.logs_directory, cluster.id) },
+        logs: super::logs::view(cluster, context.logs_directory),
         revision: cluster.revision,
         created_at_ms: cluster.created_at_ms,
         ended_at_ms: cluster.ended_at_ms,

@@ -61,6 +61,7 @@ pub fn cluster(n: u8) -> ClusterRecord {
             no_client_after: Some(120),
             max_lifetime: 86_400,
             tags: std::collections::BTreeMap::new(),
+            log_sink: None,
         },
         wish: Wish::Run,
         stopped_by: None,

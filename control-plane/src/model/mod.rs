@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, SchedulerAddress};
+use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, SchedulerAddress, Sink};
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki, VerifyingKey, WorkspaceId};
 use towline_protocol::message::Instance;
@@ -99,6 +99,9 @@ pub struct Terms {
     pub max_lifetime: u64,
     /// Labels for usage reports.
     pub tags: BTreeMap<String, String>,
+    /// The log store, as it was set when the cluster was made; none: files of the control plane.
+    #[serde(default)]
+    pub log_sink: Option<Sink>,
 }
 
 /// A cluster as the store keeps it.

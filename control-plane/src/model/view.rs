@@ -89,10 +89,14 @@ pub struct ClientView {
 /// Where log lines lie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LogsView {
-    /// `file` until more sinks come.
+    /// `file`, `cloudwatch`, `azure_monitor` or `otlp`; more may come.
     pub kind: String,
-    /// The directory of a `file` sink.
+    /// The directory of a `file` sink; else empty.
     pub directory: String,
+    /// Where they are, as part of a sentence; null for a `file` sink.
+    pub place: Option<String>,
+    /// How to read them there with one's own rights: a command or a query; null for a `file` sink.
+    pub look: Option<String>,
 }
 
 /// A host as people see it.

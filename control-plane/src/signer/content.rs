@@ -65,7 +65,10 @@ pub fn wanted(cluster: &ClusterRecord, host: &HostRecord, policy: &AssignmentPol
         deadlines: policy.rules.deadlines(cluster.terms.no_client_after, &policy.phases),
         scheduler: Some(scheduler),
         logs: LogPlan {
-            sink: Sink::File { directory: policy.logs.join(cluster.id.as_str()).display().to_string() },
+            sink: cluster.terms.log_sink.clone().unwrap_or_else(|| {
+                let directory = policy.logs.join(cluster.id.as_str()).display().to_string();
+                Sink::File { directory }
+            }),
             stream: log_stream(host),
         },
         vitals: VitalsPlan { period: vitals_period(cluster, policy) },

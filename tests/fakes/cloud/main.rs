@@ -3,7 +3,10 @@
 //! Prints one line of JSON, `{"FACE": "127.0.0.1:PORT", …}`, and serves until standard input closes. Every face takes
 //! `PUT /_fake/knobs` (see [`knobs::Knobs`]); what else a face can be told stands in its own file, below `/_fake/` as well.
 
+mod azure_logs;
+mod cloudwatch;
 mod knobs;
+mod otlp;
 
 use axum::Router;
 use std::collections::BTreeMap;
@@ -14,7 +17,7 @@ use tokio::task::JoinSet;
 
 /// The faces by name. A new one is a file and a line here.
 fn faces() -> Vec<(&'static str, Router)> {
-    vec![]
+    vec![("cloudwatch", cloudwatch::face()), ("azure_logs", azure_logs::face()), ("otlp", otlp::face())]
 }
 
 #[tokio::main]

@@ -79,6 +79,7 @@ pub(crate) fn cluster(name: &str) -> ClusterRecord {
             no_client_after: Some(120),
             max_lifetime: 86_400,
             tags: BTreeMap::new(),
+            log_sink: None,
         },
         wish: Wish::Run,
         stopped_by: None,
