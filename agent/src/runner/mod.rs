@@ -9,6 +9,7 @@ pub mod exits;
 pub mod facts;
 mod index;
 pub mod leftovers;
+mod memory;
 mod serve;
 mod start;
 mod watch;

@@ -40,7 +40,9 @@ const START_POLL: Duration = Duration::from_millis(20);
 /// How often the engine is asked meanwhile whether the container still runs.
 const STATE_POLL: Duration = Duration::from_millis(300);
 /// Each try takes a dead container out of the way, or finds a living one.
-const CLAIM_TRIES: u32 = 4;
+const CLAIM_TRIES: u32 = 50;
+/// Between two tries: an engine holds a name before it shows the container.
+const CLAIM_PAUSE: Duration = Duration::from_millis(100);
 /// What is left of a container that ended in order is no reason to hold up the host's end.
 const CLEAR_DEADLINE: Duration = Duration::from_millis(2_500);
 
@@ -271,8 +273,11 @@ async fn claim(
             Err(EngineError::Taken { doing, story }) => last = Some(EngineError::Taken { doing, story }),
             Err(error) => return Err(error.into()),
         }
-        // Gone again: its maker, or who took it away, was faster.
-        let Some(seen) = engine.inspect(&name).await? else { continue };
+        // Not there yet, or gone again: its maker, or who took it away, is at it.
+        let Some(seen) = engine.inspect(&name).await? else {
+            sleep(CLAIM_PAUSE).await;
+            continue;
+        };
         if seen.host.as_deref() != Some(spec.host.as_str()) {
             let how = format!(
                 "the name {name} is taken by a container that is not this host's; remove it with `docker rm {name}`"
@@ -284,9 +289,8 @@ async fn claim(
             State::Created | State::Running => return Ok(Claim { id: seen.id, is_new: false }),
             State::Ended => engine.remove(&seen.id).await?,
         }
-        sleep(START_POLL).await;
     }
-    let silent = EngineError::Silent { doing: "make a container", after: START_POLL };
+    let silent = EngineError::Silent { doing: "make a container", after: CLAIM_PAUSE * CLAIM_TRIES };
     Err(last.unwrap_or(silent).into())
 }
 
