@@ -29,13 +29,19 @@ enum Command {
         /// The host's directory.
         #[arg(long, value_name = "DIRECTORY")]
         host_dir: PathBuf,
+        /// The specification; without it, standard input.
+        #[arg(long, value_name = "FILE")]
+        spec: Option<PathBuf>,
+        /// Where it says what it does; without it, standard error.
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
     },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Runner { host_dir }) = arguments.command {
-        return runner::main(host_dir);
+    if let Some(Command::Runner { host_dir, spec, log }) = arguments.command {
+        return runner::main(runner::Start { host_dir, spec, log });
     }
     observe::init();
     match agent(arguments.host_dir) {

@@ -5,7 +5,7 @@
 
 use super::ConfigError;
 use super::fragments::{Fragments, Value};
-use crate::launch::LauncherKind;
+use crate::launch::{DockerSettings, LauncherKind};
 use crate::logs::Access;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -16,6 +16,8 @@ use std::time::Duration;
 pub struct Inputs {
     /// `launcher`: how the runner is started.
     pub launcher: Option<LauncherKind>,
+    /// `docker_…`: how containers are made.
+    pub docker: DockerSettings,
     /// `store`: where environments lie.
     pub store: Option<PathBuf>,
     /// `uv`: the tool that makes environments.
@@ -41,6 +43,14 @@ pub struct Inputs {
 const KEYS: &[&str] = &[
     "aws_credentials_file",
     "azure_token_file",
+    "docker_gpus",
+    "docker_image",
+    "docker_memory_bytes",
+    "docker_mounts",
+    "docker_pids_limit",
+    "docker_python",
+    "docker_shm_bytes",
+    "docker_socket",
     "launcher",
     "log_spool_bytes",
     "metrics_listen",
@@ -60,6 +70,13 @@ const MAX_SECONDS: u64 = 96 * 3600;
 /// The smallest spool: below it a short pause of the store would cost lines.
 const MIN_SPOOL: u64 = 1024 * 1024;
 
+/// Less memory than the smallest worker.
+const MIN_MEMORY: u64 = 64 * 1024 * 1024;
+/// Fewer processes and threads than the smallest worker.
+const MIN_PIDS: u64 = 64;
+/// Less shared memory than anything uses.
+const MIN_SHM: u64 = 1024 * 1024;
+
 /// Read all keys.
 pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
     let mut inputs = Inputs::default();
@@ -78,6 +95,7 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
             "withheld_after" => inputs.withheld_after = Some(seconds(key, value)?),
             "whole_host" => inputs.whole_host = Some(yes_or_no(key, value)?),
             "uv" => inputs.uv = Some(absolute_path(key, value)?),
+            _ if docker(&mut inputs.docker, key, value)? => {}
             _ => {
                 return Err(ConfigError::UnknownKey {
                     file: value.file.clone(),
@@ -88,6 +106,46 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
         }
     }
     Ok(inputs)
+}
+
+/// Read a key about containers; whether it is one.
+fn docker(docker: &mut DockerSettings, key: &str, value: &Value) -> Result<bool, ConfigError> {
+    match key {
+        "docker_gpus" => {
+            docker.gpus = Some(value.value.as_bool().ok_or_else(|| wrong(key, value, "true or false"))?);
+        }
+        "docker_image" => docker.image = Some(image(key, value)?),
+        "docker_memory_bytes" => {
+            docker.memory = Some(number(key, value, MIN_MEMORY, "a whole number of bytes, 67108864 or more")?);
+        }
+        "docker_mounts" => docker.mounts = absolute_paths(key, value)?,
+        "docker_pids_limit" => docker.pids = number(key, value, MIN_PIDS, "a whole number, 64 or more")?,
+        "docker_python" => docker.python = Some(absolute_path(key, value)?),
+        "docker_shm_bytes" => {
+            docker.shm = number(key, value, MIN_SHM, "a whole number of bytes, 1048576 or more")?;
+        }
+        "docker_socket" => docker.socket = Some(absolute_path(key, value)?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn number(key: &str, value: &Value, least: u64, wanted: &'static str) -> Result<u64, ConfigError> {
+    let whole = value.value.as_integer().and_then(|number| u64::try_from(number).ok());
+    whole.filter(|number| *number >= least).ok_or_else(|| wrong(key, value, wanted))
+}
+
+fn image(key: &str, value: &Value) -> Result<String, ConfigError> {
+    let fits = |name: &&str| !name.is_empty() && name.len() <= 512 && name.chars().all(|c| c.is_ascii_graphic());
+    let name = value.value.as_str().filter(fits);
+    name.map(str::to_owned).ok_or_else(|| wrong(key, value, "an image's name in quotes, such as \"science:1\""))
+}
+
+fn absolute_paths(key: &str, value: &Value) -> Result<Vec<PathBuf>, ConfigError> {
+    let wanted = || wrong(key, value, "a list of absolute paths in quotes");
+    let all = value.value.as_array().ok_or_else(wanted)?;
+    let path = |one: &toml::Value| one.as_str().map(PathBuf::from).filter(|path| path.is_absolute());
+    all.iter().map(path).collect::<Option<Vec<_>>>().ok_or_else(wanted)
 }
 
 fn launcher(key: &str, value: &Value) -> Result<LauncherKind, ConfigError> {

@@ -5,7 +5,7 @@
 mod fragments;
 mod inputs;
 
-use crate::launch::LauncherKind;
+use crate::launch::{DockerSettings, LauncherKind};
 use crate::logs::Access;
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +29,8 @@ const WITHHELD_AFTER: Duration = Duration::from_secs(2 * 60);
 pub struct Settings {
     /// How the runner is started.
     pub launcher: LauncherKind,
+    /// How containers are made, where the launcher makes any.
+    pub docker: DockerSettings,
     /// Where environments lie.
     pub store: PathBuf,
     /// The tool that makes environments; none: looked for on the path.
@@ -108,6 +110,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
     let inputs = inputs::parse(&fragments::read(&files)?)?;
     Ok(Settings {
         launcher: inputs.launcher.unwrap_or_default(),
+        docker: inputs.docker,
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
@@ -178,10 +181,34 @@ mod tests {
             "log_spool_bytes = \"1 GiB\"",
             "metrics_listen = \"here\"",
             "metrics_listen = 9465",
+            "docker_socket = \"docker.sock\"",
+            "docker_image = \"\"",
+            "docker_image = \"two words\"",
+            "docker_memory_bytes = 1000",
+            "docker_pids_limit = 0",
+            "docker_gpus = \"all\"",
+            "docker_mounts = \"/data\"",
+            "docker_mounts = [\"data\"]",
         ] {
             let refused = load_from(host(text).path(), &[]);
             assert!(matches!(refused, Err(ConfigError::WrongValue { .. })), "{text}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn containers_are_described_by_keys_of_their_own() {
+        let text = "docker_socket = \"/s\"\ndocker_image = \"science:1\"\ndocker_memory_bytes = 1073741824\n\
+            docker_gpus = false\ndocker_mounts = [\"/data\"]";
+        let docker = load_from(host(text).path(), &[]).expect("settings").docker;
+        let wanted = DockerSettings {
+            socket: Some("/s".into()),
+            image: Some("science:1".to_owned()),
+            memory: Some(1 << 30),
+            gpus: Some(false),
+            mounts: vec!["/data".into()],
+            ..DockerSettings::default()
+        };
+        assert_eq!(docker, wanted);
     }
 
     #[test]

@@ -5,8 +5,11 @@ use crate::launch::{LaunchError, LaunchPlan, RunnerSpec};
 use crate::runner::facts::RunnerRecord;
 use crate::runner::wire::{self, Reply, Request, RunnerStatus, StopReport};
 use crate::socket;
+use futures_util::future::BoxFuture;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -39,21 +42,46 @@ pub enum RunnerError {
     WrongReply,
 }
 
+/// What a launcher has left to do when its runner has ended in order.
+pub(super) trait Aftermath: fmt::Debug + Send + Sync {
+    /// Do it, within a deadline of its own; a failure is only worth a line in the log.
+    fn clear(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What is around a runner, by its launcher. Nothing for a plain process.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Surrounding {
+    /// The interpreter there, in place of the plan's.
+    pub(super) python: Option<PathBuf>,
+    /// What is left to do at the end.
+    pub(super) aftermath: Option<Arc<dyn Aftermath>>,
+}
+
+impl Surrounding {
+    /// Do what is left to do.
+    pub(super) async fn clear(&self) {
+        if let Some(aftermath) = &self.aftermath {
+            aftermath.clear().await;
+        }
+    }
+}
+
 /// A runner that this agent speaks to.
 #[derive(Debug)]
 pub struct RunnerHandle {
     record: RunnerRecord,
     host_dir: PathBuf,
+    around: Surrounding,
     heartbeats: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
 
 impl RunnerHandle {
-    pub(super) fn hold(record: RunnerRecord, spec: &RunnerSpec) -> Self {
+    pub(super) fn hold(record: RunnerRecord, spec: &RunnerSpec, around: Surrounding) -> Self {
         let heartbeats = CancellationToken::new();
         let period = HEARTBEAT.min(spec.agent_lost / 3).max(Duration::from_millis(10));
         let task = tokio::spawn(speak(spec.host_dir.clone(), period, heartbeats.clone()));
-        Self { record, host_dir: spec.host_dir.clone(), heartbeats, task: Some(task) }
+        Self { record, host_dir: spec.host_dir.clone(), around, heartbeats, task: Some(task) }
     }
 
     /// Which process it is; journal it before anything is launched.
@@ -64,7 +92,8 @@ impl RunnerHandle {
     /// Start a plan's processes. Returns when they are started; `status` says when they have joined. Refused as
     /// [`crate::launch::Refusal::Busy`] while processes live: after an adoption look at `status` first.
     pub async fn launch(&self, plan: &LaunchPlan) -> Result<(), LaunchError> {
-        let request = Request::Launch { plan: Box::new(plan.clone()) };
+        let python = self.around.python.clone().unwrap_or_else(|| plan.python.clone());
+        let request = Request::Launch { plan: Box::new(LaunchPlan { python, ..plan.clone() }) };
         match ask(&self.host_dir, &request, ANSWER_DEADLINE).await? {
             Reply::Done => Ok(()),
             Reply::Refused { why } => Err(why.into()),
@@ -93,7 +122,10 @@ impl RunnerHandle {
             }
             Ok(report)
         };
-        timeout(ANSWER_DEADLINE, gone).await.map_err(|_| RunnerError::Silent { after: ANSWER_DEADLINE })?
+        let gone = timeout(ANSWER_DEADLINE, gone).await;
+        let report = gone.map_err(|_| RunnerError::Silent { after: ANSWER_DEADLINE })?;
+        self.around.clear().await;
+        report
     }
 
     /// Let go of the runner, which lives on, and wait until the heartbeats have ended.
@@ -109,12 +141,19 @@ impl RunnerHandle {
         let ask = async {
             let (stream, listener) = socket::connect(&socket::run_dir(host_dir), socket::RUNNER).await?;
             match converse(stream, &Request::Hello).await? {
-                Reply::Hello { record, cluster, host } if listener == Some(record.pid) => Ok((record, cluster, host)),
+                Reply::Hello { record, cluster, host } => Ok((as_seen_from_here(record, listener)?, cluster, host)),
                 _ => Err(RunnerError::WrongReply),
             }
         };
         timeout(ANSWER_DEADLINE, ask).await.map_err(|_| RunnerError::Silent { after: ANSWER_DEADLINE })?
     }
+}
+
+/// The record with the number that the process has outside of its container, which the kernel translates for us. The one
+/// who listens must have begun when it says that it did.
+fn as_seen_from_here(said: RunnerRecord, listener: Option<u32>) -> Result<RunnerRecord, RunnerError> {
+    let record = RunnerRecord { pid: listener.ok_or(RunnerError::WrongReply)?, ..said };
+    if record.is_alive()? { Ok(record) } else { Err(RunnerError::WrongReply) }
 }
 
 impl Drop for RunnerHandle {

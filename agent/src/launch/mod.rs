@@ -1,9 +1,11 @@
 //! Starting a runner, finding it again, and telling it what to run. Owns the agent's side of the runner: the plan,
-//! its command lines (`command`, pure), the ways to start (`launcher`, `process`), the re-adoption (`adopt`) and the handle. It starts no
+//! its command lines (`command`, pure), the ways to start (`launcher`, `process`,
+//! `docker`), the re-adoption (`adopt`) and the handle. It starts no
 //! Dask process itself, so that the agent's death touches none. Driven by the agent's runtime.
 
 pub mod adopt;
 pub mod command;
+pub mod docker;
 mod handle;
 pub mod launcher;
 mod plan;
@@ -12,7 +14,9 @@ pub mod process;
 pub use crate::runner::exits::RunnerEnd;
 pub use crate::runner::facts::RunnerRecord;
 pub use crate::runner::wire::{Refusal, RunnerSpec, RunnerStatus, StopReport};
+use adopt::adopt_with;
 pub use adopt::{AdoptError, adopt};
+pub use docker::{DockerLauncher, DockerSettings, EngineError};
 pub use handle::{RunnerError, RunnerHandle};
 pub use launcher::{AnyLauncher, Launcher, LauncherKind, Unfit};
 pub use plan::{DaskKeyFiles, LaunchPlan};
@@ -32,6 +36,14 @@ pub enum LaunchError {
         /// Where.
         host_dir: PathBuf,
     },
+    /// The runner's container ended before the runner answered.
+    #[error("the runner's container did not stay: {how}; its own words are in {log}")]
+    Container {
+        /// How it ended, or why it could not be made.
+        how: String,
+        /// Where to read on.
+        log: PathBuf,
+    },
     /// The runner's directory could not be made.
     #[error("the runner's directory {path} could not be made")]
     Directory {
@@ -48,6 +60,9 @@ pub enum LaunchError {
         /// Where to read on.
         log: PathBuf,
     },
+    /// The container engine did not do what it was asked.
+    #[error("the runner has no container")]
+    Engine(#[from] EngineError),
     /// The runner refused the plan.
     #[error("the runner refused the plan")]
     Refused(#[from] Refusal),
@@ -70,6 +85,9 @@ impl LaunchError {
         match self {
             Self::Refused(Refusal::PortTaken { port }) => {
                 Failure { kind: FailureKind::PortTaken, subject: Some(port.to_string()), retryable: false }
+            }
+            Self::Engine(EngineError::Silent { .. } | EngineError::Failed { .. } | EngineError::Taken { .. }) => {
+                Failure { kind: FailureKind::LaunchFailed, subject: None, retryable: true }
             }
             _ => Failure { kind: FailureKind::LaunchFailed, subject: None, retryable: false },
         }

@@ -1,6 +1,7 @@
 //! The simplest way to start a runner: as a process of its own session. Owns only the start; what a runner is stands
 //! in `runner`.
 
+use crate::launch::handle::Surrounding;
 use crate::launch::{
     self, AdoptError, LaunchError, Launcher, LauncherKind, RunnerError, RunnerHandle, RunnerRecord, RunnerSpec,
     StopReport, Unfit,
@@ -72,7 +73,7 @@ impl Launcher for ProcessLauncher {
 }
 
 /// Kill a runner and everything that carries its mark.
-async fn kill(record: &RunnerRecord, run_dir: PathBuf) -> io::Result<StopReport> {
+pub(super) async fn kill(record: &RunnerRecord, run_dir: PathBuf) -> io::Result<StopReport> {
     let mut processes = 0;
     if record.is_alive()?
         && let Some(pid) = facts::pid(record.pid)
@@ -104,7 +105,7 @@ pub async fn start(spec: &RunnerSpec, program: &RunnerProgram) -> Result<RunnerH
         let exit = child.try_wait().map_err(spawn_error)?;
         match (answering, exit) {
             (Some(record), None) if Some(record.pid) == child.id() => {
-                return Ok(RunnerHandle::hold(record, spec));
+                return Ok(RunnerHandle::hold(record, spec, Surrounding::default()));
             }
             // Ours found the lock held and gave way to the one that answers.
             (Some(record), Some(_)) => {

@@ -7,6 +7,7 @@ use crate::runner::children::{Children, kill_orphans};
 use crate::runner::exits::{ExitLog, RunnerEnd};
 use crate::runner::facts::{RunnerRecord, boot_time, unix_ms, unix_time};
 use crate::runner::index::SpoolIndex;
+use crate::runner::memory::OutOfMemory;
 use crate::runner::start::{self, is_taken, joined_count};
 use crate::runner::watch::AgentWatch;
 use crate::runner::wire;
@@ -37,6 +38,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// The loop looks at the boot-time clock this often: its own sleeps do not count suspended time.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What the kernel sends when memory is out.
+const SIGKILL: i32 = 9;
+
 type Asked = (Request, oneshot::Sender<Reply>);
 
 struct Runner {
@@ -48,6 +52,7 @@ struct Runner {
     launched: Option<Launched>,
     failure: Option<Failure>,
     ending: Option<Ending>,
+    out_of_memory: OutOfMemory,
 }
 
 /// What is known of the plan that runs.
@@ -99,7 +104,8 @@ impl Runner {
     fn new(spec: RunnerSpec, run_dir: PathBuf, record: RunnerRecord) -> io::Result<Self> {
         let children = Children::new(ExitLog::open(&run_dir, record.clone())?);
         let watch = AgentWatch::new(spec.agent_lost, boot_time());
-        Ok(Self { spec, run_dir, record, children, watch, launched: None, failure: None, ending: None })
+        let out_of_memory = OutOfMemory::begin();
+        Ok(Self { spec, run_dir, record, children, watch, launched: None, failure: None, ending: None, out_of_memory })
     }
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
@@ -230,6 +236,9 @@ impl Runner {
             None => (FailureKind::ProcessExited, None),
         };
         tracing::warn!(process = %process.name, exit = ?process.exit, failure = ?failure.0, "a process ended by itself");
+        if process.exit.is_some_and(|exit| exit.signal == Some(SIGKILL)) && self.out_of_memory.happened() {
+            tracing::error!(process = %process.name, "the kernel killed it for want of memory: its group had reached its limit");
+        }
         self.failure.get_or_insert(Failure { kind: failure.0, subject: failure.1, retryable: false });
     }
 

@@ -6,8 +6,8 @@
 use super::blobs::SessionBlobs;
 use super::host::Host;
 use crate::launch::{
-    AdoptError, AnyLauncher, LaunchError, LaunchPlan, LauncherKind, ProcessLauncher, RunnerEnd, RunnerError,
-    RunnerHandle, RunnerProgram, RunnerRecord, RunnerSpec, RunnerStatus, StopReport, Unfit,
+    AdoptError, AnyLauncher, DockerLauncher, LaunchError, LaunchPlan, LauncherKind, ProcessLauncher, RunnerEnd,
+    RunnerError, RunnerHandle, RunnerProgram, RunnerRecord, RunnerSpec, RunnerStatus, StopReport, Unfit,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -197,8 +197,15 @@ impl Parties {
 fn launcher(host: &Host, program: RunnerProgram) -> Result<AnyLauncher, super::RuntimeError> {
     match host.settings.launcher {
         LauncherKind::Process => Ok(Arc::new(ProcessLauncher { host_dir: host.directory.clone(), program })),
-        // Known words whose launchers are not there yet.
-        launcher @ (LauncherKind::Docker | LauncherKind::Systemd) => Err(super::RuntimeError::Launcher(Unfit {
+        LauncherKind::Docker => Ok(Arc::new(DockerLauncher {
+            host: host.user_data.host.clone(),
+            host_dir: host.directory.clone(),
+            program,
+            store: host.settings.store.clone(),
+            settings: host.settings.docker.clone(),
+        })),
+        // A known word whose launcher is not there yet.
+        launcher @ LauncherKind::Systemd => Err(super::RuntimeError::Launcher(Unfit {
             launcher,
             reason: "this version does not have it".to_owned(),
             remedy: "set launcher = \"process\" in agent.toml".to_owned(),

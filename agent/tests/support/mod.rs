@@ -4,6 +4,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+pub mod engine;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use towline_agent::cluster::ClusterAuthority;

@@ -14,8 +14,8 @@ use towline_agent::launch::RunnerProgram;
 
 /// The runner, when that is what was asked for. Runs before any thread is started and holds the process to its end.
 pub fn runner(arguments: &AgentArguments) -> Option<ExitCode> {
-    let AgentCommand::Runner { host_dir } = arguments.command.as_ref()?;
-    Some(towline_agent::runner::main(host_dir.clone()))
+    let AgentCommand::Runner { host_dir, spec, log } = arguments.command.clone()?;
+    Some(towline_agent::runner::main(towline_agent::runner::Start { host_dir, spec, log }))
 }
 
 /// Enrol when the host has no identity yet, then be its agent until it is told to end or a signal comes. A signal ends

@@ -195,5 +195,11 @@ pub enum AgentCommand {
         /// The host's directory
         #[arg(long, value_name = "DIR")]
         host_dir: PathBuf,
+        /// The specification; without it, standard input
+        #[arg(long, value_name = "FILE")]
+        spec: Option<PathBuf>,
+        /// Where it says what it does; without it, standard error
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
     },
 }
