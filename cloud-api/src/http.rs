@@ -80,6 +80,21 @@ fn base() -> reqwest::ClientBuilder {
     Client::builder().redirect(redirect::Policy::none()).connect_timeout(CONNECT)
 }
 
+/// How long a service asks to be left alone: seconds or a date in `Retry-After`. `now` is in Unix seconds.
+pub fn retry_after(headers: &reqwest::header::HeaderMap, now: i64) -> Option<Duration> {
+    let text = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => u64::try_from(date(text)? - now).ok()?,
+    };
+    Some(Duration::from_secs(seconds))
+}
+
+/// A date as HTTP writes it, in Unix seconds.
+pub fn date(text: &str) -> Option<i64> {
+    jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp().as_second())
+}
+
 /// Send a request and read its whole answer, for `within` at most.
 pub async fn send(client: &Client, request: RequestBuilder, within: Duration) -> Result<Answer, HttpError> {
     let request = request.timeout(within).build().map_err(|source| failed("building", "a request", source))?;
@@ -102,4 +117,22 @@ pub async fn send(client: &Client, request: RequestBuilder, within: Duration) ->
 
 fn failed(method: &str, url: &str, source: reqwest::Error) -> HttpError {
     HttpError::Failed { method: method.to_owned(), url: url.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_seconds_or_a_date() {
+        let said = |text: &str| {
+            let mut headers = reqwest::header::HeaderMap::new();
+            headers.insert("retry-after", text.parse().expect("a header"));
+            retry_after(&headers, 784_111_770)
+        };
+        assert_eq!(said("7"), Some(Duration::from_secs(7)));
+        assert_eq!(said("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(said("Sun, 06 Nov 1994 08:49:00 GMT"), None, "in the past");
+        assert_eq!(said("soon"), None);
+    }
 }

@@ -5,6 +5,7 @@
 
 pub mod aws;
 pub mod azure;
+pub mod file;
 pub mod http;
 
 use std::future::Future;

@@ -1,5 +1,9 @@
 //! Amazon Web Services.
 
+pub mod file;
+pub mod logs;
+pub mod sigv4;
+
 use crate::{BoxFuture, CredentialError, Freshness};
 use std::fmt;
 use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! Microsoft Azure.
 
+pub mod file;
+pub mod ingestion;
+
 use crate::{BoxFuture, CredentialError, Freshness};
 use std::fmt;
 use std::sync::Arc;
