@@ -1,1 +1,3 @@
 //! The parts that speak to a cloud, against the fake one: no Dask and no control plane.
+
+mod metadata;
