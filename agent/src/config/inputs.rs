@@ -5,9 +5,11 @@
 
 use super::ConfigError;
 use super::fragments::{Fragments, Value};
+use super::machine::Machine;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use towline_cloud::Platform;
 
 /// What files may set. Absent means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Inputs {
     pub renew_identity_after: Option<Duration>,
     /// `withheld_after`: seconds for which a newer assignment may be announced and not received.
     pub withheld_after: Option<Duration>,
+    /// `platform` and what goes with it.
+    pub machine: Machine,
     /// `metrics_listen`: where the agent's metrics are served.
     pub metrics_listen: Option<SocketAddr>,
     /// `log_spool_bytes`: the most that is kept of log lines that their store does not take.
@@ -30,12 +34,18 @@ pub struct Inputs {
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 14] = [
     "log_spool_bytes",
+    "metadata_url",
     "metrics_listen",
+    "notices",
     "nvml_library",
+    "platform",
+    "power_off",
+    "power_off_at_end",
     "reconnect_within",
     "renew_identity_after",
+    "service_url",
     "store",
     "uv",
     "withheld_after",
@@ -54,6 +64,12 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
         match key.as_str() {
             "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
             "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),
+            "metadata_url" => inputs.machine.metadata_url = Some(url(key, value)?),
+            "notices" => inputs.machine.notices = Some(platform(key, value, true)?),
+            "platform" => inputs.machine.platform = platform(key, value, false)?,
+            "power_off" => inputs.machine.power_off = Some(absolute_path(key, value)?),
+            "power_off_at_end" => inputs.machine.power_off_at_end = yes_or_no(key, value)?,
+            "service_url" => inputs.machine.service_url = Some(url(key, value)?),
             "nvml_library" => inputs.nvml_library = Some(absolute_path(key, value)?),
             "reconnect_within" => inputs.reconnect_within = Some(seconds(key, value)?),
             "renew_identity_after" => inputs.renew_identity_after = Some(seconds(key, value)?),
@@ -93,6 +109,30 @@ fn listen_address(key: &str, value: &Value) -> Result<SocketAddr, ConfigError> {
     let port = text.and_then(|text| text.parse::<u16>().ok()).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let address = port.or_else(|| text?.parse().ok());
     address.ok_or_else(|| wrong(key, value, "a port or an address in quotes, such as \"9465\" or \"127.0.0.1:9465\""))
+}
+
+/// `detect` reads the machine's firmware. Only clouds give notices.
+fn platform(key: &str, value: &Value, of_a_cloud: bool) -> Result<Platform, ConfigError> {
+    let named = value.value.as_str().and_then(|name| match name {
+        "detect" => Some(towline_cloud::machine::platform()),
+        name => Platform::named(name),
+    });
+    let is_cloud = |platform: &Platform| matches!(platform, Platform::Aws | Platform::Azure | Platform::Google);
+    if of_a_cloud {
+        named.filter(is_cloud).ok_or_else(|| wrong(key, value, "\"aws\", \"azure\" or \"google\""))
+    } else {
+        let wanted = "\"aws\", \"azure\", \"google\", \"local\", \"onprem\" or \"detect\"";
+        named.ok_or_else(|| wrong(key, value, wanted))
+    }
+}
+
+fn url(key: &str, value: &Value) -> Result<String, ConfigError> {
+    let url = value.value.as_str().filter(|text| url::Url::parse(text).is_ok_and(|url| url.has_host()));
+    url.map(str::to_owned).ok_or_else(|| wrong(key, value, "an address in quotes, such as \"http://169.254.169.254\""))
+}
+
+fn yes_or_no(key: &str, value: &Value) -> Result<bool, ConfigError> {
+    value.value.as_bool().ok_or_else(|| wrong(key, value, "true or false"))
 }
 
 fn absolute_path(key: &str, value: &Value) -> Result<PathBuf, ConfigError> {

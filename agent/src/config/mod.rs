@@ -4,6 +4,9 @@
 
 mod fragments;
 mod inputs;
+mod machine;
+
+pub use machine::Machine;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,6 +38,8 @@ pub struct Settings {
     pub nvml_library: Option<PathBuf>,
     /// Where the agent's metrics are served, without TLS and to anybody who can connect; none: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// What the machine is and how it ends.
+    pub machine: Machine,
     /// From one identity certificate to the next.
     pub renew_identity_after: Duration,
     /// Longest pause between two tries to reach the control plane.
@@ -104,6 +109,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
         log_spool_bytes: inputs.log_spool_bytes,
         nvml_library: inputs.nvml_library,
         metrics_listen: inputs.metrics_listen,
+        machine: inputs.machine,
         renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
         reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
         withheld_after: inputs.withheld_after.unwrap_or(WITHHELD_AFTER),
@@ -164,6 +170,11 @@ mod tests {
             "log_spool_bytes = \"1 GiB\"",
             "metrics_listen = \"here\"",
             "metrics_listen = 9465",
+            "platform = \"aix\"",
+            "notices = \"onprem\"",
+            "metadata_url = \"169.254.169.254\"",
+            "power_off = \"poweroff\"",
+            "power_off_at_end = \"yes\"",
         ] {
             let refused = load_from(host(text).path(), &[]);
             assert!(matches!(refused, Err(ConfigError::WrongValue { .. })), "{text}: {refused:?}");

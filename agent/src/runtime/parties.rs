@@ -214,7 +214,7 @@ impl Parties {
         Ok(Self {
             runners: Arc::new(ProcessRunners { host_dir: host.directory.clone(), program }),
             environments,
-            terminator: Arc::new(towline_cloud::local::LocalHost::new(&host.directory)),
+            terminator: host.settings.machine.terminator(&host.directory).map_err(super::RuntimeError::Metadata)?,
         })
     }
 }

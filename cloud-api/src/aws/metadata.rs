@@ -10,6 +10,7 @@ use crate::metadata::{self, Patience, ask};
 use crate::{BoxFuture, CredentialError, Freshness};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -31,13 +32,18 @@ const PATIENCE: Patience = Patience { tries: 5, first_pause: Duration::from_mill
 const ROLES: &str = "meta-data/iam/security-credentials/";
 
 /// The service, and what it gave us.
-#[derive(Debug)]
 pub struct Metadata {
     client: Client,
     base: String,
     patience: Patience,
     session: Mutex<Option<Zeroizing<String>>>,
     credentials: Mutex<Option<Arc<Credentials>>>,
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metadata").field("base", &self.base).finish_non_exhaustive()
+    }
 }
 
 #[derive(Deserialize)]

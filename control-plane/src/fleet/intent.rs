@@ -2,6 +2,7 @@
 
 use crate::model::{Adaptive, ClusterRecord, ClusterState, Reason, Wish};
 use crate::signer::content;
+use towline_protocol::ids::HostId;
 
 /// What is wanted of a cluster, and how far it is known to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Wanted {
     pub adaptive: Option<Adaptive>,
     /// When `n_workers` last changed, Unix milliseconds.
     pub scaled_at_ms: u64,
+    /// Worker hosts that the scheduler is told to free of their data.
+    pub leaving: Vec<HostId>,
     /// The scheduler's port, once chosen.
     pub port: Option<u16>,
     /// Whether the scheduler's address is chosen.
@@ -36,6 +39,7 @@ impl Wanted {
             n_workers: cluster.n_workers,
             adaptive: cluster.adaptive,
             scaled_at_ms: cluster.scaled_at_ms.unwrap_or(cluster.created_at_ms),
+            leaving: cluster.leaving.clone(),
             port: cluster.scheduler.as_ref().and_then(content::port),
             has_address: cluster.scheduler.is_some(),
             ends_at_ms: cluster.created_at_ms.saturating_add(cluster.terms.max_lifetime.saturating_mul(1000)),

@@ -54,6 +54,7 @@ pub fn cluster(n: u8) -> ClusterRecord {
         n_workers: 2,
         adaptive: None,
         scaled_at_ms: None,
+        leaving: Vec::new(),
         terms: Terms {
             idle_after: Some(1200),
             no_client_after: Some(120),

@@ -72,6 +72,7 @@ pub(crate) fn cluster(name: &str) -> ClusterRecord {
         n_workers: 2,
         adaptive: None,
         scaled_at_ms: None,
+        leaving: Vec::new(),
         terms: Terms {
             idle_after: Some(1200),
             no_client_after: Some(120),
