@@ -62,7 +62,7 @@ class Scaling:
         if plan == self.plan:
             return
         self.plan, self.looks = plan, 0
-        self.taken = set(plan["leaving"]) if plan is not None else set()
+        self.taken = set(plan.get("leaving", [])) if plan is not None else set()
         if plan is not None:
             low, high = int(plan["minimum"]), int(plan["maximum"])
             # A new plan begins with what there is, as far as the plan allows.
