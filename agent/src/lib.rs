@@ -9,6 +9,7 @@ pub mod config;
 pub mod ending;
 pub mod environments;
 pub mod idle;
+pub mod interruption;
 pub mod journal;
 pub mod launch;
 pub mod logs;

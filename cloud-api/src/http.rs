@@ -98,6 +98,11 @@ pub fn date(text: &str) -> Option<i64> {
     jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp().as_second())
 }
 
+/// A moment as JSON documents write it (RFC 3339), in Unix seconds.
+pub fn timestamp(text: &str) -> Option<u64> {
+    text.parse::<jiff::Timestamp>().ok().and_then(|at| u64::try_from(at.as_second()).ok())
+}
+
 /// Send a request and read its whole answer, for `within` at most.
 pub async fn send(client: &Client, request: RequestBuilder, within: Duration) -> Result<Answer, HttpError> {
     let request = request.timeout(within).build().map_err(|source| failed("building", "a request", source))?;

@@ -6,7 +6,9 @@
 pub mod aws;
 pub mod azure;
 pub mod file;
+pub mod google;
 pub mod http;
+pub mod metadata;
 
 use std::future::Future;
 use std::pin::Pin;

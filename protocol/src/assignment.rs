@@ -305,7 +305,7 @@ pub struct IdlePolicy {
 
 /// How many worker hosts a cluster is to have. The scheduler moves data away from those that are too many, and between
 /// `minimum` and `maximum` it asks for as many as its work needs; where they are equal there is nothing to decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scaling {
     /// At least this many worker hosts.
@@ -320,6 +320,8 @@ pub struct Scaling {
     pub wait_count: u32,
     /// Milliseconds that the work at hand may take: the shorter, the more hosts are asked for.
     pub target_duration_ms: u64,
+    /// Worker hosts that their platform takes away: their data is to move to others at once, whatever the numbers say.
+    pub leaving: Vec<HostId>,
 }
 
 /// Limits that hold whatever the verdict is.

@@ -22,14 +22,14 @@ fn systemd_accepts_our_units() {
     let mut count = 0;
     for entry in fs::read_dir(root().join("systemd")).expect("the folder is there") {
         let path = entry.expect("readable").path();
-        if path.extension().is_some_and(|ending| ending == "service") {
+        if path.extension().is_some_and(|ending| ending == "service" || ending == "socket") {
             let name = path.file_name().expect("a file");
             fs::copy(&path, units.join(name)).expect("copied");
             command.arg(name);
             count += 1;
         }
     }
-    assert!(count >= 2, "two units at least");
+    assert!(count >= 6, "six units at least");
     let done = match command.output() {
         Ok(done) => done,
         Err(error) => {

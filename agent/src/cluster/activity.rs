@@ -123,7 +123,7 @@ impl SchedulerLink {
 
     /// Tell the scheduler how many worker hosts there are to be; now, or when it comes.
     pub fn plan(&self, plan: Option<Scaling>) {
-        self.plan.send_if_modified(|known| std::mem::replace(known, plan) != plan);
+        self.plan.send_if_modified(|known| std::mem::replace(known, plan.clone()) != plan);
     }
 
     /// Let the scheduler tell people that idleness ends the cluster in so long. Lost if nobody is there to tell.
@@ -233,7 +233,7 @@ pub async fn serve(mut socket: SchedulerSocket, stop: CancellationToken) {
             }
             // Cancel-safe: a watch keeps its newest value. Without a connection it waits for one.
             Ok(()) = socket.plan.changed(), if connection.is_some() => {
-                let plan = *socket.plan.borrow_and_update();
+                let plan = socket.plan.borrow_and_update().clone();
                 // What it does not take now it gets with its next connection.
                 send(&mut connection, &Asked::Scaling { plan }).await;
             }
@@ -363,10 +363,14 @@ mod tests {
             interval_ms: 1000,
             wait_count: 3,
             target_duration_ms: 5000,
+            leaving: vec![towline_protocol::ids::HostId::from_random([3; 10])],
         };
+        let leaving = plan.leaving[0].clone();
         served.link.plan(Some(plan));
-        let expected = "{\"op\":\"scaling\",\"plan\":{\"minimum\":1,\"maximum\":5,\"processes\":2,\"interval_ms\":1000,\
-                        \"wait_count\":3,\"target_duration_ms\":5000}}\n";
+        let expected = format!(
+            "{{\"op\":\"scaling\",\"plan\":{{\"minimum\":1,\"maximum\":5,\"processes\":2,\"interval_ms\":1000,\
+             \"wait_count\":3,\"target_duration_ms\":5000,\"leaving\":[\"{leaving}\"]}}}}\n"
+        );
         for _ in 0..2 {
             let mut plugin = BufReader::new(served.dial().await);
             let mut line = String::new();

@@ -5,11 +5,13 @@
 
 use super::ConfigError;
 use super::fragments::{Fragments, Value};
+use super::machine::Machine;
 use crate::launch::{DockerSettings, LauncherKind};
 use crate::logs::Access;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use towline_cloud::Platform;
 
 /// What files may set. Absent means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Inputs {
     pub renew_identity_after: Option<Duration>,
     /// `withheld_after`: seconds for which a newer assignment may be announced and not received.
     pub withheld_after: Option<Duration>,
+    /// `platform` and what goes with it.
+    pub machine: Machine,
     /// `metrics_listen`: where the agent's metrics are served.
     pub metrics_listen: Option<SocketAddr>,
     /// `log_spool_bytes`: the most that is kept of log lines that their store does not take.
@@ -53,11 +57,17 @@ const KEYS: &[&str] = &[
     "docker_socket",
     "launcher",
     "log_spool_bytes",
+    "metadata_url",
     "metrics_listen",
+    "notices",
     "nvml_library",
     "otlp_token_file",
+    "platform",
+    "power_off",
+    "power_off_at_end",
     "reconnect_within",
     "renew_identity_after",
+    "service_url",
     "store",
     "uv",
     "whole_host",
@@ -88,6 +98,12 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
             "otlp_token_file" => inputs.access.otlp_token_file = Some(absolute_path(key, value)?),
             "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
             "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),
+            "metadata_url" => inputs.machine.metadata_url = Some(url(key, value)?),
+            "notices" => inputs.machine.notices = Some(platform(key, value, true)?),
+            "platform" => inputs.machine.platform = platform(key, value, false)?,
+            "power_off" => inputs.machine.power_off = Some(absolute_path(key, value)?),
+            "power_off_at_end" => inputs.machine.power_off_at_end = yes_or_no(key, value)?,
+            "service_url" => inputs.machine.service_url = Some(url(key, value)?),
             "nvml_library" => inputs.nvml_library = Some(absolute_path(key, value)?),
             "reconnect_within" => inputs.reconnect_within = Some(seconds(key, value)?),
             "renew_identity_after" => inputs.renew_identity_after = Some(seconds(key, value)?),
@@ -179,6 +195,26 @@ fn listen_address(key: &str, value: &Value) -> Result<SocketAddr, ConfigError> {
     let port = text.and_then(|text| text.parse::<u16>().ok()).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let address = port.or_else(|| text?.parse().ok());
     address.ok_or_else(|| wrong(key, value, "a port or an address in quotes, such as \"9465\" or \"127.0.0.1:9465\""))
+}
+
+/// `detect` reads the machine's firmware. Only clouds give notices.
+fn platform(key: &str, value: &Value, of_a_cloud: bool) -> Result<Platform, ConfigError> {
+    let named = value.value.as_str().and_then(|name| match name {
+        "detect" => Some(towline_cloud::machine::platform()),
+        name => Platform::named(name),
+    });
+    let is_cloud = |platform: &Platform| matches!(platform, Platform::Aws | Platform::Azure | Platform::Google);
+    if of_a_cloud {
+        named.filter(is_cloud).ok_or_else(|| wrong(key, value, "\"aws\", \"azure\" or \"google\""))
+    } else {
+        let wanted = "\"aws\", \"azure\", \"google\", \"local\", \"onprem\" or \"detect\"";
+        named.ok_or_else(|| wrong(key, value, wanted))
+    }
+}
+
+fn url(key: &str, value: &Value) -> Result<String, ConfigError> {
+    let url = value.value.as_str().filter(|text| url::Url::parse(text).is_ok_and(|url| url.has_host()));
+    url.map(str::to_owned).ok_or_else(|| wrong(key, value, "an address in quotes, such as \"http://169.254.169.254\""))
 }
 
 fn absolute_path(key: &str, value: &Value) -> Result<PathBuf, ConfigError> {

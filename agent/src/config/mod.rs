@@ -4,6 +4,9 @@
 
 mod fragments;
 mod inputs;
+mod machine;
+
+pub use machine::Machine;
 
 use crate::launch::{DockerSettings, LauncherKind};
 use crate::logs::Access;
@@ -45,6 +48,8 @@ pub struct Settings {
     pub whole_host: bool,
     /// Where the agent's metrics are served, without TLS and to anybody who can connect; none: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// What the machine is and how it ends.
+    pub machine: Machine,
     /// From one identity certificate to the next.
     pub renew_identity_after: Duration,
     /// Longest pause between two tries to reach the control plane.
@@ -118,6 +123,7 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
         nvml_library: inputs.nvml_library,
         whole_host: inputs.whole_host.unwrap_or(false),
         metrics_listen: inputs.metrics_listen,
+        machine: inputs.machine,
         renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
         reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
         withheld_after: inputs.withheld_after.unwrap_or(WITHHELD_AFTER),
@@ -189,6 +195,11 @@ mod tests {
             "docker_gpus = \"all\"",
             "docker_mounts = \"/data\"",
             "docker_mounts = [\"data\"]",
+            "platform = \"aix\"",
+            "notices = \"onprem\"",
+            "metadata_url = \"169.254.169.254\"",
+            "power_off = \"poweroff\"",
+            "power_off_at_end = \"yes\"",
         ] {
             let refused = load_from(host(text).path(), &[]);
             assert!(matches!(refused, Err(ConfigError::WrongValue { .. })), "{text}: {refused:?}");

@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use towline_cloud::{Facts, FactsError};
+use towline_cloud::FactsError;
 use towline_protocol::ids::{Digest, KeyId, Spki};
 use towline_protocol::message::Instance;
 use towline_protocol::trust::Identity;
@@ -99,14 +99,15 @@ impl Host {
         let bytes = fs::read(&user_data_file).map_err(|source| missing_or(directory, &user_data_file, source))?;
         let user_data: UserData = towline_protocol::strict::from_slice(&bytes)
             .map_err(|source| HostError::UserData { path: user_data_file, source })?;
-        let facts = towline_cloud::local::LocalHost::new(directory);
+        let settings = config::load(directory)?;
+        let facts = settings.machine.facts(directory);
         let machine = Digest::from_sha256(facts.machine()?);
         let boot = Digest::from_sha256(facts.boot()?);
         finish_renewal(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
             user_data,
-            settings: config::load(directory)?,
+            settings,
             instance: Instance { machine, boot },
             boot: towline_cloud::boot_id()?,
             dask: open_dask_key(directory)?.spki(),

@@ -17,6 +17,7 @@ use super::work::Work;
 use super::{Departure, RuntimeError, certificates};
 use crate::cluster::SchedulerLink;
 use crate::cluster::gateway::Gateway;
+use crate::interruption::{Announced, Notice};
 use crate::launch::StopReport;
 use crate::reconcile::rules::{self, Limits, Ruling, Signs};
 use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, RunnerHad, Wanted, starting};
@@ -70,6 +71,7 @@ pub(super) struct Seen {
     pub(super) sample: Option<Sample>,
     pub(super) stopped: StopReport,
     pub(super) forced_end: Option<EndReason>,
+    pub(super) interruption: Option<Announced>,
 }
 
 pub(super) struct Owner {
@@ -169,6 +171,7 @@ impl Owner {
         mut self,
         mut link: mpsc::Receiver<LinkEvent>,
         mut requests: mpsc::Receiver<GrantRequest>,
+        mut notices: watch::Receiver<Option<Notice>>,
         shutdown: CancellationToken,
     ) -> Departure {
         let mut samples = self.out.sampler.samples();
@@ -192,6 +195,10 @@ impl Owner {
                 Ok(()) = samples.changed() => {
                     let sample = samples.borrow_and_update().clone();
                     self.measure(sample);
+                }
+                Ok(()) = notices.changed() => {
+                    let notice = notices.borrow_and_update().clone();
+                    self.announce(notice);
                 }
                 () = tokio::time::sleep(sleep) => {}
                 // A host on its way out finishes it: the way is short and has deadlines.
@@ -228,7 +235,7 @@ impl Owner {
                 self.had.began(&effect);
             }
         }
-        self.idleness.link().plan(self.memory.assignment().and_then(|assignment| assignment.scaling));
+        self.idleness.link().plan(self.memory.assignment().and_then(|assignment| assignment.scaling.clone()));
         self.ring_withheld();
         self.renew().await;
         self.checkpoint().await;
@@ -264,6 +271,7 @@ impl Owner {
             scheduler_gone: self.seen.scheduler_gone,
             judgement: self.idleness.judgement(),
             had_client: self.idleness.had_client(),
+            interrupted: self.seen.interruption.as_ref().and_then(Announced::clock),
         }
     }
 
@@ -310,6 +318,13 @@ impl Owner {
         while let Some(event) = self.talk.poll_event() {
             self.handle_event(event).await;
         }
+    }
+
+    /// The platform announced something, or took it back.
+    fn announce(&mut self, notice: Option<Notice>) {
+        let told = notice.map(|notice| notice.interruption);
+        tracing::info!(component = "interruption", ?told, "the platform's notices changed");
+        self.seen.interruption = told.map(|told| Announced::new(told, unix_time(), boot_time()));
     }
 
     fn measure(&mut self, sample: Option<Sample>) {

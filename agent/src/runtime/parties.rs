@@ -188,7 +188,7 @@ impl Parties {
         Ok(Self {
             runners: Arc::new(Launched(launcher(host, program)?)),
             environments,
-            terminator: Arc::new(towline_cloud::local::LocalHost::new(&host.directory)),
+            terminator: host.settings.machine.terminator(&host.directory).map_err(super::RuntimeError::Metadata)?,
         })
     }
 }

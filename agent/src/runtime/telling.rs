@@ -7,6 +7,7 @@ use super::memory::Memory;
 use super::owner::Owner;
 use super::parties::Parties;
 use crate::cluster::gateway::Plan;
+use crate::interruption::Announced;
 use crate::launch;
 use crate::reconcile::{DaskHad, EnvironmentHad, Had, RunnerHad};
 use crate::runner::facts::boot_time;
@@ -35,6 +36,7 @@ impl Owner {
             cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
             gateway_port: self.out.gateway.port(),
             ending: state.ending,
+            interruption: self.seen.interruption.as_ref().map(Announced::told),
             scaling: self.idleness.link().word(),
             sign_off: state.sign_off.clone(),
         };

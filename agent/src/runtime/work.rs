@@ -361,7 +361,7 @@ impl Work {
 }
 
 /// File work has a deadline too: the thread goes on, but nobody waits for it any longer.
-pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+pub(crate) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let work = async { Ok(tokio::task::spawn_blocking(work).await.expect("file work does not panic")) };
     within(FILES_DEADLINE, work, disk_is_silent).await
 }

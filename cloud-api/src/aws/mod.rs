@@ -1,7 +1,9 @@
 //! Amazon Web Services.
 
+pub mod ec2;
 pub mod file;
 pub mod logs;
+pub mod metadata;
 pub mod sigv4;
 
 use crate::{BoxFuture, CredentialError, Freshness};

@@ -2,6 +2,8 @@
 
 pub mod file;
 pub mod ingestion;
+pub mod machines;
+pub mod metadata;
 
 use crate::{BoxFuture, CredentialError, Freshness};
 use std::fmt;

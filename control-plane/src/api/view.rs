@@ -52,6 +52,7 @@ pub fn host_view(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> HostVi
         vitals: host.said.vitals.clone(),
         verdict: host.said.verdict.clone(),
         processes: host.said.processes.clone(),
+        interruption: host.said.interruption,
         sign_off: host.said.sign_off.clone(),
         created_at_ms: host.created_at_ms,
         ended_at_ms: host.ended_at_ms,

@@ -22,6 +22,8 @@ pub struct Wanted {
     pub going: BTreeSet<HostId>,
     /// When `n_workers` or `going` last changed, Unix milliseconds.
     pub scaled_at_ms: u64,
+    /// Worker hosts that the scheduler is told to free of their data.
+    pub leaving: Vec<HostId>,
     /// The scheduler's port, once chosen.
     pub port: Option<u16>,
     /// Whether the scheduler's address is chosen.
@@ -41,6 +43,7 @@ impl Wanted {
             adaptive: cluster.adaptive,
             going: cluster.going.clone(),
             scaled_at_ms: cluster.scaled_at_ms.unwrap_or(cluster.created_at_ms),
+            leaving: cluster.leaving.clone(),
             port: cluster.scheduler.as_ref().and_then(content::port),
             has_address: cluster.scheduler.is_some(),
             ends_at_ms: cluster.created_at_ms.saturating_add(cluster.terms.max_lifetime.saturating_mul(1000)),

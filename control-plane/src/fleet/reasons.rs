@@ -244,6 +244,7 @@ pub fn is_scaling_limited(reason: &Reason) -> bool {
 pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
     match end {
         EndReason::Idle => idle(),
+        EndReason::Interrupted => interrupted(host),
         EndReason::MaxLifetime => max_lifetime(),
         EndReason::NoClient => reason(
             "no_client",
@@ -268,6 +269,21 @@ pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
             "Read agent.log in the host's directory",
         ),
     }
+}
+
+/// Its platform took it away.
+pub fn interrupted(host: &HostId) -> Reason {
+    reason(
+        "interrupted",
+        format!("the platform takes {host} away"),
+        "Nothing for a worker host: its data moved to others and another one takes its place. Do not run schedulers on \
+         spot capacity",
+    )
+}
+
+/// Whether a host that went for this reason counts as one that failed: those that are taken away are replaced for ever.
+pub fn counts(reason: &Reason) -> bool {
+    reason.code != "interrupted"
 }
 
 /// Nobody needed it.

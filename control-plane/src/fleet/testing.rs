@@ -56,6 +56,7 @@ pub fn cluster(n: u8) -> ClusterRecord {
         hold: None,
         scaled_at_ms: None,
         going: Default::default(),
+        leaving: Vec::new(),
         terms: Terms {
             idle_after: Some(1200),
             no_client_after: Some(120),

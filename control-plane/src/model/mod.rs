@@ -9,7 +9,9 @@ use towline_protocol::assignment::{EnvironmentSpec, Resource, RoleKind, Schedule
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki, VerifyingKey, WorkspaceId};
 use towline_protocol::message::Instance;
-use towline_protocol::report::{Deadline, EndReason, Failure, ProcessRecord, ScalingWord, SignOff, Verdict, Vitals};
+use towline_protocol::report::{
+    Deadline, EndReason, Failure, Interruption, ProcessRecord, ScalingWord, SignOff, Verdict, Vitals,
+};
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
@@ -138,6 +140,9 @@ pub struct ClusterRecord {
     /// Worker hosts that a person chose to go. They do not count among the `n_workers`.
     #[serde(default)]
     pub going: BTreeSet<HostId>,
+    /// Worker hosts that their platform takes away: the scheduler moves their data to others.
+    #[serde(default)]
+    pub leaving: Vec<HostId>,
     /// Limits and labels.
     pub terms: Terms,
     /// What the owner wants.
@@ -362,6 +367,9 @@ pub struct LastSaid {
     /// Why it is on its way out.
     #[serde(default)]
     pub ending: Option<EndReason>,
+    /// What its platform has announced of its end.
+    #[serde(default)]
+    pub interruption: Option<Interruption>,
     /// Where its gateway listens.
     #[serde(default)]
     pub gateway_port: Option<u16>,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use towline_protocol::assignment::{EnvironmentSpec, SchedulerAddress};
 use towline_protocol::ids::{ClusterId, HostId, KeyId, VerifyingKey, WorkspaceId};
-use towline_protocol::report::{ProcessRecord, SignOff, Verdict, Vitals};
+use towline_protocol::report::{Interruption, ProcessRecord, SignOff, Verdict, Vitals};
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
@@ -135,6 +135,9 @@ pub struct HostView {
     /// Its Dask processes.
     #[schema(value_type = Vec<Object>)]
     pub processes: Vec<ProcessRecord>,
+    /// What its platform has announced of its end; null: nothing stands.
+    #[schema(value_type = Option<Object>)]
+    pub interruption: Option<Interruption>,
     /// Its last word.
     #[schema(value_type = Option<Object>)]
     pub sign_off: Option<SignOff>,

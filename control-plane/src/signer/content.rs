@@ -94,7 +94,8 @@ fn scaling(cluster: &ClusterRecord) -> Scaling {
         target_duration_ms: 5000,
     };
     let Adaptive { minimum, maximum, interval_ms, wait_count, target_duration_ms } = cluster.adaptive.unwrap_or(chosen);
-    Scaling { minimum, maximum, processes: cluster.worker.processes, interval_ms, wait_count, target_duration_ms }
+    let (processes, leaving) = (cluster.worker.processes, cluster.leaving.clone());
+    Scaling { minimum, maximum, processes, interval_ms, wait_count, target_duration_ms, leaving }
 }
 
 /// Idleness is judged at samples: a cluster that may be idle for seconds only is looked at more often.

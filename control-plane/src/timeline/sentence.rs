@@ -6,6 +6,8 @@ use crate::why::span;
 use serde::Serialize;
 use std::time::Duration;
 use towline_protocol::ids::HostId;
+use towline_protocol::report::InterruptionKind;
+use towline_protocol::time::UnixSeconds;
 
 /// What happened to `host` (or to the cluster, if none), in one sentence without a full stop.
 pub fn of(what: &Happening, host: Option<&HostId>) -> String {
@@ -56,6 +58,12 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
         Happening::HostEnding { why } => because(&format!("{host} was told to end"), why.as_ref()),
         Happening::HostFailed { why } => because(&format!("{host} failed"), why.as_ref()),
         Happening::HostGpusUnused => format!("{host} has GPUs, and none of them computed for 15 min"),
+        Happening::HostInterrupted { interruption, at, going } => {
+            let when = at.map(|at| format!(" at {}", clock(at))).unwrap_or_default();
+            let then = if *going { "; its data moves to other hosts, and another host takes its place" } else { "" };
+            format!("{host} {}{when} ({}){then}", announced(*interruption), word(interruption))
+        }
+        Happening::HostSpared => format!("what the platform announced for {host} was called off"),
         Happening::HostLate { why } => because(&format!("{host} is late"), Some(why)),
         Happening::HostNoted { why } => because(&format!("{host} has trouble and goes on trying"), Some(why)),
         Happening::HostReached { phase, millis } => format!("{host} {} ({})", reached(*phase), seconds(*millis)),
@@ -71,6 +79,21 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
             format!("{host} is {}{why}", word(verdict))
         }
     }
+}
+
+fn announced(interruption: InterruptionKind) -> &'static str {
+    match interruption {
+        InterruptionKind::AtRisk => "is likelier than usual to be taken back by its platform",
+        InterruptionKind::Maintenance => "is restarted or moved by its platform",
+        InterruptionKind::Reclaimed => "is taken back by its platform",
+        InterruptionKind::Terminated => "is deleted by its platform",
+    }
+}
+
+/// The time of day, in UTC.
+fn clock(at: UnixSeconds) -> String {
+    let [hours, minutes, seconds] = [at.0 / 3600 % 24, at.0 / 60 % 60, at.0 % 60];
+    format!("{hours:02}:{minutes:02}:{seconds:02} UTC")
 }
 
 fn because(what: &str, why: Option<&Cause>) -> String {

@@ -58,6 +58,7 @@ fn ends() -> Vec<EndReason> {
         E::Assigned => E::Assigned,
         E::ControlPlaneLost => E::ControlPlaneLost,
         E::Idle => E::Idle,
+        E::Interrupted => E::Interrupted,
         E::MaxLifetime => E::MaxLifetime,
         E::NoClient => E::NoClient,
         E::SchedulerLost => E::SchedulerLost,

@@ -87,6 +87,8 @@ impl HostDir {
             self.write("user-data.json", &text)?;
         }
         let mut table = settings.agent.clone();
+        // Whatever machine this is: a host that is a directory on it must not power it off.
+        table.insert("platform".to_owned(), toml::Value::String("local".to_owned()));
         let path = |path: &Path| toml::Value::String(path.display().to_string());
         table.insert("store".to_owned(), path(&settings.environments));
         if let Some(uv) = &settings.uv {

@@ -74,6 +74,7 @@ pub(crate) fn cluster(name: &str) -> ClusterRecord {
         hold: None,
         scaled_at_ms: None,
         going: Default::default(),
+        leaving: Vec::new(),
         terms: Terms {
             idle_after: Some(1200),
             no_client_after: Some(120),
