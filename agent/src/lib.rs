@@ -91,7 +91,7 @@ pub async fn run(options: AgentOptions) -> Result<AgentExit, AgentError> {
     let lock = HostLock::take(&options.host_dir)?;
     let host = Host::open(&options.host_dir)?;
     let parties = Parties::real(&host, options.runner)?;
-    let departure = runtime::run(host, parties, options.shutdown).await?;
+    let departure = Box::pin(runtime::run(host, parties, options.shutdown)).await?;
     lock.release();
     Ok(match departure {
         Departure::Ended => AgentExit::HostEnded,
