@@ -19,7 +19,7 @@ use crate::cluster::SchedulerLink;
 use crate::cluster::gateway::Gateway;
 use crate::interruption::{Announced, Notice};
 use crate::launch::StopReport;
-use crate::reconcile::rules::{self, Limits, Ruling, Signs};
+use crate::reconcile::rules::{self, Limits, Ruling};
 use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, RunnerHad, Wanted, starting};
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::assignment::Assignment;
-use towline_protocol::report::{Deadline, EndReason, Failure, Phase, PhaseRecord, ProcessRecord};
+use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord};
 use towline_protocol::time::BootTime;
 use towline_protocol::trust::Trust;
 use towline_transport::TlsIdentity;
@@ -263,23 +263,6 @@ impl Owner {
         }
     }
 
-    fn signs(&self, now: BootTime) -> Signs {
-        let (lived, silent) = self.memory.ages(now);
-        Signs {
-            lived,
-            silent,
-            scheduler_gone: self.seen.scheduler_gone,
-            judgement: self.idleness.judgement(),
-            had_client: self.idleness.had_client(),
-            interrupted: self.seen.interruption.as_ref().and_then(Announced::clock),
-        }
-    }
-
-    /// What would end the host if nothing changed.
-    pub(super) fn deadlines(&self, now: BootTime) -> Vec<Deadline> {
-        rules::deadlines(self.memory.assignment().map(Limits::from).as_ref(), &self.signs(now), now)
-    }
-
     fn ruling(&self, now: BootTime) -> Ruling {
         let limits = self.memory.assignment().map(Limits::from);
         let signs = self.signs(now);
@@ -318,13 +301,6 @@ impl Owner {
         while let Some(event) = self.talk.poll_event() {
             self.handle_event(event).await;
         }
-    }
-
-    /// The platform announced something, or took it back.
-    fn announce(&mut self, notice: Option<Notice>) {
-        let told = notice.map(|notice| notice.interruption);
-        tracing::info!(component = "interruption", ?told, "the platform's notices changed");
-        self.seen.interruption = told.map(|told| Announced::new(told, unix_time(), boot_time()));
     }
 
     fn measure(&mut self, sample: Option<Sample>) {
