@@ -104,7 +104,7 @@ async fn results_of_a_reclaimed_host_survive_and_another_host_comes() -> Result<
     });
     let cluster = gone.await?;
     let host = cluster["hosts"].as_array().context("hosts")?.iter().find(|host| host["id"] == going).context("it")?;
-    ensure!(host["reason"]["code"] == "interrupted" && host["sign_off"]["reason"] == "assigned", "{host}");
+    ensure!(host["reason"]["code"] == "host_interrupted" && host["sign_off"]["reason"] == "assigned", "{host}");
     ensure!(host["interruption"]["kind"] == "reclaimed" && host["interruption"]["going"] == true, "{host}");
     let shown = run(world.towline(&["host", "show", going]), LONG).await?;
     ensure!(shown.stdout.contains("reclaimed"), "{}", shown.stdout);

@@ -274,7 +274,7 @@ pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
 /// Its platform took it away.
 pub fn interrupted(host: &HostId) -> Reason {
     reason(
-        "interrupted",
+        "host_interrupted",
         format!("the platform takes {host} away"),
         "Nothing for a worker host: its data moved to others and another one takes its place. Do not run schedulers on \
          spot capacity",
@@ -283,7 +283,7 @@ pub fn interrupted(host: &HostId) -> Reason {
 
 /// Whether a host that went for this reason counts as one that failed: those that are taken away are replaced for ever.
 pub fn counts(reason: &Reason) -> bool {
-    reason.code != "interrupted"
+    reason.code != "host_interrupted"
 }
 
 /// Nobody needed it.

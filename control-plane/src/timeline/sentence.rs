@@ -21,21 +21,17 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
         Happening::ClientRefused { client, person, by } => format!("{by} refused {client} of {person}"),
         Happening::ClientWithdrawn { client, person } => format!("{person} asks no more to join with {client}"),
         Happening::ClusterAdapted { by, minimum, maximum } => {
-            let by = by.as_deref().unwrap_or("somebody");
-            format!("{by} lets the scheduler choose between {minimum} and {}", workers(*maximum))
+            format!("{} lets the scheduler choose between {minimum} and {}", somebody(by), workers(*maximum))
         }
         Happening::ClusterEnded { failed: true, code } => with_code("the cluster has failed", code.as_deref()),
         Happening::ClusterEnded { failed: false, code } => with_code("the cluster has ended", code.as_deref()),
         Happening::ClusterEnding { by: Some(by), .. } => format!("{by} asked for the cluster's end"),
         Happening::ClusterEnding { by: None, why } => because("the cluster is being ended", why.as_ref()),
         Happening::ClusterHeld { by, reason, seconds } => {
-            let by = by.as_deref().unwrap_or("somebody");
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            format!("{by} holds the cluster for {}{reason}", span(*seconds))
+            format!("{} holds the cluster for {}{reason}", somebody(by), span(*seconds))
         }
-        Happening::ClusterReleased { by } => {
-            format!("{} holds the cluster no more", by.as_deref().unwrap_or("somebody"))
-        }
+        Happening::ClusterReleased { by } => format!("{} holds the cluster no more", somebody(by)),
         Happening::ClusterNoted { why } => because("not all is well", Some(why)),
         Happening::ClusterRequested { by, n_workers, backend } => {
             format!("{by} asked for a cluster of {} on {backend}", workers(*n_workers))
@@ -49,9 +45,7 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
             format!("nobody uses the cluster: idleness ends it in {}, unless somebody does", span(*remaining))
         }
         Happening::HostDegraded { reasons } => {
-            let reasons: Vec<String> = reasons.iter().map(word).collect();
-            let reasons = reasons.join(", ");
-            format!("{host} has not been able to tell for long whether it is needed ({reasons}): look at it")
+            format!("{host} has not been able to tell for long whether it is needed{}: look at it", listed(reasons))
         }
         Happening::HostBanned => format!("{host} was shut out: two machines spoke as it"),
         Happening::HostEnded => format!("{host} is gone"),
@@ -74,11 +68,19 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
             format!("{host} signed off ({}); processes stopped: {stopped}{killed}", word(reason))
         }
         Happening::HostVerdict { verdict, reasons } => {
-            let reasons: Vec<String> = reasons.iter().map(word).collect();
-            let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-            format!("{host} is {}{why}", word(verdict))
+            format!("{host} is {}{}", word(verdict), listed(reasons))
         }
     }
+}
+
+fn somebody(by: &Option<String>) -> &str {
+    by.as_deref().unwrap_or("somebody")
+}
+
+/// In brackets, where there are any.
+fn listed(reasons: &[impl Serialize]) -> String {
+    let reasons: Vec<String> = reasons.iter().map(word).collect();
+    if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) }
 }
 
 fn announced(interruption: InterruptionKind) -> &'static str {

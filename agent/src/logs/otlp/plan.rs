@@ -35,12 +35,13 @@ struct Attribute<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 enum Value<'a> {
-    BoolValue(bool),
-    #[serde(serialize_with = "quoted")]
-    IntValue(u64),
-    StringValue(&'a str),
+    #[serde(rename = "boolValue")]
+    Bool(bool),
+    #[serde(rename = "intValue", serialize_with = "quoted")]
+    Int(u64),
+    #[serde(rename = "stringValue")]
+    String(&'a str),
 }
 
 fn quoted<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -50,9 +51,9 @@ fn quoted<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error>
 /// How many of the first records make a request, and its body.
 pub fn request(records: &[Record], source: &Source, now_ms: u64) -> (usize, Vec<u8>) {
     let resource = [
-        Attribute { key: "service.name", value: Value::StringValue("dask") },
-        Attribute { key: "towline.cluster", value: Value::StringValue(&source.cluster) },
-        Attribute { key: "towline.stream", value: Value::StringValue(&source.stream) },
+        Attribute { key: "service.name", value: Value::String("dask") },
+        Attribute { key: "towline.cluster", value: Value::String(&source.cluster) },
+        Attribute { key: "towline.stream", value: Value::String(&source.stream) },
     ];
     let resource = serde_json::to_string(&resource).expect("attributes hold only text");
     let head = format!(
@@ -77,20 +78,20 @@ pub fn request(records: &[Record], source: &Source, now_ms: u64) -> (usize, Vec<
 }
 
 fn log_record(record: &Record, now_ms: u64) -> Vec<u8> {
-    let mut attributes = vec![Attribute { key: "towline.id", value: Value::IntValue(record.id) }];
+    let mut attributes = vec![Attribute { key: "towline.id", value: Value::Int(record.id) }];
     let gap;
     let (text, severity_number) = match &record.body {
         Body::Line { text, part, more } => {
             if *part > 0 {
-                attributes.push(Attribute { key: "towline.part", value: Value::IntValue(u64::from(*part)) });
-                attributes.push(Attribute { key: "towline.more", value: Value::BoolValue(*more) });
+                attributes.push(Attribute { key: "towline.part", value: Value::Int(u64::from(*part)) });
+                attributes.push(Attribute { key: "towline.more", value: Value::Bool(*more) });
             }
             // What a program prints has no level that we could know.
             (text.as_str(), 0)
         }
         Body::Gap(lost) => {
             gap = serde_json::to_string(lost).expect("a gap holds only numbers and words");
-            attributes.push(Attribute { key: "towline.gap", value: Value::StringValue(&gap) });
+            attributes.push(Attribute { key: "towline.gap", value: Value::String(&gap) });
             // WARN.
             ("log lines are missing here", 13)
         }
@@ -99,7 +100,7 @@ fn log_record(record: &Record, now_ms: u64) -> Vec<u8> {
         time_unix_nano: nanos(record.time_ms),
         observed_time_unix_nano: nanos(now_ms),
         severity_number,
-        body: Value::StringValue(text),
+        body: Value::String(text),
         attributes,
     };
     serde_json::to_vec(&record).expect("a record holds only text and numbers")
