@@ -174,11 +174,12 @@ impl Engine {
         Ok(options.iter().any(|option| option.contains("name=rootless")))
     }
 
-    /// Whether an image is here.
-    pub async fn has_image(&self, name: &str) -> Result<bool, EngineError> {
+    /// The id of an image that is here. Only ids mean the same to every call: Podman looks for a short name in more places
+    /// when it shows an image than when it makes a container.
+    pub async fn image(&self, name: &str) -> Result<Option<String>, EngineError> {
         match within(ANSWER_DEADLINE, "look for the image", self.api.inspect_image(name)).await {
-            Ok(_) => Ok(true),
-            Err(EngineError::Absent { .. }) => Ok(false),
+            Ok(found) => Ok(found.id),
+            Err(EngineError::Absent { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
