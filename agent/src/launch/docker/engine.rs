@@ -256,7 +256,18 @@ impl Engine {
             filters.insert("status".to_owned(), vec![status.to_owned()]);
         }
         let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
-        let found = within(ANSWER_DEADLINE, "list containers", self.api.list_containers(Some(options))).await?;
+        let mut tries = 0;
+        let found = loop {
+            let listing = self.api.list_containers(Some(options.clone()));
+            match within(ANSWER_DEADLINE, "list containers", listing).await {
+                // Podman says `stopped`, a word that is not Docker's, for the moment before `exited`.
+                Err(EngineError::Failed { story, .. }) if story.contains("unknown variant") && tries < 20 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                other => break other?,
+            }
+        };
         Ok(found.into_iter().filter_map(|one| Some((one.id?, one.labels.unwrap_or_default()))).collect())
     }
 
