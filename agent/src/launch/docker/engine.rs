@@ -221,7 +221,19 @@ impl Engine {
     /// Look at a container, by name or id.
     pub async fn inspect(&self, name: &str) -> Result<Option<Seen>, EngineError> {
         let none = None::<bollard::query_parameters::InspectContainerOptions>;
-        match within(ANSWER_DEADLINE, "show the container", self.api.inspect_container(name, none)).await {
+        let mut tries = 0;
+        let found = loop {
+            let asking = self.api.inspect_container(name, none.clone());
+            match within(ANSWER_DEADLINE, "show the container", asking).await {
+                // The same word of Podman's as in `list`.
+                Err(EngineError::Failed { story, .. }) if story.contains("unknown variant") && tries < 20 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                other => break other,
+            }
+        };
+        match found {
             Ok(found) => {
                 let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
                 let host = labels.get(HOST_LABEL).cloned();
