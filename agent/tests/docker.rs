@@ -281,7 +281,7 @@ async fn left_over(engine: &PrivateEngine) {
     assert_ne!(again.record(), &record);
     again.stop(GRACE).await.expect("stops");
     // A stranger's container of that name is not touched.
-    engine.run(&["create", "--name", &format!("towline-{}", host.id), "towline/host:1", "/bin/true"]);
+    engine.run(&["create", "--name", &format!("towline-{}", host.id), "docker.io/towline/host:latest", "/bin/true"]);
     match launcher.start(&host.spec).await {
         Err(LaunchError::Container { how, .. }) => assert!(how.contains("not this host's"), "{how}"),
         other => panic!("{other:?}"),

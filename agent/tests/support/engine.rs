@@ -163,7 +163,10 @@ impl Drop for PrivateEngine {
             let _ = Command::new("umount").args(["-l", point]).output();
         }
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(hierarchy.path().join(&self.group));
+            // Podman's are the same for every one of them; a group that is in use stays.
+            for name in [self.group.as_str(), "libpod_parent/conmon", "libpod_parent"] {
+                let _ = fs::remove_dir(hierarchy.path().join(name));
+            }
         }
     }
 }

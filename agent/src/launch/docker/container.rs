@@ -25,6 +25,9 @@ pub const LOG_FILE: &str = "runner.log";
 /// The mark by which the `local` backend knows a host's processes.
 const MARK: &str = "TOWLINE_HOST_DIR";
 
+/// The empty folder that is mounted over what is hidden, in the run directory.
+pub const NOTHING: &str = "nothing";
+
 /// Parts of a host's directory that the workload has no business with.
 pub const HIDDEN: [&str; 2] = ["cluster-ca", "identity"];
 
@@ -61,8 +64,8 @@ pub fn image(settings: &DockerSettings) -> &str {
     settings.image.as_deref().unwrap_or(HOST_IMAGE)
 }
 
-/// What to ask the engine for.
-pub fn body(spec: &RunnerSpec, machine: &Machine, settings: &DockerSettings) -> ContainerCreateBody {
+/// What to ask the engine for. `image`: the id of the image.
+pub fn body(spec: &RunnerSpec, machine: &Machine, settings: &DockerSettings, image: String) -> ContainerCreateBody {
     let path = |path: &Path| path.display().to_string();
     let run = machine.host_dir.0.join("run");
     let mut command = machine.arguments.clone();
@@ -74,7 +77,7 @@ pub fn body(spec: &RunnerSpec, machine: &Machine, settings: &DockerSettings) -> 
         (DIRECTORY_LABEL, path(&machine.host_dir.0)),
     ];
     ContainerCreateBody {
-        image: Some(image(settings).to_owned()),
+        image: Some(image),
         user: Some(format!("{}:{}", machine.user.0, machine.user.1)),
         entrypoint: Some(vec![path(&machine.program)]),
         cmd: Some(command),
@@ -94,7 +97,7 @@ fn host_config(machine: &Machine, settings: &DockerSettings) -> HostConfig {
         // Dask tells its peers the addresses that it sees.
         network_mode: Some("host".to_owned()),
         mounts: Some(mounts(machine, settings)),
-        tmpfs: Some(tmpfs(machine)),
+        tmpfs: Some(tmpfs()),
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -151,6 +154,11 @@ fn mounts(machine: &Machine, settings: &DockerSettings) -> Vec<Mount> {
     if given != real {
         all.push(bind(real, given, false));
     }
+    // An empty folder over each, not a file system of its own: Podman would mount that below the host's directory.
+    let nothing = real.join("run").join(NOTHING);
+    for folder in BTreeSet::from([real, given]) {
+        all.extend(HIDDEN.map(|name| bind(&nothing, &folder.join(name), true)));
+    }
     all
 }
 
@@ -164,16 +172,9 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Mount {
     }
 }
 
-fn tmpfs(machine: &Machine) -> HashMap<String, String> {
+fn tmpfs() -> HashMap<String, String> {
     // Libraries that are made while a program runs are loaded from here.
-    let mut all = HashMap::from([("/tmp".to_owned(), "rw,exec,nosuid,nodev,mode=1777".to_owned())]);
-    let (real, given) = &machine.host_dir;
-    for folder in BTreeSet::from([real, given]) {
-        for name in HIDDEN {
-            all.insert(folder.join(name).display().to_string(), "ro,size=4k,mode=0700".to_owned());
-        }
-    }
-    all
+    HashMap::from([("/tmp".to_owned(), "rw,exec,nosuid,nodev,mode=1777".to_owned())])
 }
 
 type Gpus = (Option<Vec<DeviceMapping>>, Option<Vec<DeviceRequest>>);
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_workload_has_no_rights_and_writes_only_to_its_host() {
-        let body = body(&spec(), &machine(), &DockerSettings::default());
+        let body = body(&spec(), &machine(), &DockerSettings::default(), "sha256:0".to_owned());
         assert_eq!(
             shown(&body),
             [
@@ -249,7 +250,9 @@ mod tests {
                 "/opt/towline/towline ro",
                 "/store ro",
                 "/usr ro",
-                "/real/h rw"
+                "/real/h rw",
+                "/real/h/run/nothing at /real/h/cluster-ca ro",
+                "/real/h/run/nothing at /real/h/identity ro",
             ]
         );
         assert_eq!(body.user.as_deref(), Some("1000:100"));
@@ -260,13 +263,11 @@ mod tests {
         assert_eq!(host.security_opt, Some(vec!["no-new-privileges".to_owned()]));
         assert_eq!((host.pid_mode, host.ipc_mode, host.network_mode.as_deref()), (None, None, Some("host")));
         assert_eq!((host.memory, host.memory_swap, host.ulimits), (None, None, None));
-        let tmpfs = host.tmpfs.expect("there");
-        assert!(tmpfs.contains_key("/real/h/identity") && tmpfs.contains_key("/real/h/cluster-ca"), "{tmpfs:?}");
     }
 
     #[test]
     fn the_runner_is_told_where_everything_lies_and_nothing_secret() {
-        let body = body(&spec(), &machine(), &DockerSettings::default());
+        let body = body(&spec(), &machine(), &DockerSettings::default(), "sha256:0".to_owned());
         let command = [body.entrypoint.expect("there"), body.cmd.expect("there")].concat().join(" ");
         assert_eq!(
             command,
@@ -290,10 +291,10 @@ mod tests {
     #[test]
     fn a_directory_that_is_known_by_a_link_is_there_under_both_names() {
         let machine = Machine { host_dir: ("/real/h".into(), "/link/h".into()), ..machine() };
-        let body = body(&spec(), &machine, &DockerSettings::default());
+        let body = body(&spec(), &machine, &DockerSettings::default(), "sha256:0".to_owned());
         assert!(shown(&body).contains(&"/real/h at /link/h rw".to_owned()));
+        assert!(shown(&body).contains(&"/real/h/run/nothing at /link/h/identity ro".to_owned()));
         assert!(body.env.expect("there").contains(&"TOWLINE_HOST_DIR=/link/h".to_owned()));
-        assert!(body.host_config.and_then(|host| host.tmpfs).expect("there").contains_key("/link/h/identity"));
     }
 
     #[test]
@@ -304,11 +305,19 @@ mod tests {
             memory: Some(1 << 30),
             ..DockerSettings::default()
         };
-        let body = body(&spec(), &machine(), &settings);
-        assert_eq!(body.image.as_deref(), Some("science@sha256:00"));
+        let body = body(&spec(), &machine(), &settings, "sha256:0".to_owned());
+        assert_eq!((image(&settings), body.image.as_deref()), ("science@sha256:00", Some("sha256:0")));
         assert_eq!(
             shown(&body),
-            ["/data ro", "/home/ada/.pyenv/versions/3.11 ro", "/opt/towline/towline ro", "/store ro", "/real/h rw"]
+            [
+                "/data ro",
+                "/home/ada/.pyenv/versions/3.11 ro",
+                "/opt/towline/towline ro",
+                "/store ro",
+                "/real/h rw",
+                "/real/h/run/nothing at /real/h/cluster-ca ro",
+                "/real/h/run/nothing at /real/h/identity ro",
+            ]
         );
         assert!(!body.env.expect("there").iter().any(|variable| variable.starts_with("PATH=")));
         let host = body.host_config.expect("there");

@@ -174,11 +174,12 @@ impl Engine {
         Ok(options.iter().any(|option| option.contains("name=rootless")))
     }
 
-    /// Whether an image is here.
-    pub async fn has_image(&self, name: &str) -> Result<bool, EngineError> {
+    /// The id of an image that is here. Only ids mean the same to every call: Podman looks for a short name in more places
+    /// when it shows an image than when it makes a container.
+    pub async fn image(&self, name: &str) -> Result<Option<String>, EngineError> {
         match within(ANSWER_DEADLINE, "look for the image", self.api.inspect_image(name)).await {
-            Ok(_) => Ok(true),
-            Err(EngineError::Absent { .. }) => Ok(false),
+            Ok(found) => Ok(found.id),
+            Err(EngineError::Absent { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -220,7 +221,19 @@ impl Engine {
     /// Look at a container, by name or id.
     pub async fn inspect(&self, name: &str) -> Result<Option<Seen>, EngineError> {
         let none = None::<bollard::query_parameters::InspectContainerOptions>;
-        match within(ANSWER_DEADLINE, "show the container", self.api.inspect_container(name, none)).await {
+        let mut tries = 0;
+        let found = loop {
+            let asking = self.api.inspect_container(name, none.clone());
+            match within(ANSWER_DEADLINE, "show the container", asking).await {
+                // The same word of Podman's as in `list`.
+                Err(EngineError::Failed { story, .. }) if story.contains("unknown variant") && tries < 20 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                other => break other,
+            }
+        };
+        match found {
             Ok(found) => {
                 let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
                 let host = labels.get(HOST_LABEL).cloned();
@@ -255,7 +268,18 @@ impl Engine {
             filters.insert("status".to_owned(), vec![status.to_owned()]);
         }
         let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
-        let found = within(ANSWER_DEADLINE, "list containers", self.api.list_containers(Some(options))).await?;
+        let mut tries = 0;
+        let found = loop {
+            let listing = self.api.list_containers(Some(options.clone()));
+            match within(ANSWER_DEADLINE, "list containers", listing).await {
+                // Podman says `stopped`, a word that is not Docker's, for the moment before `exited`.
+                Err(EngineError::Failed { story, .. }) if story.contains("unknown variant") && tries < 20 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                other => break other?,
+            }
+        };
         Ok(found.into_iter().filter_map(|one| Some((one.id?, one.labels.unwrap_or_default()))).collect())
     }
 

@@ -70,7 +70,7 @@ impl Launcher for DockerLauncher {
         async move {
             let unfit = |(reason, remedy)| Unfit { launcher: LauncherKind::Docker, reason, remedy };
             let engine = Engine::connect(&self.socket()).await.map_err(|error| unfit(trouble(&error)))?;
-            self.provide_image(&engine).await.map_err(|error| match error {
+            self.provide_image(&engine).await.map(drop).map_err(|error| match error {
                 EngineError::Absent { .. } => unfit(self.image_missing()),
                 other => unfit(trouble(&other)),
             })
@@ -117,14 +117,17 @@ impl DockerLauncher {
         )
     }
 
-    /// Make sure that the image is here.
-    async fn provide_image(&self, engine: &Engine) -> Result<(), EngineError> {
+    /// The id of the image, which is made if it is our own.
+    async fn provide_image(&self, engine: &Engine) -> Result<String, EngineError> {
         let image = container::image(&self.settings);
-        if engine.has_image(image).await? {
-            return Ok(());
+        if let Some(id) = engine.image(image).await? {
+            return Ok(id);
         }
         if self.settings.image.is_none() {
-            return engine.import_empty(image).await;
+            engine.import_empty(image).await?;
+            if let Some(id) = engine.image(image).await? {
+                return Ok(id);
+            }
         }
         let (story, _) = self.image_missing();
         Err(EngineError::Absent { doing: "look for the image", story })
@@ -136,7 +139,7 @@ impl DockerLauncher {
 
     async fn start_one(&self, spec: &RunnerSpec) -> Result<RunnerHandle, LaunchError> {
         let engine = Engine::connect(&self.socket()).await?;
-        self.provide_image(&engine).await?;
+        let image = self.provide_image(&engine).await?;
         sweep(&engine).await;
         let root_inside = engine.is_rootless().await?;
         let (to_write, launcher) = (spec.clone(), self.clone());
@@ -148,7 +151,7 @@ impl DockerLauncher {
         let machine = reading.await.map_err(io::Error::other).and_then(|read| read);
         let directory = |source| LaunchError::Directory { path: socket::run_dir(&spec.host_dir), source };
         let machine = machine.map_err(directory)?;
-        let body = container::body(spec, &machine, &self.settings);
+        let body = container::body(spec, &machine, &self.settings, image);
         let claim = claim(&engine, spec, body).await?;
         if let Err(error) = engine.start(&claim.id).await {
             // Another agent may have started or taken it meanwhile; only one that never ran is in the way.
@@ -331,7 +334,7 @@ impl Aftermath for Left {
 /// The specification for the runner, and the folders that are mounted over.
 fn write_files(spec: &RunnerSpec) -> io::Result<()> {
     let run_dir = socket::run_dir(&spec.host_dir);
-    for folder in HIDDEN.map(|name| spec.host_dir.join(name)).iter().chain([&run_dir]) {
+    for folder in HIDDEN.map(|name| spec.host_dir.join(name)).iter().chain([&run_dir.join(container::NOTHING)]) {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     let inside = RunnerSpec { host_dir: spec.host_dir.canonicalize()?, ..spec.clone() };

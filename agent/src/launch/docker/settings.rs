@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 /// The image that is made here when no other is named: nothing is in it, the machine's own folders are mounted into it.
-pub const HOST_IMAGE: &str = "towline/host:1";
+/// Podman gives what it imports this tag whatever it is told.
+pub const HOST_IMAGE: &str = "towline/host:latest";
 
 /// Processes and threads of one host. A worker has tens; a fork bomb has more.
 pub const PIDS_LIMIT: u64 = 32_768;
