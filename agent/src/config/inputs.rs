@@ -15,6 +15,8 @@ use std::time::Duration;
 pub struct Inputs {
     /// `launcher`: how the runner is started.
     pub launcher: Option<LauncherKind>,
+    /// `launch_socket`: where systemd listens for runners to start.
+    pub launch_socket: Option<PathBuf>,
     /// `store`: where environments lie.
     pub store: Option<PathBuf>,
     /// `uv`: the tool that makes environments.
@@ -33,7 +35,8 @@ pub struct Inputs {
     pub reconnect_within: Option<Duration>,
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
+    "launch_socket",
     "launcher",
     "log_spool_bytes",
     "metrics_listen",
@@ -56,6 +59,7 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
     let mut inputs = Inputs::default();
     for (key, value) in fragments {
         match key.as_str() {
+            "launch_socket" => inputs.launch_socket = Some(absolute_path(key, value)?),
             "launcher" => inputs.launcher = Some(launcher(key, value)?),
             "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
             "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),

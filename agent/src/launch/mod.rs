@@ -8,15 +8,17 @@ mod handle;
 pub mod launcher;
 mod plan;
 pub mod process;
+pub mod systemd;
 
 pub use crate::runner::exits::RunnerEnd;
 pub use crate::runner::facts::RunnerRecord;
-pub use crate::runner::wire::{Refusal, RunnerSpec, RunnerStatus, StopReport};
+pub use crate::runner::wire::{Refusal, RunnerSpec, RunnerStatus, StopReport, Users};
 pub use adopt::{AdoptError, adopt};
 pub use handle::{RunnerError, RunnerHandle};
-pub use launcher::{AnyLauncher, Launcher, LauncherKind, Unfit};
+pub use launcher::{AnyLauncher, Lacking, Launcher, LauncherKind, Unfit};
 pub use plan::{DaskKeyFiles, LaunchPlan};
 pub use process::{ProcessLauncher, RunnerProgram, start};
+pub use systemd::SystemdLauncher;
 
 use std::path::PathBuf;
 use towline_protocol::report::{Failure, FailureKind};
@@ -48,6 +50,21 @@ pub enum LaunchError {
         /// Where to read on.
         log: PathBuf,
     },
+    /// The runner that a service manager had started ended before it answered.
+    #[error("the runner ended at once; its own words are in `{words}`")]
+    EndedElsewhere {
+        /// The command that shows them.
+        words: String,
+    },
+    /// Whoever starts runners here refused.
+    #[error("the runner was not started: {why}")]
+    NotStarted {
+        /// Why.
+        why: String,
+    },
+    /// The launcher cannot work on this host.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// The runner refused the plan.
     #[error("the runner refused the plan")]
     Refused(#[from] Refusal),
@@ -71,6 +88,7 @@ impl LaunchError {
             Self::Refused(Refusal::PortTaken { port }) => {
                 Failure { kind: FailureKind::PortTaken, subject: Some(port.to_string()), retryable: false }
             }
+            Self::Unfit(unfit) => unfit.failure(),
             _ => Failure { kind: FailureKind::LaunchFailed, subject: None, retryable: false },
         }
     }
