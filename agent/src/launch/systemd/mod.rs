@@ -24,7 +24,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 use wire::{Answered, Asked};
 
-/// Where `towline-launch.socket` listens.
+/// Where `towline-dask.socket` listens.
 pub const SOCKET: &str = "/run/towline-launch.sock";
 
 /// What shows the words of a runner that systemd started.
@@ -107,7 +107,7 @@ fn judge(socket: &Path, answer: Option<io::Result<Answered>>) -> Result<(), Unfi
         Some(Err(error)) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => unfit(
                 format!("nothing listens at {path}"),
-                "install Towline's units, then `systemctl enable --now towline-launch.socket`",
+                "install Towline's units, then `systemctl enable --now towline-dask.socket`",
             ),
             io::ErrorKind::PermissionDenied => unfit(
                 format!("{path} is not for this user"),
@@ -185,7 +185,7 @@ mod tests {
         for (answer, reason, remedy) in [
             (None, "not booted by systemd", "choose the launcher"),
             (failed(io::ErrorKind::NotFound), "nothing listens at /run/x.sock", "systemctl enable --now"),
-            (failed(io::ErrorKind::ConnectionRefused), "nothing listens", "towline-launch.socket"),
+            (failed(io::ErrorKind::ConnectionRefused), "nothing listens", "towline-dask.socket"),
             (failed(io::ErrorKind::PermissionDenied), "not for this user", "usermod -aG towline"),
             (failed(io::ErrorKind::TimedOut), "does not answer", "journalctl"),
             (Some(Ok(Answered::Refused { why: "no user".to_owned() })), "no user", "journalctl"),
