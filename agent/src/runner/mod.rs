@@ -75,10 +75,9 @@ fn run(host_dir: &Path) -> Result<(), RunnerFailure> {
     let run_dir = socket::run_dir(&host_dir);
     let _lock = lock(&run_dir)?;
     // Refused to the leader of a process group, which a shell makes of what a person starts by hand; systemd makes it one of
-    // a session.
-    let leads = rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid());
-    if !leads && let Err(error) = rustix::process::setsid() {
-        tracing::warn!(error = %error, "no session of its own");
+    // a session already.
+    if let Err(error) = rustix::process::setsid() {
+        tracing::info!(error = %error, "no other session than the one it was started in");
     }
     let left = leftovers::kill_all(&run_dir).map_err(system("ending what an earlier runner left"))?;
     if left > 0 {
