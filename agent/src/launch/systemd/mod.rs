@@ -138,7 +138,7 @@ async fn start(launch: &Path, spec: &RunnerSpec) -> Result<RunnerHandle, LaunchE
         let answering = RunnerHandle::hello(spec).await.ok().map(|(record, _, _)| record);
         let lives = started.is_alive().map_err(RunnerError::Socket)?;
         match (answering, lives) {
-            (Some(record), _) if record == started => return Ok(RunnerHandle::hold(record, spec)),
+            (Some(record), true) if record == started => return Ok(RunnerHandle::hold(record, spec)),
             // Ours found the lock held and gave way to the one that answers.
             (Some(record), false) => {
                 return Err(LaunchError::AlreadyRunning { record, host_dir: spec.host_dir.clone() });
