@@ -63,7 +63,7 @@ fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Refused 
 /// gets to the socket gets runners of their own.
 pub fn main(agent: &str, dask: &str) -> ExitCode {
     let _ = tracing_subscriber::fmt().json().with_writer(io::stderr).try_init();
-    let stream = match rustix::stdio::stdin().try_clone_to_owned() {
+    let stream = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(stream) => UnixStream::from(stream),
         Err(error) => {
             tracing::error!(%error, "there is no connection on standard input");
