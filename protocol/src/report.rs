@@ -117,6 +117,8 @@ pub enum FailureKind {
     JournalFailed,
     /// The Dask process could not be started.
     LaunchFailed,
+    /// The way to start Dask that the host's settings name cannot work there.
+    LauncherUnfit,
     /// A package file is no longer where the lock says.
     PackageMissing,
     /// The chosen port is taken.

@@ -20,6 +20,8 @@ pub struct Inputs {
     pub launcher: Option<LauncherKind>,
     /// `docker_…`: how containers are made.
     pub docker: DockerSettings,
+    /// `launch_socket`: where systemd listens for runners to start.
+    pub launch_socket: Option<PathBuf>,
     /// `store`: where environments lie.
     pub store: Option<PathBuf>,
     /// `uv`: the tool that makes environments.
@@ -55,6 +57,7 @@ const KEYS: &[&str] = &[
     "docker_python",
     "docker_shm_bytes",
     "docker_socket",
+    "launch_socket",
     "launcher",
     "log_spool_bytes",
     "metadata_url",
@@ -92,6 +95,7 @@ pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
     let mut inputs = Inputs::default();
     for (key, value) in fragments {
         match key.as_str() {
+            "launch_socket" => inputs.launch_socket = Some(absolute_path(key, value)?),
             "launcher" => inputs.launcher = Some(launcher(key, value)?),
             "aws_credentials_file" => inputs.access.aws_credentials_file = Some(absolute_path(key, value)?),
             "azure_token_file" => inputs.access.azure_token_file = Some(absolute_path(key, value)?),

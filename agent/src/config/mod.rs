@@ -8,7 +8,7 @@ mod machine;
 
 pub use machine::Machine;
 
-use crate::launch::{DockerSettings, LauncherKind};
+use crate::launch::{DockerSettings, LauncherKind, systemd};
 use crate::logs::Access;
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +34,8 @@ pub struct Settings {
     pub launcher: LauncherKind,
     /// How containers are made, where the launcher makes any.
     pub docker: DockerSettings,
+    /// Where systemd listens for runners to start; counts for the launcher `systemd`.
+    pub launch_socket: PathBuf,
     /// Where environments lie.
     pub store: PathBuf,
     /// The tool that makes environments; none: looked for on the path.
@@ -101,12 +103,12 @@ pub enum ConfigError {
     },
 }
 
-/// Read the settings of the host in `host_dir`.
-pub fn load(host_dir: &Path) -> Result<Settings, ConfigError> {
-    load_from(host_dir, &DROP_IN_DIRECTORIES.map(PathBuf::from))
+/// Read the settings of the host in `host_dir`. `launcher` counts where none is set.
+pub fn load(host_dir: &Path, launcher: LauncherKind) -> Result<Settings, ConfigError> {
+    read(host_dir, &DROP_IN_DIRECTORIES.map(PathBuf::from), launcher)
 }
 
-fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, ConfigError> {
+fn read(host_dir: &Path, directories: &[PathBuf], launcher: LauncherKind) -> Result<Settings, ConfigError> {
     let mut files = Vec::new();
     for directory in directories {
         files.extend(fragments::drop_ins(directory)?);
@@ -114,8 +116,9 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
     files.push(host_dir.join("agent.toml"));
     let inputs = inputs::parse(&fragments::read(&files)?)?;
     Ok(Settings {
-        launcher: inputs.launcher.unwrap_or_default(),
+        launcher: inputs.launcher.unwrap_or(launcher),
         docker: inputs.docker,
+        launch_socket: inputs.launch_socket.unwrap_or_else(|| PathBuf::from(systemd::SOCKET)),
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
@@ -135,6 +138,10 @@ mod tests {
     use super::*;
     use std::fs;
 
+    fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, ConfigError> {
+        read(host_dir, directories, LauncherKind::Systemd)
+    }
+
     fn host(text: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a directory");
         fs::write(directory.path().join("agent.toml"), text).expect("written");
@@ -148,6 +155,9 @@ mod tests {
         assert_eq!(settings.store, directory.path().join("store"));
         assert_eq!(settings.renew_identity_after, Duration::from_secs(43_200));
         assert_eq!(settings.log_spool_bytes, None);
+        assert_eq!(settings.launcher, LauncherKind::Systemd, "what the caller says");
+        let settings = load_from(host("launcher = \"process\"").path(), &[]).expect("settings");
+        assert_eq!(settings.launcher, LauncherKind::Process, "what the file says");
         let settings = load_from(host("log_spool_bytes = 1048576").path(), &[]).expect("settings");
         assert_eq!((settings.log_spool_bytes, settings.metrics_listen), (Some(1_048_576), None));
         assert!(!settings.whole_host, "a person's own machine is not ours");

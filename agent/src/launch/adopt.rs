@@ -73,14 +73,14 @@ pub(super) async fn adopt_with(
     }
     if !record.is_alive()? {
         // Another runner may have followed; what it runs is not ours to end.
-        return match RunnerHandle::hello(&spec.host_dir).await {
+        return match RunnerHandle::hello(spec).await {
             Ok(_) => Err(AdoptError::OtherRunner),
             Err(_) => Err(last_word(record, spec).await?),
         };
     }
     let deadline = Instant::now() + SILENCE_DEADLINE;
     let (found, cluster, host) = loop {
-        match RunnerHandle::hello(&spec.host_dir).await {
+        match RunnerHandle::hello(spec).await {
             Ok(answer) => break answer,
             // One that is about to end has closed its socket already.
             Err(_) if !record.is_alive()? => return Err(last_word(record, spec).await?),

@@ -8,9 +8,10 @@ use crate::socket;
 use futures_util::future::BoxFuture;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -66,11 +67,29 @@ impl Surrounding {
     }
 }
 
+/// Where a runner listens, and who may answer there.
+#[derive(Clone, Debug)]
+struct Place {
+    run_dir: PathBuf,
+    /// Another user than the agent's own.
+    user: Option<u32>,
+}
+
+impl Place {
+    fn of(spec: &RunnerSpec) -> Self {
+        Self { run_dir: socket::run_dir(&spec.host_dir), user: spec.users.map(|users| users.dask) }
+    }
+
+    async fn connect(&self) -> io::Result<(UnixStream, Option<u32>)> {
+        socket::connect(&self.run_dir, socket::RUNNER, self.user).await
+    }
+}
+
 /// A runner that this agent speaks to.
 #[derive(Debug)]
 pub struct RunnerHandle {
     record: RunnerRecord,
-    host_dir: PathBuf,
+    place: Place,
     around: Surrounding,
     heartbeats: CancellationToken,
     task: Option<JoinHandle<()>>,
@@ -80,8 +99,8 @@ impl RunnerHandle {
     pub(super) fn hold(record: RunnerRecord, spec: &RunnerSpec, around: Surrounding) -> Self {
         let heartbeats = CancellationToken::new();
         let period = HEARTBEAT.min(spec.agent_lost / 3).max(Duration::from_millis(10));
-        let task = tokio::spawn(speak(spec.host_dir.clone(), period, heartbeats.clone()));
-        Self { record, host_dir: spec.host_dir.clone(), around, heartbeats, task: Some(task) }
+        let task = tokio::spawn(speak(Place::of(spec), period, heartbeats.clone()));
+        Self { record, place: Place::of(spec), around, heartbeats, task: Some(task) }
     }
 
     /// Which process it is; journal it before anything is launched.
@@ -94,7 +113,7 @@ impl RunnerHandle {
     pub async fn launch(&self, plan: &LaunchPlan) -> Result<(), LaunchError> {
         let python = self.around.python.clone().unwrap_or_else(|| plan.python.clone());
         let request = Request::Launch { plan: Box::new(LaunchPlan { python, ..plan.clone() }) };
-        match ask(&self.host_dir, &request, ANSWER_DEADLINE).await? {
+        match ask(&self.place, &request, ANSWER_DEADLINE).await? {
             Reply::Done => Ok(()),
             Reply::Refused { why } => Err(why.into()),
             _ => Err(RunnerError::WrongReply.into()),
@@ -103,7 +122,7 @@ impl RunnerHandle {
 
     /// How the processes are.
     pub async fn status(&self) -> Result<RunnerStatus, RunnerError> {
-        match ask(&self.host_dir, &Request::Status, ANSWER_DEADLINE).await? {
+        match ask(&self.place, &Request::Status, ANSWER_DEADLINE).await? {
             Reply::Status { status } => Ok(status),
             _ => Err(RunnerError::WrongReply),
         }
@@ -112,8 +131,7 @@ impl RunnerHandle {
     /// End all processes: asked to at first, killed after `grace`. Returns when the runner is gone as well; from then
     /// on `adopt` says [`crate::launch::AdoptError::Ended`].
     pub async fn stop(&self, grace: Duration) -> Result<StopReport, RunnerError> {
-        let Reply::Stopped { report } = ask(&self.host_dir, &Request::Stop { grace }, grace + STOP_MARGIN).await?
-        else {
+        let Reply::Stopped { report } = ask(&self.place, &Request::Stop { grace }, grace + STOP_MARGIN).await? else {
             return Err(RunnerError::WrongReply);
         };
         let gone = async {
@@ -137,9 +155,9 @@ impl RunnerHandle {
     }
 
     /// Who answers in this host's directory.
-    pub(super) async fn hello(host_dir: &Path) -> Result<(RunnerRecord, ClusterId, HostId), RunnerError> {
+    pub(super) async fn hello(spec: &RunnerSpec) -> Result<(RunnerRecord, ClusterId, HostId), RunnerError> {
         let ask = async {
-            let (stream, listener) = socket::connect(&socket::run_dir(host_dir), socket::RUNNER).await?;
+            let (stream, listener) = Place::of(spec).connect().await?;
             match converse(stream, &Request::Hello).await? {
                 Reply::Hello { record, cluster, host } => Ok((as_seen_from_here(record, listener)?, cluster, host)),
                 _ => Err(RunnerError::WrongReply),
@@ -162,29 +180,29 @@ impl Drop for RunnerHandle {
     }
 }
 
-async fn speak(host_dir: PathBuf, period: Duration, stop: CancellationToken) {
+async fn speak(place: Place, period: Duration, stop: CancellationToken) {
     loop {
         // Both branches are cancel-safe: a sleep and a token.
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(period) => {}
         }
-        if let Err(error) = ask(&host_dir, &Request::Heartbeat, ANSWER_DEADLINE).await {
+        if let Err(error) = ask(&place, &Request::Heartbeat, ANSWER_DEADLINE).await {
             // The runner's absence shows in `status`, where it is handled.
             tracing::debug!(error = %error, "the runner did not take a heartbeat");
         }
     }
 }
 
-async fn ask(host_dir: &Path, request: &Request, deadline: Duration) -> Result<Reply, RunnerError> {
+async fn ask(place: &Place, request: &Request, deadline: Duration) -> Result<Reply, RunnerError> {
     let ask = async {
-        let (stream, _) = socket::connect(&socket::run_dir(host_dir), socket::RUNNER).await?;
+        let (stream, _) = place.connect().await?;
         converse(stream, request).await
     };
     timeout(deadline, ask).await.map_err(|_| RunnerError::Silent { after: deadline })?
 }
 
-async fn converse(mut stream: tokio::net::UnixStream, request: &Request) -> Result<Reply, RunnerError> {
+async fn converse(mut stream: UnixStream, request: &Request) -> Result<Reply, RunnerError> {
     wire::write(&mut stream, request).await?;
     Ok(wire::read(&mut stream).await?)
 }

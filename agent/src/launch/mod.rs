@@ -10,17 +10,19 @@ mod handle;
 pub mod launcher;
 mod plan;
 pub mod process;
+pub mod systemd;
 
 pub use crate::runner::exits::RunnerEnd;
 pub use crate::runner::facts::RunnerRecord;
-pub use crate::runner::wire::{Refusal, RunnerSpec, RunnerStatus, StopReport};
+pub use crate::runner::wire::{Refusal, RunnerSpec, RunnerStatus, StopReport, Users};
 use adopt::adopt_with;
 pub use adopt::{AdoptError, adopt};
 pub use docker::{DockerLauncher, DockerSettings, EngineError};
 pub use handle::{RunnerError, RunnerHandle};
-pub use launcher::{AnyLauncher, Launcher, LauncherKind, Unfit};
+pub use launcher::{AnyLauncher, Lacking, Launcher, LauncherKind, Unfit};
 pub use plan::{DaskKeyFiles, LaunchPlan};
 pub use process::{ProcessLauncher, RunnerProgram, start};
+pub use systemd::SystemdLauncher;
 
 use std::path::PathBuf;
 use towline_protocol::report::{Failure, FailureKind};
@@ -63,6 +65,21 @@ pub enum LaunchError {
     /// The container engine did not do what it was asked.
     #[error("the runner has no container")]
     Engine(#[from] EngineError),
+    /// The runner that a service manager had started ended before it answered.
+    #[error("the runner ended at once; its own words are in `{words}`")]
+    EndedElsewhere {
+        /// The command that shows them.
+        words: String,
+    },
+    /// Whoever starts runners here refused.
+    #[error("the runner was not started: {why}")]
+    NotStarted {
+        /// Why.
+        why: String,
+    },
+    /// The launcher cannot work on this host.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// The runner refused the plan.
     #[error("the runner refused the plan")]
     Refused(#[from] Refusal),
@@ -89,6 +106,7 @@ impl LaunchError {
             Self::Engine(EngineError::Silent { .. } | EngineError::Failed { .. } | EngineError::Taken { .. }) => {
                 Failure { kind: FailureKind::LaunchFailed, subject: None, retryable: true }
             }
+            Self::Unfit(unfit) => unfit.failure(),
             _ => Failure { kind: FailureKind::LaunchFailed, subject: None, retryable: false },
         }
     }

@@ -101,7 +101,7 @@ pub async fn start(spec: &RunnerSpec, program: &RunnerProgram) -> Result<RunnerH
     let mut child = spawn(spec, program, &log).await.map_err(spawn_error)?;
     let deadline = Instant::now() + START_DEADLINE;
     loop {
-        let answering = RunnerHandle::hello(&spec.host_dir).await.ok().map(|(record, _, _)| record);
+        let answering = RunnerHandle::hello(spec).await.ok().map(|(record, _, _)| record);
         let exit = child.try_wait().map_err(spawn_error)?;
         match (answering, exit) {
             (Some(record), None) if Some(record.pid) == child.id() => {

@@ -30,6 +30,8 @@ pub mod times;
 pub use open::{Access, Destination};
 pub use shipper::{Flushed, Shipper};
 
+use crate::launch::Users;
+use crate::shared;
 use shipping::ShipError;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -105,9 +107,9 @@ pub fn index_of(spool: &Path) -> PathBuf {
     spool.with_extension("index")
 }
 
-/// Make a plan's spool if it is not there; lines of an earlier run stay.
-pub fn create(host_dir: &Path, plan: &LogPlan) -> Result<PathBuf, LogFileError> {
-    let path = LogFiles::planned(host_dir, plan)?.spool;
+/// Make a plan's spool if it is not there; lines of an earlier run stay. With `users`, Dask's user may append and not read.
+pub fn create(host_dir: &Path, plan: &LogPlan, users: Option<Users>) -> Result<PathBuf, LogFileError> {
+    let LogFiles { spool: path, index, .. } = LogFiles::planned(host_dir, plan)?;
     let failed = |source| LogFileError::Io { path: path.clone(), source };
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
@@ -117,6 +119,12 @@ pub fn create(host_dir: &Path, plan: &LogPlan) -> Result<PathBuf, LogFileError> 
     let kind = fs::symlink_metadata(&path).map_err(failed)?.file_type();
     if !kind.is_file() {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file")));
+    }
+    if users.is_some() {
+        // The runner cannot make a file in this folder.
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&index).map_err(failed)?;
+        shared::file(&path, shared::APPEND, users).map_err(failed)?;
+        shared::file(&index, shared::READ_APPEND, users).map_err(failed)?;
     }
     Ok(path)
 }
@@ -156,9 +164,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let host = directory.path().join("deep/er");
         let plan = plan("/logs", "scheduler");
-        let path = create(&host, &plan).expect("made");
+        let path = create(&host, &plan, None).expect("made");
         fs::write(&path, "line\n").expect("written");
-        assert_eq!(create(&host, &plan).expect("again"), path);
+        assert_eq!(create(&host, &plan, None).expect("again"), path);
         assert_eq!(fs::read_to_string(&path).expect("read"), "line\n");
     }
 }

@@ -100,10 +100,10 @@ fn run(start: &Start) -> Result<(), RunnerFailure> {
     let run_dir = socket::run_dir(&host_dir);
     let _lock = lock(&run_dir)?;
     // Refused to the leader of a process group, which a shell makes of what a person starts by hand. The first process of
-    // a container has a session of its own.
+    // a container has a session of its own, and systemd makes it one of a session already.
     let has_session = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
     if !has_session && let Err(error) = rustix::process::setsid() {
-        tracing::warn!(error = %error, "no session of its own");
+        tracing::info!(error = %error, "no other session than the one it was started in");
     }
     let left = leftovers::kill_all(&run_dir).map_err(system("ending what an earlier runner left"))?;
     if left > 0 {

@@ -78,10 +78,11 @@ pub async fn serve(spec: RunnerSpec, run_dir: PathBuf, record: RunnerRecord) -> 
     let mut child_ended = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener = socket::listen(&run_dir, socket::RUNNER)?;
+    let agent = spec.users.map(|users| users.agent);
+    let listener = socket::listen(&run_dir, socket::RUNNER, agent)?;
     let (asked, mut questions) = mpsc::channel::<Asked>(MAX_CONNECTIONS);
     let stop = CancellationToken::new();
-    let accepting = tokio::spawn(accept(listener, asked, stop.clone()));
+    let accepting = tokio::spawn(accept(listener, agent, asked, stop.clone()));
     let mut runner = Runner::new(spec, run_dir, record)?;
     tracing::info!(cluster_id = %runner.spec.cluster, host_id = %runner.spec.host, "the runner serves");
     while !runner.is_over()? {
@@ -268,7 +269,7 @@ impl Runner {
     }
 }
 
-async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>, stop: CancellationToken) {
+async fn accept(listener: UnixListener, agent: Option<u32>, asked: mpsc::Sender<Asked>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         // Cancel-safe: a token, a join set and a listener keep what they have.
@@ -277,7 +278,7 @@ async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>, stop: Cancel
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(stream, asked.clone()));
+                    connections.spawn(converse(stream, agent, asked.clone()));
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: nothing here can be done but to try again.
@@ -291,8 +292,8 @@ async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>, stop: Cancel
     let _ = timeout(REQUEST_DEADLINE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-async fn converse(mut stream: UnixStream, asked: mpsc::Sender<Asked>) {
-    if let Err(error) = socket::peer(&stream) {
+async fn converse(mut stream: UnixStream, agent: Option<u32>, asked: mpsc::Sender<Asked>) {
+    if let Err(error) = socket::peer(&stream, agent) {
         tracing::warn!(error = %error, "a connection was refused");
         return;
     }

@@ -61,9 +61,6 @@ pub enum RuntimeError {
     /// The host's files.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// The launcher cannot work here.
-    #[error(transparent)]
-    Launcher(#[from] crate::launch::Unfit),
     /// The journal of earlier runs.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -94,8 +91,8 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     let http = towline_transport::client::http_client(&host.user_data.control_plane_ca, None)?;
     let (blobs, requests) = SessionBlobs::new(http);
     let (snapshots, published) = watch::channel(Snapshot::default());
-    let (scheduler, socket) = activity::listen(&host.directory).map_err(RuntimeError::Socket)?;
-    let (gateway, serving) = gateway::gateway(&host.directory);
+    let (scheduler, socket) = activity::listen(&host.directory, host.dask_user()).map_err(RuntimeError::Socket)?;
+    let (gateway, serving) = gateway::gateway(&host.directory, host.dask_user());
     let others = Others { scheduler, gateway };
     let (announcements, notices) = watch::channel(None);
     let owner = Owner::open(host.clone(), parties.clone(), blobs, others, identity, snapshots).await?;

@@ -7,7 +7,7 @@ use super::blobs::SessionBlobs;
 use super::host::Host;
 use crate::launch::{
     AdoptError, AnyLauncher, DockerLauncher, LaunchError, LaunchPlan, LauncherKind, ProcessLauncher, RunnerEnd,
-    RunnerError, RunnerHandle, RunnerProgram, RunnerRecord, RunnerSpec, RunnerStatus, StopReport, Unfit,
+    RunnerError, RunnerHandle, RunnerProgram, RunnerRecord, RunnerSpec, RunnerStatus, StopReport, SystemdLauncher,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -117,6 +117,9 @@ pub struct Launched(pub AnyLauncher);
 impl Runners for Launched {
     fn start(&self, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, StepError>> {
         async move {
+            if let Err(unfit) = self.0.check().await {
+                return Err(StepError { failure: unfit.failure(), story: story(&unfit) });
+            }
             match self.0.start(&spec).await {
                 Ok(handle) => Ok(Arc::new(handle) as Arc<dyn Runner>),
                 // We died between its start and the journal. It has launched nothing: that needs the record.
@@ -186,29 +189,24 @@ impl Parties {
     pub fn real(host: &Host, program: RunnerProgram) -> Result<Self, super::RuntimeError> {
         let environments = super::store::open(host)?;
         Ok(Self {
-            runners: Arc::new(Launched(launcher(host, program)?)),
+            runners: Arc::new(Launched(launcher(host, program))),
             environments,
             terminator: host.settings.machine.terminator(&host.directory).map_err(super::RuntimeError::Metadata)?,
         })
     }
 }
 
-/// The launcher that this host's settings name.
-fn launcher(host: &Host, program: RunnerProgram) -> Result<AnyLauncher, super::RuntimeError> {
+/// The launcher that this host's settings name. One that cannot work says so when it is to start something.
+fn launcher(host: &Host, program: RunnerProgram) -> AnyLauncher {
     match host.settings.launcher {
-        LauncherKind::Process => Ok(Arc::new(ProcessLauncher { host_dir: host.directory.clone(), program })),
-        LauncherKind::Docker => Ok(Arc::new(DockerLauncher {
+        LauncherKind::Process => Arc::new(ProcessLauncher { host_dir: host.directory.clone(), program }),
+        LauncherKind::Systemd => Arc::new(SystemdLauncher { socket: host.settings.launch_socket.clone() }),
+        LauncherKind::Docker => Arc::new(DockerLauncher {
             host: host.user_data.host.clone(),
             host_dir: host.directory.clone(),
             program,
             store: host.settings.store.clone(),
             settings: host.settings.docker.clone(),
-        })),
-        // A known word whose launcher is not there yet.
-        launcher @ LauncherKind::Systemd => Err(super::RuntimeError::Launcher(Unfit {
-            launcher,
-            reason: "this version does not have it".to_owned(),
-            remedy: "set launcher = \"process\" in agent.toml".to_owned(),
-        })),
+        }),
     }
 }

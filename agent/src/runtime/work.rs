@@ -239,7 +239,8 @@ impl Work {
             let late = || StepError::new(FailureKind::LaunchFailed, false, "the runner did not launch in time");
             let launched = async {
                 let directory = host.directory.clone();
-                let log_file = tokio::task::spawn_blocking(move || logs::create(&directory, &logs))
+                let users = host.users;
+                let log_file = tokio::task::spawn_blocking(move || logs::create(&directory, &logs, users))
                     .await
                     .expect("making a file does not panic")
                     .map_err(|error| StepError::new(FailureKind::LaunchFailed, false, story(&error)))?;

@@ -32,7 +32,7 @@ pub async fn run(arguments: AgentArguments, output: Output) -> Outcome<Exit> {
     towline_bootstrap::run(&host_dir).await.map_err(|error| failed("enrol", &host_dir).caused_by(&error))?;
     let shutdown = CancellationToken::new();
     let runner = RunnerProgram { exe: own::PROGRAM.into(), args: vec!["agent".to_owned(), "runner".to_owned()] };
-    let options = AgentOptions { host_dir: host_dir.clone(), runner, shutdown: shutdown.clone() };
+    let options = AgentOptions { host_dir: host_dir.clone(), runner, dask_user: None, shutdown: shutdown.clone() };
     let mut running = tokio::spawn(towline_agent::run(options));
     let ended = tokio::select! {
         // Cancel-safe: a handle that is not finished is awaited again below.

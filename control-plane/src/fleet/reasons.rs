@@ -55,6 +55,11 @@ fn failure_words(host: &HostId, failure: &Failure) -> Reason {
             format!("the Dask process of {host} could not be started"),
             format!("See `towline host show {host}` and the host's agent.log"),
         ),
+        FailureKind::LauncherUnfit => reason(
+            "launcher_unfit",
+            format!("the launcher of {host} cannot work there: {}", subject.as_deref().unwrap_or("see its agent.log")),
+            "Run `towline doctor` on that machine and do what it says, or choose another `launcher`",
+        ),
         FailureKind::PortTaken => reason(
             "port_taken",
             format!("the scheduler's port{named} on {host} is taken by another program, after several tries"),

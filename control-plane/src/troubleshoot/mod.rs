@@ -43,6 +43,7 @@ fn failures() -> Vec<FailureKind> {
         F::InterpreterMissing => F::InterpreterMissing,
         F::JournalFailed => F::JournalFailed,
         F::LaunchFailed => F::LaunchFailed,
+        F::LauncherUnfit => F::LauncherUnfit,
         F::PackageMissing => F::PackageMissing,
         F::PortTaken => F::PortTaken,
         F::ProcessExited => F::ProcessExited,

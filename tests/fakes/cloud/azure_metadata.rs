@@ -45,10 +45,10 @@ pub fn face() -> Router {
         .with_state(Shared::default())
 }
 
-/// What every question must have.
-fn check(service: &Shared, path: &str, headers: &HeaderMap, query: &Parameters, version: &str) -> Result<(), Response> {
+/// What every question must have; else what is answered instead.
+fn check(service: &Shared, path: &str, headers: &HeaderMap, query: &Parameters, version: &str) -> Option<Response> {
     *service.lock().expect("nobody panics with it").asked.entry(path.to_owned()).or_default() += 1;
-    let refuse = |error: &str| Err((StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response());
+    let refuse = |error: &str| Some((StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response());
     if headers.get("metadata").is_none_or(|value| value != "true") {
         return refuse("Bad request. Required metadata header not specified or not correct");
     }
@@ -58,14 +58,14 @@ fn check(service: &Shared, path: &str, headers: &HeaderMap, query: &Parameters, 
     if query.get("api-version").is_none_or(|said| said != version) {
         return refuse("Bad request. api-version is invalid or was not specified");
     }
-    Ok(())
+    None
 }
 
 async fn compute(State(service): State<Shared>, method: Method, headers: HeaderMap, query: Parameters) -> Response {
     if method != Method::GET {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
     }
-    if let Err(refused) = check(&service, "instance", &headers, &query, "2021-02-01") {
+    if let Some(refused) = check(&service, "instance", &headers, &query, "2021-02-01") {
         return refused;
     }
     let vm = "00000000-0000-0000-0000-00000000000a";
@@ -77,7 +77,7 @@ async fn token(State(service): State<Shared>, method: Method, headers: HeaderMap
     if method != Method::GET {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
     }
-    if let Err(refused) = check(&service, "token", &headers, &query, "2018-02-01") {
+    if let Some(refused) = check(&service, "token", &headers, &query, "2018-02-01") {
         return refused;
     }
     let Some(resource) = query.get("resource").filter(|resource| RESOURCES.contains(&resource.as_str())) else {
@@ -98,7 +98,7 @@ async fn events(
     query: Parameters,
     body: axum::body::Bytes,
 ) -> Response {
-    if let Err(refused) = check(&service, "scheduledevents", &headers, &query, "2020-07-01") {
+    if let Some(refused) = check(&service, "scheduledevents", &headers, &query, "2020-07-01") {
         return refused;
     }
     let mut service = service.lock().expect("nobody panics with it");

@@ -211,6 +211,7 @@ mod tests {
             host: HostId::from_random([2; 10]),
             agent_lost: Duration::from_secs(60),
             position: Position { epoch: Epoch(1), generation: Generation(1) },
+            users: None,
         }
     }
 

@@ -168,7 +168,7 @@ impl DockerLauncher {
         let deadline = Instant::now() + START_DEADLINE;
         let mut look = Instant::now();
         loop {
-            let answering = RunnerHandle::hello(&spec.host_dir).await.ok().map(|(record, _, _)| record);
+            let answering = RunnerHandle::hello(spec).await.ok().map(|(record, _, _)| record);
             if answering.is_some() || Instant::now() >= look {
                 look = Instant::now() + STATE_POLL;
                 let seen = engine.inspect(&claim.id).await?;
