@@ -9,6 +9,7 @@ pub mod config;
 pub mod ending;
 pub mod environments;
 pub mod idle;
+pub mod interruption;
 pub mod journal;
 pub mod launch;
 pub mod logs;
@@ -17,11 +18,13 @@ pub mod observe;
 pub mod reconcile;
 pub mod runner;
 pub mod runtime;
+mod shared;
 pub mod simulate;
 mod socket;
 pub mod status;
 pub mod vitals;
 
+mod accounts;
 mod lock;
 
 use launch::RunnerProgram;
@@ -38,6 +41,8 @@ pub struct AgentOptions {
     pub host_dir: PathBuf,
     /// The program that is a runner when started with these arguments.
     pub runner: RunnerProgram,
+    /// The user that Dask runs as where it is another than ours; started by the launcher `systemd` only.
+    pub dask_user: Option<String>,
     /// Asks the agent to go; the host and its Dask processes stay.
     pub shutdown: CancellationToken,
 }
@@ -61,6 +66,9 @@ impl From<AgentExit> for ExitCode {
 /// Why an agent could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    /// The user that Dask is to run as.
+    #[error(transparent)]
+    Account(#[from] accounts::AccountError),
     /// The host's directory is not what it must be.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -77,7 +85,7 @@ impl AgentError {
     /// after the latter.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Host(_) => 78,
+            Self::Account(_) | Self::Host(_) => 78,
             Self::Lock(_) | Self::Runtime(_) => 1,
         }
     }
@@ -88,9 +96,10 @@ pub async fn run(options: AgentOptions) -> Result<AgentExit, AgentError> {
     towline_transport::install_crypto_provider();
     // Held to the end: two agents must never run one host.
     let lock = HostLock::take(&options.host_dir)?;
-    let host = Host::open(&options.host_dir)?;
+    let users = options.dask_user.as_deref().map(accounts::users).transpose()?;
+    let host = Host::open(&options.host_dir, users)?;
     let parties = Parties::real(&host, options.runner)?;
-    let departure = runtime::run(host, parties, options.shutdown).await?;
+    let departure = Box::pin(runtime::run(host, parties, options.shutdown)).await?;
     lock.release();
     Ok(match departure {
         Departure::Ended => AgentExit::HostEnded,

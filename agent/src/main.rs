@@ -17,28 +17,53 @@ struct Arguments {
     /// The host's directory.
     #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/towline/host")]
     host_dir: PathBuf,
+    /// The user that Dask runs as, where it is another than the agent's; needs the launcher `systemd`.
+    #[arg(long, value_name = "USER")]
+    dask_user: Option<String>,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Start or kill a runner for whoever is connected to standard input; started by systemd, never by hand.
+    #[command(hide = true)]
+    LaunchHelper {
+        /// The agent's user, whose runners are of the user for Dask.
+        #[arg(long, value_name = "USER")]
+        agent_user: String,
+        /// The user for Dask.
+        #[arg(long, value_name = "USER")]
+        dask_user: String,
+    },
     /// Be the runner of a host; started by the agent, never by hand.
     #[command(hide = true)]
     Runner {
         /// The host's directory.
         #[arg(long, value_name = "DIRECTORY")]
         host_dir: PathBuf,
+        /// The specification; without it, standard input.
+        #[arg(long, value_name = "FILE")]
+        spec: Option<PathBuf>,
+        /// Where it says what it does; without it, standard error.
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
     },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Runner { host_dir }) = arguments.command {
-        return runner::main(host_dir);
+    match arguments.command {
+        Some(Command::Runner { host_dir, spec, log }) => {
+            return runner::main(runner::Start { host_dir, spec, log });
+        }
+        Some(Command::LaunchHelper { agent_user, dask_user }) => {
+            return towline_agent::launch::systemd::helper::main(&agent_user, &dask_user);
+        }
+        None => {}
     }
     observe::init();
-    match agent(arguments.host_dir) {
+    match agent(arguments.host_dir, arguments.dask_user) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!(component = "main", error = format!("{error:#}"), "the agent cannot run");
@@ -48,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn agent(host_dir: PathBuf) -> anyhow::Result<ExitCode> {
+fn agent(host_dir: PathBuf, dask_user: Option<String>) -> anyhow::Result<ExitCode> {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let exit = tokio.block_on(async {
         let shutdown = CancellationToken::new();
@@ -58,6 +83,7 @@ fn agent(host_dir: PathBuf) -> anyhow::Result<ExitCode> {
             host_dir,
             // This very program, also after an upgrade has replaced its file.
             runner: RunnerProgram { exe: "/proc/self/exe".into(), args: vec!["runner".to_owned()] },
+            dask_user,
             shutdown: shutdown.clone(),
         };
         let agent = towline_agent::run(options);

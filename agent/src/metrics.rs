@@ -28,6 +28,9 @@ static LINES: AtomicU64 = AtomicU64::new(0);
 /// Gaps that the log store was told of.
 static GAPS: AtomicU64 = AtomicU64::new(0);
 
+/// Lines that the log store refused, and that lie beside the spool.
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+
 /// Bytes of the spool that are not delivered.
 static SPOOL: AtomicU64 = AtomicU64::new(0);
 
@@ -40,6 +43,11 @@ pub fn delivered(batch: &[Record]) {
     // The last piece of a long line counts for the line.
     LINES.fetch_add(count(|body| matches!(body, Body::Line { more: false, .. })), Ordering::Relaxed);
     GAPS.fetch_add(count(|body| matches!(body, Body::Gap(_))), Ordering::Relaxed);
+}
+
+/// So many lines the log store refused.
+pub fn refused(lines: u64) {
+    REFUSED.fetch_add(lines, Ordering::Relaxed);
 }
 
 /// So many bytes wait in the spool.
@@ -132,6 +140,11 @@ fn logs(to: &mut Registry) {
     };
     to.register("log_lines", "Log lines that the log store acknowledged", counter(&LINES));
     to.register("log_gaps", "Gaps in the log that the log store was told of", counter(&GAPS));
+    to.register(
+        "log_refused_lines",
+        "Lines that the log store refused and that lie beside the spool",
+        counter(&REFUSED),
+    );
 }
 
 /// One of the host's GPUs, by its number in the driver's order.
@@ -220,7 +233,7 @@ mod tests {
             held_for: std::collections::BTreeMap::new(),
         };
         let report = Report { vitals: Some(vitals), verdict: Some(verdict), ..Report::default() };
-        let snapshot = Snapshot { report, connected: true, runner: None };
+        let snapshot = Snapshot { report, connected: true, runner: None, logs: None };
         let after = |millis| BootTime(Duration::from_millis(millis));
         assert!(text(&snapshot, after(9_000)).contains("towline_agent_lease_age_seconds NaN"));
         lease_heard(after(4_000));

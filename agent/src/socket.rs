@@ -1,4 +1,4 @@
-//! The local sockets of a host, for this user only: the runner's in `run/`, the agent's beside its other files. Owns how
+//! The local sockets of a host, for this user and at most one more: the runner's in `run/`, the agent's beside its other files. Owns how
 //! they are bound and dialled; knows nothing of what is said.
 //!
 //! Socket addresses hold at most 107 bytes and host directories are often longer, so both sides address the socket
@@ -30,27 +30,28 @@ fn short_path(folder: &Path, name: &str) -> io::Result<(OwnedFd, PathBuf)> {
     Ok((directory, path))
 }
 
-/// Listen. The caller holds the lock of what it is, so a socket file that is there is a dead one's.
-pub fn listen(folder: &Path, name: &str) -> io::Result<UnixListener> {
+/// Listen. The caller holds the lock of what it is, so a socket file that is there is a dead one's. With `other`, a second
+/// user may come by the file's group.
+pub fn listen(folder: &Path, name: &str, other: Option<u32>) -> io::Result<UnixListener> {
     remove(folder, name)?;
     let (_directory, path) = short_path(folder, name)?;
     let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(&path, Permissions::from_mode(if other.is_some() { 0o660 } else { 0o600 }))?;
     Ok(listener)
 }
 
-/// Connect, and make sure that a process of this user answers. Also says the listener's pid.
-pub async fn connect(folder: &Path, name: &str) -> io::Result<(UnixStream, Option<u32>)> {
+/// Connect, and make sure that a process of this user or of `other` answers. Also says the listener's pid.
+pub async fn connect(folder: &Path, name: &str, other: Option<u32>) -> io::Result<(UnixStream, Option<u32>)> {
     let (_directory, path) = short_path(folder, name)?;
     let stream = UnixStream::connect(&path).await?;
-    let pid = peer(&stream)?;
+    let pid = peer(&stream, other)?;
     Ok((stream, pid))
 }
 
-/// The peer's pid, if the peer is a process of this user; else an error.
-pub fn peer(stream: &UnixStream) -> io::Result<Option<u32>> {
+/// The peer's pid, if the peer is a process of this user or of `other`; else an error.
+pub fn peer(stream: &UnixStream, other: Option<u32>) -> io::Result<Option<u32>> {
     let peer = stream.peer_cred()?;
-    if peer.uid() != rustix::process::geteuid().as_raw() {
+    if peer.uid() != rustix::process::geteuid().as_raw() && Some(peer.uid()) != other {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is a process of another user"));
     }
     Ok(peer.pid().and_then(|pid| u32::try_from(pid).ok()))
@@ -73,11 +74,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let deep = directory.path().join("d".repeat(120)).join("e".repeat(120));
         std::fs::create_dir_all(&deep).expect("made");
-        let listener = listen(&deep, RUNNER).expect("listens");
-        let (_stream, pid) = connect(&deep, RUNNER).await.expect("connects");
+        let listener = listen(&deep, RUNNER, None).expect("listens");
+        let (_stream, pid) = connect(&deep, RUNNER, None).await.expect("connects");
         assert_eq!(pid, Some(std::process::id()));
         let (accepted, _) = listener.accept().await.expect("accepts");
-        assert_eq!(peer(&accepted).expect("same user"), Some(std::process::id()));
+        assert_eq!(peer(&accepted, None).expect("same user"), Some(std::process::id()));
     }
 
     #[tokio::test]
@@ -88,7 +89,7 @@ mod tests {
             return;
         }
         let directory = tempfile::tempdir().expect("temporary directory");
-        let listener = listen(directory.path(), AGENT).expect("listens");
+        let listener = listen(directory.path(), AGENT, None).expect("listens");
         let open = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).expect("opened");
         let file = directory.path().join(AGENT);
         open(directory.path(), 0o777);
@@ -100,7 +101,9 @@ mod tests {
             std::os::unix::net::UnixStream::connect(file)
         });
         let (accepted, _) = listener.accept().await.expect("accepts");
-        let refused = peer(&accepted).expect_err("another user");
+        let refused = peer(&accepted, None).expect_err("another user");
+        assert!(peer(&accepted, Some(65_533)).is_err(), "nor is it the one who may come");
+        assert!(peer(&accepted, Some(65_534)).is_ok(), "the one who may come");
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
         drop(stranger.join().expect("no panic").expect("the files let them in"));
     }
@@ -108,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_owner_may_open_the_socket_file() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let _listener = listen(directory.path(), RUNNER).expect("listens");
+        let _listener = listen(directory.path(), RUNNER, None).expect("listens");
         let mode = std::fs::metadata(directory.path().join(RUNNER)).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

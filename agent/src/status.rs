@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub connected: bool,
     /// The runner, for whoever must end it when the agent is gone.
     pub runner: Option<RunnerRecord>,
+    /// Why log lines wait on this host, with the remedy. Stays on this machine.
+    pub logs: Option<String>,
 }
 
 impl Snapshot {
@@ -37,10 +39,10 @@ impl Snapshot {
         };
         let phase = if report.sign_off.is_some() { "signed off" } else { phase };
         let session = if self.connected { "connected" } else { "not connected" };
-        match &report.failure {
-            None => format!("{phase}; {session}"),
-            Some(failure) => format!("{phase}; {session}; failure: {}", word(&failure.kind)),
-        }
+        let failure =
+            report.failure.as_ref().map_or_else(String::new, |failure| format!("; failure: {}", word(&failure.kind)));
+        let logs = if self.logs.is_some() { "; log lines wait" } else { "" };
+        format!("{phase}; {session}{failure}{logs}")
     }
 }
 
@@ -113,6 +115,8 @@ mod tests {
         snapshot.report.phases.push(PhaseRecord { phase: Phase::Enrolled, at: UnixSeconds(1), millis: 1 });
         snapshot.report.failure = Some(Failure { kind: FailureKind::IndexUnreachable, subject: None, retryable: true });
         assert_eq!(snapshot.line(), "making the environment; connected; failure: index_unreachable");
+        snapshot.logs = Some("the sink".to_owned());
+        assert!(snapshot.line().ends_with("; log lines wait"));
     }
 
     #[tokio::test]

@@ -3,8 +3,11 @@
 use reqwest::{Client, RequestBuilder, StatusCode, redirect};
 use std::time::Duration;
 
-/// Time for a connection: metadata services answer within milliseconds, and a missing one answers never.
-const CONNECT: Duration = Duration::from_secs(1);
+/// Time for a connection to a metadata service: it answers within milliseconds, and a missing one answers never.
+const CONNECT_LOCALLY: Duration = Duration::from_secs(1);
+
+/// Time for a connection to a public service, its TLS handshake included: one lost packet alone costs a second.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// The longest answer that is read.
 pub const MAX_ANSWER: usize = 1024 * 1024;
@@ -68,16 +71,36 @@ impl Answer {
 
 /// A client for link-local metadata services: never over a proxy, never redirected.
 pub fn metadata_client() -> reqwest::Result<Client> {
-    base().no_proxy().build()
+    base(CONNECT_LOCALLY).no_proxy().build()
 }
 
 /// A client for a cloud's public services, over the system's proxy where one is set.
 pub fn service_client() -> reqwest::Result<Client> {
-    base().build()
+    base(CONNECT).build()
 }
 
-fn base() -> reqwest::ClientBuilder {
-    Client::builder().redirect(redirect::Policy::none()).connect_timeout(CONNECT)
+fn base(connect: Duration) -> reqwest::ClientBuilder {
+    Client::builder().redirect(redirect::Policy::none()).connect_timeout(connect)
+}
+
+/// How long a service asks to be left alone: seconds or a date in `Retry-After`. `now` is in Unix seconds.
+pub fn retry_after(headers: &reqwest::header::HeaderMap, now: i64) -> Option<Duration> {
+    let text = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = match text.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => u64::try_from(date(text)? - now).ok()?,
+    };
+    Some(Duration::from_secs(seconds))
+}
+
+/// A date as HTTP writes it, in Unix seconds.
+pub fn date(text: &str) -> Option<i64> {
+    jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp().as_second())
+}
+
+/// A moment as JSON documents write it (RFC 3339), in Unix seconds.
+pub fn timestamp(text: &str) -> Option<u64> {
+    text.parse::<jiff::Timestamp>().ok().and_then(|at| u64::try_from(at.as_second()).ok())
 }
 
 /// Send a request and read its whole answer, for `within` at most.
@@ -102,4 +125,22 @@ pub async fn send(client: &Client, request: RequestBuilder, within: Duration) ->
 
 fn failed(method: &str, url: &str, source: reqwest::Error) -> HttpError {
     HttpError::Failed { method: method.to_owned(), url: url.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_seconds_or_a_date() {
+        let said = |text: &str| {
+            let mut headers = reqwest::header::HeaderMap::new();
+            headers.insert("retry-after", text.parse().expect("a header"));
+            retry_after(&headers, 784_111_770)
+        };
+        assert_eq!(said("7"), Some(Duration::from_secs(7)));
+        assert_eq!(said("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(7)));
+        assert_eq!(said("Sun, 06 Nov 1994 08:49:00 GMT"), None, "in the past");
+        assert_eq!(said("soon"), None);
+    }
 }

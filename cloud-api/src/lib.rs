@@ -5,7 +5,10 @@
 
 pub mod aws;
 pub mod azure;
+pub mod file;
+pub mod google;
 pub mod http;
+pub mod metadata;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -3,27 +3,55 @@
 //! Owns facts about the machine and the platform's own means of ending it. Must not know an assignment, a cluster or
 //! the control plane. Driven by the agent and by bootstrap.
 
+pub mod aws;
+pub mod azure;
+pub mod google;
+pub mod ladder;
 pub mod local;
+pub mod machine;
+pub mod onprem;
+pub mod power;
+
+pub use ladder::Rung;
+pub use power::Power;
+pub use towline_cloud_api::BoxFuture;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use std::fmt;
-use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 
 /// A place that hosts come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Platform {
-    /// A directory on the control plane's own machine.
+    /// Amazon EC2.
+    Aws,
+    /// Microsoft Azure.
+    Azure,
+    /// Google Compute Engine.
+    Google,
+    /// A directory on the control plane's own machine, or a container: whoever started it removes it.
     Local,
+    /// A machine of one's own.
+    OnPrem,
 }
 
 impl Platform {
     /// The word used in the API, the configuration and logs.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Aws => "aws",
+            Self::Azure => "azure",
+            Self::Google => "google",
             Self::Local => "local",
+            Self::OnPrem => "onprem",
         }
+    }
+
+    /// The platform of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Aws, Self::Azure, Self::Google, Self::Local, Self::OnPrem]
+            .into_iter()
+            .find(|platform| platform.as_str() == name)
     }
 }
 
@@ -67,27 +95,35 @@ pub trait Facts: Send + Sync {
     fn boot(&self) -> Result<[u8; 32], FactsError>;
 }
 
-/// How an instance was asked to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// Nothing more to do than to leave: whoever started the agent sees it go and removes the rest.
-    ByLeaving,
-}
-
-/// Why an instance could not be ended.
+/// Why one way to end an instance did not work.
 #[derive(Debug, thiserror::Error)]
-#[error("the platform {platform} did not end this instance: {reason}")]
+#[error("{platform} did not end this instance: {reason}")]
 pub struct EndError {
     /// Which platform.
     pub platform: Platform,
-    /// What it said.
+    /// What it said. Never holds a secret.
     pub reason: String,
+    /// Whether the same may work in a moment.
+    pub is_passing: bool,
 }
 
-/// Ending this instance by the platform's own means. Called after the sign-off, as the last act.
+/// Ending this instance by the platform's own means. Called after the sign-off, as the last act; the order in time is
+/// [`ladder`]'s.
 pub trait Terminator: Send + Sync {
-    /// Ask the platform. When it answers, the agent exits with success whatever `Ended` says.
-    fn end(&self) -> Pin<Box<dyn Future<Output = Result<Ended, EndError>> + Send + '_>>;
+    /// The ways there are, in the order in which they are tried.
+    fn rungs(&self) -> Vec<Rung>;
+
+    /// Try one of them, once.
+    fn attempt(&self, rung: Rung) -> BoxFuture<'_, Result<(), EndError>>;
+}
+
+/// The rungs that are the same on every machine.
+async fn by_power(power: &Power, platform: Platform, rung: Rung) -> Result<(), EndError> {
+    match rung {
+        Rung::PowerOff => power.off(platform, false).await,
+        Rung::PowerOffForced => power.off(platform, true).await,
+        Rung::Deallocate | Rung::Delete | Rung::Leave | Rung::Wipe => Ok(()),
+    }
 }
 
 /// The kernel's boot id as text, for records that only compare it on this machine.

@@ -241,11 +241,46 @@ pub struct LogPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Sink {
+    /// A table of Azure Monitor, through the Logs Ingestion API.
+    AzureMonitor {
+        /// The data collection endpoint, with `https://`.
+        endpoint: String,
+        /// The immutable id of the data collection rule: `dcr-…`.
+        rule: String,
+        /// The rule's stream: `Custom-…`.
+        table: String,
+    },
+    /// Amazon CloudWatch Logs.
+    Cloudwatch {
+        /// Such as `eu-central-1`.
+        region: String,
+        /// The log group, which must be there.
+        group: String,
+        /// A private endpoint; null: the region's public one.
+        endpoint: Option<String>,
+    },
     /// Files on this machine. `directory` is absolute.
     File {
         /// Where the streams lie.
         directory: String,
     },
+    /// Any store that takes OpenTelemetry's logs over HTTP as JSON.
+    Otlp {
+        /// Where `/v1/logs` is, without it.
+        endpoint: String,
+    },
+}
+
+impl Sink {
+    /// The kind's stable word, as in the wire form.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::AzureMonitor { .. } => "azure_monitor",
+            Self::Cloudwatch { .. } => "cloudwatch",
+            Self::File { .. } => "file",
+            Self::Otlp { .. } => "otlp",
+        }
+    }
 }
 
 /// What a host measures of itself.
@@ -270,7 +305,7 @@ pub struct IdlePolicy {
 
 /// How many worker hosts a cluster is to have. The scheduler moves data away from those that are too many, and between
 /// `minimum` and `maximum` it asks for as many as its work needs; where they are equal there is nothing to decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scaling {
     /// At least this many worker hosts.
@@ -285,6 +320,8 @@ pub struct Scaling {
     pub wait_count: u32,
     /// Milliseconds that the work at hand may take: the shorter, the more hosts are asked for.
     pub target_duration_ms: u64,
+    /// Worker hosts that their platform takes away: their data is to move to others at once, whatever the numbers say.
+    pub leaving: Vec<HostId>,
 }
 
 /// Limits that hold whatever the verdict is.

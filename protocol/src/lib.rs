@@ -10,6 +10,7 @@ pub mod assignment;
 pub mod enrolment;
 pub mod envelope;
 pub mod ids;
+mod interruption;
 pub mod lease;
 pub mod log_record;
 pub mod message;

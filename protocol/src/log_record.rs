@@ -57,6 +57,8 @@ pub enum GapReason {
     SpoolFull,
     /// Somebody made the spool shorter.
     SpoolTruncated,
+    /// The log store refuses what was written there, whatever is tried.
+    Refused,
     /// A reason that this build does not know.
     #[serde(other)]
     Unknown,

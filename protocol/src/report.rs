@@ -2,6 +2,7 @@
 
 use crate::assignment::RoleKind;
 use crate::ids::{Digest, HostId, KeyId, Position};
+pub use crate::interruption::{Interruption, InterruptionKind};
 use crate::time::UnixSeconds;
 pub use crate::vitals::{GpuVitals, MAX_GPUS, MemoryCount, Traffic, Vitals, WorkloadSource, WorkloadVitals};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub struct Report {
     /// Why the host is on its way out, once that is durable. A scheduler's host that ends by its own rule says so
     /// first, so that the workers can go before it.
     pub ending: Option<EndReason>,
+    /// What the platform has announced of this host's end, as long as it stands.
+    pub interruption: Option<Interruption>,
     /// What the scheduler wants of its worker hosts (scheduler hosts), once it has said so.
     pub scaling: Option<ScalingWord>,
     /// The last word before the host ends.
@@ -114,6 +117,8 @@ pub enum FailureKind {
     JournalFailed,
     /// The Dask process could not be started.
     LaunchFailed,
+    /// The way to start Dask that the host's settings name cannot work there.
+    LauncherUnfit,
     /// A package file is no longer where the lock says.
     PackageMissing,
     /// The chosen port is taken.
@@ -292,6 +297,8 @@ pub enum EndReason {
     ControlPlaneLost,
     /// Idle by its policy.
     Idle,
+    /// Its platform takes it away.
+    Interrupted,
     /// Lived as long as it may.
     MaxLifetime,
     /// No client for too long.

@@ -1,1 +1,5 @@
 //! The parts that speak to a cloud, against the fake one: no Dask and no control plane.
+
+mod ending;
+mod logs;
+mod metadata;

@@ -66,6 +66,39 @@ async fn the_copied_binary_computes_the_table_and_leaves_nothing() -> Result<()>
     Ok(())
 }
 
+#[path = "../../agent/tests/support/engine.rs"]
+mod engine;
+
+/// The same in containers, on an engine of the test's own.
+#[tokio::test]
+async fn containers_compute_the_same_table() -> Result<()> {
+    let Some(binaries) = Binaries::find() else {
+        return Ok(());
+    };
+    let Some(engine) = engine::PrivateEngine::start(engine::Kind::Docker) else {
+        return Ok(());
+    };
+    let folder = tempfile::Builder::new().prefix("tw-demo-").tempdir()?;
+    let data = folder.path().join("demo");
+    let mut command = Command::new(&binaries.towline);
+    command.args(["demo", "--json", "--launcher", "docker", "--data-dir"]).arg(&data);
+    command.env_clear().env("HOME", folder.path()).env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    command.env("DOCKER_HOST", format!("unix://{}", engine.socket().display())).current_dir(folder.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let done = world::run(command, LONG).await?;
+    ensure!(done.code == Some(0), "{:?}\n{}\n{}", done.code, done.stdout, done.stderr);
+    let report: Value = serde_json::from_str(&done.stdout).context("the report is one JSON object")?;
+    let expected = reference(&binaries, &data).await?;
+    ensure!(report["result"]["rows"] == expected["rows"], "{}\n{expected}", report["result"]);
+    // The image is made by the first agent that starts a container.
+    ensure!(engine.run(&["images", "-q", "towline/host"]).lines().count() == 1, "no container was made");
+    ensure!(engine.containers().is_empty(), "containers were left: {:?}", engine.containers());
+    processes::gone(folder.path(), Duration::from_secs(5))
+        .await
+        .map_err(|left| anyhow::anyhow!("left running: {left:?}"))?;
+    Ok(())
+}
+
 /// The phases follow one another, and hardly any time lies in none of them.
 fn every_phase_is_shown(report: &Value) -> Result<()> {
     let phases = report["phases"].as_array().context("phases")?;

@@ -23,4 +23,5 @@ mod people;
 mod refusals;
 mod scaling;
 mod simulate;
+mod spot;
 mod upgrade;

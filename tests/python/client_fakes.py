@@ -434,7 +434,10 @@ class FakeControlPlane:
         host["sign_off"] = {"reason": "assigned", "at": int(time.time()), "processes_stopped": 1}
         await self.change(view)
 
-    async def scale(self, view: dict, n: int) -> None:
+    async def scale(self, view: dict, n: int, going: list[str] = []) -> None:  # noqa: B006
+        for host in view["hosts"]:
+            if host["id"] in going and host["state"] != "ended":
+                await self.end_host(view, host)
         live = [host for host in view["hosts"] if host["role"] == "worker" and host["state"] != "ended"]
         view["n_workers"] = n
         for host in live[n:]:
@@ -586,7 +589,8 @@ class Act(Handler):
         view = self.plane.find(name)
         if verb == "scale":
             view["adaptive"] = None
-            await self.plane.scale(view, self.body({"n_workers"})["n_workers"])
+            wish = self.body({"n_workers", "going"})
+            await self.plane.scale(view, wish["n_workers"], wish["going"])
             self.answer(view)
         elif verb == "adapt":
             names = {"minimum", "maximum", "interval_ms", "wait_count", "target_duration_ms"}

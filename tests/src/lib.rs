@@ -6,6 +6,7 @@
 pub mod api;
 pub mod cloud;
 pub mod logs;
+pub mod node;
 pub mod nvml;
 pub mod processes;
 pub mod running;

@@ -38,6 +38,7 @@ pub fn run(destination: &Path) -> Outcome {
             copy(&path, &destination.join("usr/lib/systemd/system").join(name))?;
         }
     }
+    copy(&units.join("towline-sysusers.conf"), &destination.join("usr/lib/sysusers.d/towline.conf"))?;
     println!("laid out below {}", destination.display());
     Ok(())
 }

@@ -123,7 +123,7 @@ impl SchedulerLink {
 
     /// Tell the scheduler how many worker hosts there are to be; now, or when it comes.
     pub fn plan(&self, plan: Option<Scaling>) {
-        self.plan.send_if_modified(|known| std::mem::replace(known, plan) != plan);
+        self.plan.send_if_modified(|known| std::mem::replace(known, plan.clone()) != plan);
     }
 
     /// Let the scheduler tell people that idleness ends the cluster in so long. Lost if nobody is there to tell.
@@ -145,6 +145,7 @@ impl SchedulerLink {
 #[derive(Debug)]
 pub struct SchedulerSocket {
     listener: UnixListener,
+    dask: Option<u32>,
     heard: watch::Sender<Option<Heard>>,
     word: watch::Sender<Option<ScalingWord>>,
     plan: watch::Receiver<Option<Scaling>>,
@@ -152,9 +153,9 @@ pub struct SchedulerSocket {
     warnings: mpsc::Receiver<Duration>,
 }
 
-/// Listen in a host's directory.
-pub fn listen(host_dir: &std::path::Path) -> io::Result<(SchedulerLink, SchedulerSocket)> {
-    let listener = socket::listen(host_dir, socket::AGENT)?;
+/// Listen in a host's directory. Dask may be of the user `dask` instead of our own.
+pub fn listen(host_dir: &std::path::Path, dask: Option<u32>) -> io::Result<(SchedulerLink, SchedulerSocket)> {
+    let listener = socket::listen(host_dir, socket::AGENT, dask)?;
     let (heard_out, heard) = watch::channel(None);
     let (word_out, word) = watch::channel(None);
     let (plan, planned) = watch::channel(None);
@@ -162,7 +163,7 @@ pub fn listen(host_dir: &std::path::Path) -> io::Result<(SchedulerLink, Schedule
     let (warnings, warned) = mpsc::channel(2);
     let link = SchedulerLink { heard, word, plan: Arc::new(plan), requests, warnings };
     let (heard, word) = (heard_out, word_out);
-    Ok((link, SchedulerSocket { listener, heard, word, plan: planned, requests: inbox, warnings: warned }))
+    Ok((link, SchedulerSocket { listener, dask, heard, word, plan: planned, requests: inbox, warnings: warned }))
 }
 
 /// What the plugin says.
@@ -195,7 +196,7 @@ pub async fn serve(mut socket: SchedulerSocket, stop: CancellationToken) {
             () = stop.cancelled() => return,
             // Cancel-safe: a listener keeps what is not accepted.
             accepted = socket.listener.accept() => match accepted {
-                Ok((stream, _)) => match socket::peer(&stream) {
+                Ok((stream, _)) => match socket::peer(&stream, socket.dask) {
                     Ok(_) => {
                         connection = Some(Framed::new(stream, LinesCodec::new_with_max_length(MAX_LINE)));
                         asked = None;
@@ -233,7 +234,7 @@ pub async fn serve(mut socket: SchedulerSocket, stop: CancellationToken) {
             }
             // Cancel-safe: a watch keeps its newest value. Without a connection it waits for one.
             Ok(()) = socket.plan.changed(), if connection.is_some() => {
-                let plan = *socket.plan.borrow_and_update();
+                let plan = socket.plan.borrow_and_update().clone();
                 // What it does not take now it gets with its next connection.
                 send(&mut connection, &Asked::Scaling { plan }).await;
             }
@@ -308,14 +309,14 @@ mod tests {
     impl Served {
         fn new() -> Self {
             let directory = tempfile::tempdir().expect("a directory");
-            let (link, socket) = listen(directory.path()).expect("listens");
+            let (link, socket) = listen(directory.path(), None).expect("listens");
             let stop = CancellationToken::new();
             tokio::spawn(serve(socket, stop.clone()));
             Self { directory, link, stop }
         }
 
         async fn dial(&self) -> UnixStream {
-            socket::connect(self.directory.path(), socket::AGENT).await.expect("connects").0
+            socket::connect(self.directory.path(), socket::AGENT, None).await.expect("connects").0
         }
 
         async fn hears(&self, moves: u64) {
@@ -363,10 +364,14 @@ mod tests {
             interval_ms: 1000,
             wait_count: 3,
             target_duration_ms: 5000,
+            leaving: vec![towline_protocol::ids::HostId::from_random([3; 10])],
         };
+        let leaving = plan.leaving[0].clone();
         served.link.plan(Some(plan));
-        let expected = "{\"op\":\"scaling\",\"plan\":{\"minimum\":1,\"maximum\":5,\"processes\":2,\"interval_ms\":1000,\
-                        \"wait_count\":3,\"target_duration_ms\":5000}}\n";
+        let expected = format!(
+            "{{\"op\":\"scaling\",\"plan\":{{\"minimum\":1,\"maximum\":5,\"processes\":2,\"interval_ms\":1000,\
+             \"wait_count\":3,\"target_duration_ms\":5000,\"leaving\":[\"{leaving}\"]}}}}\n"
+        );
         for _ in 0..2 {
             let mut plugin = BufReader::new(served.dial().await);
             let mut line = String::new();

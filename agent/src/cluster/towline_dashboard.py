@@ -153,8 +153,9 @@ def listen(folder: str) -> socket.socket:
         # A scheduler before this one may have left its own.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-        # The file takes the socket's mode, so that it is nobody else's for no moment.
-        os.fchmod(peer.fileno(), 0o600)
+        # The file takes the socket's mode, so that it is nobody else's for no moment. The folder above it decides whether
+        # the group, in which the agent is where it is another user, gets here at all.
+        os.fchmod(peer.fileno(), 0o660)
         peer.bind(path)
         peer.listen(BACKLOG)
         return peer

@@ -47,6 +47,10 @@ class Scaling:
         self.leaving: set[str] = set()
         #: Hosts that somebody wants to go before others: a smaller number may come before their word to retire them.
         self.chosen: set[str] = set()
+        #: Hosts that their platform takes away: they go now, however many there are.
+        self.taken: set[str] = set()
+        #: Moves the data of those away, beside what else moves.
+        self.freeing: asyncio.Future[list[str]] | None = None
         #: Moves data away from hosts that are too many; nobody waits for it, since it may take as long as it likes.
         self.retiring: asyncio.Future[None] | None = None
         #: Looks in a row that found too many hosts.
@@ -58,6 +62,7 @@ class Scaling:
         if plan == self.plan:
             return
         self.plan, self.looks = plan, 0
+        self.taken = set(plan.get("leaving", [])) if plan is not None else set()
         if plan is not None:
             low, high = int(plan["minimum"]), int(plan["maximum"])
             # A new plan begins with what there is, as far as the plan allows.
@@ -98,9 +103,10 @@ class Scaling:
                 except (asyncio.TimeoutError, TimeoutError):
                     pass
         finally:
-            if self.retiring is not None:
-                self.retiring.cancel()
-                await asyncio.gather(self.retiring, return_exceptions=True)
+            for moving in (self.retiring, self.freeing):
+                if moving is not None:
+                    moving.cancel()
+                    await asyncio.gather(moving, return_exceptions=True)
 
     def is_fixed(self) -> bool:
         """Somebody chose the number."""
@@ -110,6 +116,7 @@ class Scaling:
         """Compare what there is with what is needed, once."""
         if self.plan is None or self.wanted is None:
             return
+        self.free()
         plan, here = self.plan, self.present()
         high, target = int(plan["maximum"]), self.target()
         # Also those that nobody wants any more: a lower limit, or one that came when it was no longer wanted.
@@ -125,6 +132,16 @@ class Scaling:
         self.looks = 0
         going = self.choose(len(here) - target, len(here) - high) if len(here) > target else []
         self.retiring = asyncio.ensure_future(self.shrink(plan, going))
+
+    def free(self) -> None:
+        """Retire the hosts that their platform takes away. One that could not be freed is tried again at the next look."""
+        if self.freeing is not None and not self.freeing.done():
+            return
+        if self.freeing is not None and not self.freeing.cancelled() and (error := self.freeing.exception()) is not None:
+            logger.error("Towline could not move the data of hosts that are taken away; it tries again", exc_info=error)
+        self.freeing = None
+        if going := sorted(self.taken & set(self.hosts()) - self.retired - self.leaving):
+            self.freeing = asyncio.ensure_future(self.retire(going))
 
     def target(self) -> int:
         """Hosts that there are to be: a chosen number, or what the work calls for within its limits."""
@@ -144,7 +161,7 @@ class Scaling:
 
     def present(self) -> list[str]:
         """Hosts that work, and are to go on with it."""
-        return [host for host in self.hosts() if host not in self.retired | self.leaving]
+        return [host for host in self.hosts() if host not in self.retired | self.leaving | self.taken]
 
     def needed(self) -> int:
         """Hosts that the scheduler's work calls for."""
@@ -185,7 +202,7 @@ class Scaling:
         finally:
             self.leaving.difference_update(hosts)
         # Dask leaves those whose data has no place to go as they were. Where somebody chose the number, they go.
-        done = [host for host in hosts if fixed or moved.issuperset(worker.address for worker in workers[host])]
+        done = [host for host in hosts if fixed or host in self.taken or moved.issuperset(worker.address for worker in workers[host])]
         self.retired.update(done)
         return done
 

@@ -4,7 +4,12 @@
 
 mod fragments;
 mod inputs;
+mod machine;
 
+pub use machine::Machine;
+
+use crate::launch::{DockerSettings, LauncherKind, systemd};
+use crate::logs::Access;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,18 +30,28 @@ const WITHHELD_AFTER: Duration = Duration::from_secs(2 * 60);
 /// Checked settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// How the runner is started.
+    pub launcher: LauncherKind,
+    /// How containers are made, where the launcher makes any.
+    pub docker: DockerSettings,
+    /// Where systemd listens for runners to start; counts for the launcher `systemd`.
+    pub launch_socket: PathBuf,
     /// Where environments lie.
     pub store: PathBuf,
     /// The tool that makes environments; none: looked for on the path.
     pub uv: Option<PathBuf>,
     /// The most that is kept of undelivered log lines; none: by the size of the disk.
     pub log_spool_bytes: Option<u64>,
+    /// What lets this host into a log store.
+    pub access: Access,
     /// NVIDIA's management library; none: where the system finds it.
     pub nvml_library: Option<PathBuf>,
     /// The machine serves nothing but this host: its terminals and all its network traffic count as its workload's.
     pub whole_host: bool,
     /// Where the agent's metrics are served, without TLS and to anybody who can connect; none: nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// What the machine is and how it ends.
+    pub machine: Machine,
     /// From one identity certificate to the next.
     pub renew_identity_after: Duration,
     /// Longest pause between two tries to reach the control plane.
@@ -88,12 +103,12 @@ pub enum ConfigError {
     },
 }
 
-/// Read the settings of the host in `host_dir`.
-pub fn load(host_dir: &Path) -> Result<Settings, ConfigError> {
-    load_from(host_dir, &DROP_IN_DIRECTORIES.map(PathBuf::from))
+/// Read the settings of the host in `host_dir`. `launcher` counts where none is set.
+pub fn load(host_dir: &Path, launcher: LauncherKind) -> Result<Settings, ConfigError> {
+    read(host_dir, &DROP_IN_DIRECTORIES.map(PathBuf::from), launcher)
 }
 
-fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, ConfigError> {
+fn read(host_dir: &Path, directories: &[PathBuf], launcher: LauncherKind) -> Result<Settings, ConfigError> {
     let mut files = Vec::new();
     for directory in directories {
         files.extend(fragments::drop_ins(directory)?);
@@ -101,12 +116,17 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
     files.push(host_dir.join("agent.toml"));
     let inputs = inputs::parse(&fragments::read(&files)?)?;
     Ok(Settings {
+        launcher: inputs.launcher.unwrap_or(launcher),
+        docker: inputs.docker,
+        launch_socket: inputs.launch_socket.unwrap_or_else(|| PathBuf::from(systemd::SOCKET)),
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
+        access: inputs.access,
         nvml_library: inputs.nvml_library,
         whole_host: inputs.whole_host.unwrap_or(false),
         metrics_listen: inputs.metrics_listen,
+        machine: inputs.machine,
         renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
         reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
         withheld_after: inputs.withheld_after.unwrap_or(WITHHELD_AFTER),
@@ -117,6 +137,10 @@ fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, Confi
 mod tests {
     use super::*;
     use std::fs;
+
+    fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, ConfigError> {
+        read(host_dir, directories, LauncherKind::Systemd)
+    }
 
     fn host(text: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().expect("a directory");
@@ -131,6 +155,9 @@ mod tests {
         assert_eq!(settings.store, directory.path().join("store"));
         assert_eq!(settings.renew_identity_after, Duration::from_secs(43_200));
         assert_eq!(settings.log_spool_bytes, None);
+        assert_eq!(settings.launcher, LauncherKind::Systemd, "what the caller says");
+        let settings = load_from(host("launcher = \"process\"").path(), &[]).expect("settings");
+        assert_eq!(settings.launcher, LauncherKind::Process, "what the file says");
         let settings = load_from(host("log_spool_bytes = 1048576").path(), &[]).expect("settings");
         assert_eq!((settings.log_spool_bytes, settings.metrics_listen), (Some(1_048_576), None));
         assert!(!settings.whole_host, "a person's own machine is not ours");
@@ -161,6 +188,7 @@ mod tests {
     fn refuses_values_of_another_kind_or_size() {
         for text in [
             "store = 1",
+            "launcher = \"podman\"",
             "store = \"rel\"",
             "renew_identity_after = 0",
             "reconnect_within = 345601",
@@ -169,10 +197,39 @@ mod tests {
             "log_spool_bytes = \"1 GiB\"",
             "metrics_listen = \"here\"",
             "metrics_listen = 9465",
+            "docker_socket = \"docker.sock\"",
+            "docker_image = \"\"",
+            "docker_image = \"two words\"",
+            "docker_memory_bytes = 1000",
+            "docker_pids_limit = 0",
+            "docker_gpus = \"all\"",
+            "docker_mounts = \"/data\"",
+            "docker_mounts = [\"data\"]",
+            "platform = \"aix\"",
+            "notices = \"onprem\"",
+            "metadata_url = \"169.254.169.254\"",
+            "power_off = \"poweroff\"",
+            "power_off_at_end = \"yes\"",
         ] {
             let refused = load_from(host(text).path(), &[]);
             assert!(matches!(refused, Err(ConfigError::WrongValue { .. })), "{text}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn containers_are_described_by_keys_of_their_own() {
+        let text = "docker_socket = \"/s\"\ndocker_image = \"science:1\"\ndocker_memory_bytes = 1073741824\n\
+            docker_gpus = false\ndocker_mounts = [\"/data\"]";
+        let docker = load_from(host(text).path(), &[]).expect("settings").docker;
+        let wanted = DockerSettings {
+            socket: Some("/s".into()),
+            image: Some("science:1".to_owned()),
+            memory: Some(1 << 30),
+            gpus: Some(false),
+            mounts: vec!["/data".into()],
+            ..DockerSettings::default()
+        };
+        assert_eq!(docker, wanted);
     }
 
     #[test]

@@ -3,13 +3,16 @@
 //! Owns the evidence file (metadata only: what was stopped and why). The order of the steps is `reconcile`'s; stopping
 //! Dask is the runner's. Driven by `runtime`.
 
+mod climb;
+
+pub use climb::end_instance;
+
 use crate::launch::StopReport;
 use crate::logs::Shipper;
 use serde::Serialize;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use towline_cloud::Terminator;
 use towline_protocol::ids::{ClusterId, Digest, HostId, Position};
 use towline_protocol::report::{EndReason, PhaseRecord, ProcessRecord, SignOff, Verdict};
 use towline_protocol::time::UnixSeconds;
@@ -76,14 +79,6 @@ pub fn unproven(evidence: &Evidence) -> SignOff {
         processes_killed: evidence.stopped.killed,
         position: evidence.position,
         evidence: None,
-    }
-}
-
-/// End this instance by the platform's own means. On `local` that is leaving.
-pub async fn end_instance(terminator: &dyn Terminator) {
-    if let Err(error) = terminator.end().await {
-        // The control plane's janitor is the next rung; here a person can only be told.
-        tracing::error!(component = "ending", %error, "the platform did not end this instance");
     }
 }
 

@@ -2,6 +2,7 @@
 //! the process's start and the one who answers on the socket all fit the journaled record: work is never started
 //! twice blindly.
 
+use crate::launch::handle::Surrounding;
 use crate::launch::{RunnerError, RunnerHandle, RunnerSpec};
 use crate::runner::exits::{self, ExitLine, RunnerEnd};
 use crate::runner::facts::{self, RunnerRecord};
@@ -29,12 +30,14 @@ pub enum AdoptError {
     },
     /// Its process is gone without a last word. Nothing of it lives: the kernel ended Dask with it, and whatever else
     /// was left was killed on this occasion. Nobody wrote down how the processes ended.
-    #[error("the runner (pid {pid}) died without a last word; {killed} processes it had left were killed")]
+    #[error("the runner (pid {pid}) died without a last word; {killed} processes it had left were killed{}", told(how))]
     Gone {
         /// Which.
         pid: u32,
         /// How many processes were found and killed.
         killed: usize,
+        /// What the launcher found out about its end.
+        how: Option<String>,
     },
     /// The machine was restarted since; nothing of it lives.
     #[error("the machine was restarted since the runner was started")]
@@ -50,21 +53,34 @@ pub enum AdoptError {
     Unreadable(#[from] std::io::Error),
 }
 
+fn told(how: &Option<String>) -> String {
+    how.as_ref().map(|how| format!("; {how}")).unwrap_or_default()
+}
+
 /// Take up a recorded runner again.
 pub async fn adopt(record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHandle, AdoptError> {
+    adopt_with(record, spec, Surrounding::default()).await
+}
+
+/// The same for a runner that something surrounds.
+pub(super) async fn adopt_with(
+    record: &RunnerRecord,
+    spec: &RunnerSpec,
+    around: Surrounding,
+) -> Result<RunnerHandle, AdoptError> {
     if facts::boot_id()? != record.boot_id {
         return Err(AdoptError::OtherBoot);
     }
     if !record.is_alive()? {
         // Another runner may have followed; what it runs is not ours to end.
-        return match RunnerHandle::hello(&spec.host_dir).await {
+        return match RunnerHandle::hello(spec).await {
             Ok(_) => Err(AdoptError::OtherRunner),
             Err(_) => Err(last_word(record, spec).await?),
         };
     }
     let deadline = Instant::now() + SILENCE_DEADLINE;
     let (found, cluster, host) = loop {
-        match RunnerHandle::hello(&spec.host_dir).await {
+        match RunnerHandle::hello(spec).await {
             Ok(answer) => break answer,
             // One that is about to end has closed its socket already.
             Err(_) if !record.is_alive()? => return Err(last_word(record, spec).await?),
@@ -75,14 +91,14 @@ pub async fn adopt(record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHan
     if found != *record || cluster != spec.cluster || host != spec.host {
         return Err(AdoptError::OtherRunner);
     }
-    Ok(RunnerHandle::hold(found, spec))
+    Ok(RunnerHandle::hold(found, spec, around))
 }
 
 /// What a dead runner wrote down last; without a last word, end whatever it left.
 async fn last_word(record: &RunnerRecord, spec: &RunnerSpec) -> Result<AdoptError, std::io::Error> {
     let run_dir = socket::run_dir(&spec.host_dir);
     let end = exits::read(&run_dir)?.into_iter().rev().find_map(|line| match line {
-        ExitLine::Ended { runner, reason, report, .. } if runner == *record => Some((reason, report)),
+        ExitLine::Ended { runner, reason, report, .. } if runner.is_same_start(record) => Some((reason, report)),
         _ => None,
     });
     if let Some((reason, report)) = end {
@@ -91,5 +107,5 @@ async fn last_word(record: &RunnerRecord, spec: &RunnerSpec) -> Result<AdoptErro
     // It looks at every process and waits between rounds.
     let killing = tokio::task::spawn_blocking(move || leftovers::kill_all(&run_dir));
     let killed = killing.await.map_err(std::io::Error::other)??;
-    Ok(AdoptError::Gone { pid: record.pid, killed })
+    Ok(AdoptError::Gone { pid: record.pid, killed, how: None })
 }

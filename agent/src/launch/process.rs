@@ -1,8 +1,15 @@
 //! The simplest way to start a runner: as a process of its own session. Owns only the start; what a runner is stands
-//! in `runner`. Other ways (a unit of the service manager, a container) become files beside this one.
+//! in `runner`.
 
-use crate::launch::{LaunchError, RunnerError, RunnerHandle, RunnerSpec};
+use crate::launch::handle::Surrounding;
+use crate::launch::{
+    self, AdoptError, LaunchError, Launcher, LauncherKind, RunnerError, RunnerHandle, RunnerRecord, RunnerSpec,
+    StopReport, Unfit,
+};
+use crate::runner::{facts, leftovers};
 use crate::socket;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -15,6 +22,8 @@ use tokio::time::{Instant, sleep};
 
 /// A runner has nothing to load: it answers within milliseconds, or the machine is in a bad state.
 const START_DEADLINE: Duration = Duration::from_secs(10);
+/// Between two looks at a process that was killed.
+const KILL_POLL: Duration = Duration::from_millis(10);
 /// How often the new socket is tried.
 const START_POLL: Duration = Duration::from_millis(5);
 
@@ -27,6 +36,61 @@ pub struct RunnerProgram {
     pub args: Vec<String>,
 }
 
+/// Runners as processes of this machine.
+#[derive(Clone, Debug)]
+pub struct ProcessLauncher {
+    /// The host they are for.
+    pub host_dir: PathBuf,
+    /// The program that is a runner.
+    pub program: RunnerProgram,
+}
+
+impl Launcher for ProcessLauncher {
+    fn kind(&self) -> LauncherKind {
+        LauncherKind::Process
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), Unfit>> {
+        // What this very process is, it can start.
+        async { Ok(()) }.boxed()
+    }
+
+    fn start<'a>(&'a self, spec: &'a RunnerSpec) -> BoxFuture<'a, Result<RunnerHandle, LaunchError>> {
+        start(spec, &self.program).boxed()
+    }
+
+    fn adopt<'a>(
+        &'a self,
+        record: &'a RunnerRecord,
+        spec: &'a RunnerSpec,
+    ) -> BoxFuture<'a, Result<RunnerHandle, AdoptError>> {
+        launch::adopt(record, spec).boxed()
+    }
+
+    fn kill<'a>(&'a self, record: &'a RunnerRecord) -> BoxFuture<'a, io::Result<StopReport>> {
+        kill(record, socket::run_dir(&self.host_dir)).boxed()
+    }
+}
+
+/// Kill a runner and everything that carries its mark.
+pub(super) async fn kill(record: &RunnerRecord, run_dir: PathBuf) -> io::Result<StopReport> {
+    let mut processes = 0;
+    if record.is_alive()?
+        && let Some(pid) = facts::pid(record.pid)
+    {
+        // Gone since we looked is as good.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        processes += 1;
+    }
+    while record.is_alive()? {
+        sleep(KILL_POLL).await;
+    }
+    let left = tokio::task::spawn_blocking(move || leftovers::kill_all(&run_dir));
+    processes += left.await.map_err(io::Error::other)??;
+    let killed = u32::try_from(processes).unwrap_or(u32::MAX);
+    Ok(StopReport { stopped: killed, killed })
+}
+
 /// Start a runner and wait until it answers. It outlives the caller; nothing but its own rules ends it.
 pub async fn start(spec: &RunnerSpec, program: &RunnerProgram) -> Result<RunnerHandle, LaunchError> {
     let run_dir = socket::run_dir(&spec.host_dir);
@@ -37,11 +101,11 @@ pub async fn start(spec: &RunnerSpec, program: &RunnerProgram) -> Result<RunnerH
     let mut child = spawn(spec, program, &log).await.map_err(spawn_error)?;
     let deadline = Instant::now() + START_DEADLINE;
     loop {
-        let answering = RunnerHandle::hello(&spec.host_dir).await.ok().map(|(record, _, _)| record);
+        let answering = RunnerHandle::hello(spec).await.ok().map(|(record, _, _)| record);
         let exit = child.try_wait().map_err(spawn_error)?;
         match (answering, exit) {
             (Some(record), None) if Some(record.pid) == child.id() => {
-                return Ok(RunnerHandle::hold(record, spec));
+                return Ok(RunnerHandle::hold(record, spec, Surrounding::default()));
             }
             // Ours found the lock held and gave way to the one that answers.
             (Some(record), Some(_)) => {

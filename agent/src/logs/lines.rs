@@ -5,8 +5,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Longest piece that is handed to a sink: the least of what the log stores take whole (one truncates at 64 KiB).
+/// Longest piece that is handed to a sink, as JSON writes it: the least of what the log stores take whole (one truncates at
+/// 64 KiB).
 pub const MAX_PIECE: usize = 60 * 1024;
+
+/// What one byte comes to in JSON at most: `\u0000`.
+const WIDEST: usize = 6;
 
 /// A line, or a part of one that is longer than [`MAX_PIECE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub struct Piece {
 }
 
 /// Cut a window of a spool, of whose first line `parts` parts were cut before. With `finished` nothing will follow, so
-/// that what has no line end is a line too.
+/// that what has no line end is a line too. No piece is longer than `max`, neither as it is nor as a JSON string.
 pub fn split(window: &[u8], mut parts: u32, finished: bool, max: usize) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut at = 0;
@@ -38,12 +42,50 @@ pub fn split(window: &[u8], mut parts: u32, finished: bool, max: usize) -> Vec<P
             None if finished => (rest.len(), rest.len(), false),
             None => break,
         };
+        let (length, step, more) = match fitting(&rest[..length], max) {
+            Some(cut) => (cut, cut, true),
+            None => (length, step, more),
+        };
         let part = if parts > 0 || more { parts + 1 } else { 0 };
         pieces.push(Piece { text: at..at + length, end: at + step, part, more });
         parts = if more { part } else { 0 };
         at += step;
     }
     pieces
+}
+
+/// Where a text must be cut so that it fits as a JSON string. None: it fits whole.
+fn fitting(bytes: &[u8], max: usize) -> Option<usize> {
+    if bytes.len() <= max / WIDEST {
+        return None;
+    }
+    let (mut at, mut wide) = (0, 0);
+    for chunk in bytes.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            wide += width(letter);
+            if wide > max {
+                return Some(at.max(1));
+            }
+            at += letter.len_utf8();
+        }
+        let invalid = chunk.invalid().len();
+        // One replacement character for each such run, but a cut within it would make two.
+        wide += 3 * invalid;
+        if wide > max {
+            return Some(at.max(1));
+        }
+        at += invalid;
+    }
+    None
+}
+
+/// Bytes of a character within a JSON string.
+fn width(letter: char) -> usize {
+    match letter {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        letter if letter < ' ' => 6,
+        letter => letter.len_utf8(),
+    }
 }
 
 /// The last place at or before `max` that is not inside a character. Bytes that are no text are cut anywhere.
@@ -80,7 +122,7 @@ mod tests {
         fn whatever_the_windows_the_lines_are_the_same(
             text in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..300),
             cuts in proptest::collection::vec(1usize..40, 0..300),
-            max in 4usize..50,
+            max in 6usize..50,
         ) {
             let mut pieces = Vec::new();
             let (mut at, mut parts, mut cuts) = (0, 0, cuts.into_iter());
@@ -92,6 +134,9 @@ mod tests {
                 for piece in split(&text[at..seen], parts, end, max) {
                     parts = if piece.more { piece.part } else { 0 };
                     prop_assert!(piece.text.len() <= max);
+                    let shown = super::text(&text[at..seen][piece.text.clone()]).into_owned();
+                    let wide = serde_json::to_string(&shown).expect("JSON").len() - 2;
+                    prop_assert!(wide <= max, "{} bytes", wide);
                     pieces.push(Piece { text: at + piece.text.start..at + piece.text.end, end: at + piece.end, ..piece });
                 }
                 at = pieces.last().map_or(0, |piece| piece.end);
@@ -111,7 +156,7 @@ mod tests {
         }
 
         #[test]
-        fn no_character_is_cut(text in "[aä€😀]{1,80}", max in 4usize..20) {
+        fn no_character_is_cut(text in "[aä€😀]{1,80}", max in 6usize..20) {
             for piece in split(text.as_bytes(), 0, true, max) {
                 prop_assert!(std::str::from_utf8(&text.as_bytes()[piece.text]).is_ok());
             }

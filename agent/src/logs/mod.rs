@@ -7,21 +7,31 @@
 //!
 //! Owns the files of a spool and their names. Must not let a line of it into the agent's own log or to the control plane.
 
+pub mod azure_monitor;
 pub mod batch;
 pub mod cap;
+pub mod cloudwatch;
 pub mod cursor;
 pub mod file_sink;
 pub mod index;
 pub mod lines;
+pub mod message;
+pub mod open;
+pub mod otlp;
+mod quarantine;
 pub mod record;
+mod remote;
 pub mod shipper;
 pub mod shipping;
 pub mod sink;
 pub mod spool;
 pub mod times;
 
+pub use open::{Access, Destination};
 pub use shipper::{Flushed, Shipper};
 
+use crate::launch::Users;
+use crate::shared;
 use shipping::ShipError;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -61,19 +71,27 @@ pub struct LogFiles {
     pub index: PathBuf,
     /// How far it is delivered.
     pub cursor: PathBuf,
+    /// Records that the log store refuses.
+    pub quarantine: PathBuf,
 }
 
 impl LogFiles {
     /// The files beside a spool.
     pub fn of(spool: &Path) -> Self {
-        Self { spool: spool.to_owned(), index: index_of(spool), cursor: spool.with_extension("cursor") }
+        Self {
+            spool: spool.to_owned(),
+            index: index_of(spool),
+            cursor: spool.with_extension("cursor"),
+            quarantine: spool.with_extension("quarantine.jsonl"),
+        }
     }
 
     /// The files of a plan's stream on the host in `host_dir`. The plan is signed, but its names still become paths:
     /// nothing but plain names passes.
     pub fn planned(host_dir: &Path, plan: &LogPlan) -> Result<Self, LogFileError> {
-        let Sink::File { directory } = &plan.sink;
-        if !Path::new(directory).is_absolute() {
+        if let Sink::File { directory } = &plan.sink
+            && !Path::new(directory).is_absolute()
+        {
             return Err(LogFileError::Directory(directory.clone()));
         }
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -89,9 +107,9 @@ pub fn index_of(spool: &Path) -> PathBuf {
     spool.with_extension("index")
 }
 
-/// Make a plan's spool if it is not there; lines of an earlier run stay.
-pub fn create(host_dir: &Path, plan: &LogPlan) -> Result<PathBuf, LogFileError> {
-    let path = LogFiles::planned(host_dir, plan)?.spool;
+/// Make a plan's spool if it is not there; lines of an earlier run stay. With `users`, Dask's user may append and not read.
+pub fn create(host_dir: &Path, plan: &LogPlan, users: Option<Users>) -> Result<PathBuf, LogFileError> {
+    let LogFiles { spool: path, index, .. } = LogFiles::planned(host_dir, plan)?;
     let failed = |source| LogFileError::Io { path: path.clone(), source };
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
@@ -101,6 +119,12 @@ pub fn create(host_dir: &Path, plan: &LogPlan) -> Result<PathBuf, LogFileError> 
     let kind = fs::symlink_metadata(&path).map_err(failed)?.file_type();
     if !kind.is_file() {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file")));
+    }
+    if users.is_some() {
+        // The runner cannot make a file in this folder.
+        OpenOptions::new().append(true).create(true).mode(0o600).open(&index).map_err(failed)?;
+        shared::file(&path, shared::APPEND, users).map_err(failed)?;
+        shared::file(&index, shared::READ_APPEND, users).map_err(failed)?;
     }
     Ok(path)
 }
@@ -140,9 +164,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let host = directory.path().join("deep/er");
         let plan = plan("/logs", "scheduler");
-        let path = create(&host, &plan).expect("made");
+        let path = create(&host, &plan, None).expect("made");
         fs::write(&path, "line\n").expect("written");
-        assert_eq!(create(&host, &plan).expect("again"), path);
+        assert_eq!(create(&host, &plan, None).expect("again"), path);
         assert_eq!(fs::read_to_string(&path).expect("read"), "line\n");
     }
 }

@@ -4,16 +4,17 @@
 //! no other stream. Driven by the runtime, which starts it when a launch is near and flushes it when Dask has stopped.
 //! Dropping the handle ends the thread; nothing needs saving then.
 
+use super::LogFiles;
 use super::batch::BatchLimits;
+use super::open::{self, Destination};
 use super::shipping::{Now, ShipError, Shipping, Step};
-use super::sink::Sink;
-use super::{LogFiles, file_sink};
+use super::sink::{Sink, SinkError, Unmade};
 use crate::runner::facts::{boot_time, unix_ms};
-use std::error::Error;
+use crate::runtime::story;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
-use towline_protocol::assignment::{LogPlan, Sink as SinkPlan};
 use towline_transport::backoff::Backoff;
 use towline_transport::keys::random_fraction;
 
@@ -50,33 +51,46 @@ struct Flush {
 #[derive(Debug)]
 pub struct Shipper {
     flushes: mpsc::SyncSender<Flush>,
+    trouble: watch::Receiver<Option<String>>,
     catches_up: watch::Receiver<bool>,
 }
 
 impl Shipper {
-    /// Ship a host's lines to the sink of its plan. The spool need not be there yet; at most `cap` undelivered bytes of it
-    /// are kept.
-    pub fn start(files: LogFiles, plan: &LogPlan, cap: Option<u64>) -> std::io::Result<Self> {
-        let SinkPlan::File { directory } = &plan.sink;
-        let (directory, stream) = (directory.clone(), plan.stream.clone());
-        let sink = move || -> Box<dyn Sink> {
-            Box::new(file_sink::FileSink::new(directory.as_ref(), &stream, file_sink::FULL))
-        };
-        Self::start_with(files, sink, BatchLimits::DEFAULT, cap)
+    /// Ship a spool's lines to their destination. The spool need not be there yet; at most `cap` undelivered bytes of it are
+    /// kept.
+    pub fn start(files: LogFiles, destination: Destination, cap: Option<u64>) -> std::io::Result<Self> {
+        let limits = open::limits(&destination.sink);
+        let quarantine = files.quarantine.clone();
+        Self::start_with(files, move || open::open(&destination, &quarantine), limits, cap)
     }
 
     /// Ship to any sink.
     pub fn start_with(
         files: LogFiles,
-        sink: impl Fn() -> Box<dyn Sink> + Send + 'static,
+        sink: impl Fn() -> Result<Box<dyn Sink>, SinkError> + Send + Sync + 'static,
         limits: BatchLimits,
         cap: Option<u64>,
     ) -> std::io::Result<Self> {
         let (flushes, inbox) = mpsc::sync_channel(1);
-        let open = move || Shipping::open(files.clone(), sink(), limits, cap);
+        let (tell, trouble) = watch::channel(None);
         let (behind, catches_up) = watch::channel(false);
-        std::thread::Builder::new().name("logs".to_owned()).spawn(move || ship(&open, &inbox, &behind))?;
-        Ok(Self { flushes, catches_up })
+        let mut voice = Voice { tell, behind, files: false };
+        let thread = move || {
+            let sink = Arc::new(sink);
+            let sink = || Box::new(Unmade::new(sink.clone()));
+            // Before there is a line: what is missing is best known early.
+            if let Err(error) = sink().check() {
+                voice.failed(&ShipError::Sink(error));
+            }
+            ship(&|| Shipping::open(files.clone(), sink(), limits, cap), &mut voice, &inbox);
+        };
+        std::thread::Builder::new().name("logs".to_owned()).spawn(thread)?;
+        Ok(Self { flushes, trouble, catches_up })
+    }
+
+    /// Why lines wait on this host, with the remedy; none: they do not.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 
     /// Whether much has piled up, as while the sink was away, and is being delivered now.
@@ -97,25 +111,49 @@ impl Shipper {
     }
 }
 
+/// Tells of trouble once, and of its end.
+struct Voice {
+    tell: watch::Sender<Option<String>>,
+    /// Much has piled up and is being delivered.
+    behind: watch::Sender<bool>,
+    /// The trouble is with the spool's files, and over with the first step that goes well.
+    files: bool,
+}
+
+impl Voice {
+    fn failed(&mut self, error: &ShipError) {
+        let told = story(error);
+        self.files = matches!(error, ShipError::File { .. });
+        // The same again is no news.
+        if self.tell.borrow().as_ref() != Some(&told) {
+            tracing::warn!(component = "logs", error = told, "log lines wait on this host");
+            self.tell.send_replace(Some(told));
+        }
+    }
+
+    fn went_well(&mut self) {
+        if self.tell.borrow().is_some() {
+            tracing::info!(component = "logs", "log lines are delivered again");
+            self.tell.send_replace(None);
+        }
+    }
+}
+
 /// The thread ends when the handle is dropped.
-fn ship(
-    open: &impl Fn() -> Result<Option<Shipping>, ShipError>,
-    inbox: &mpsc::Receiver<Flush>,
-    behind: &watch::Sender<bool>,
-) {
+fn ship(open: &impl Fn() -> Result<Option<Shipping>, ShipError>, voice: &mut Voice, inbox: &mpsc::Receiver<Flush>) {
     let mut backoff = Backoff::new(LOOK, LONGEST_PAUSE);
     let mut shipping = None;
     let mut flush: Option<Flush> = None;
-    let mut failing = false;
     loop {
         let pause = match attempt(open, &mut shipping, flush.is_some()) {
             Ok(step) => {
-                if std::mem::take(&mut failing) {
-                    tracing::info!(component = "logs", "log lines are delivered again");
+                // That nothing was there to deliver says nothing about the store.
+                if shipping.as_mut().is_some_and(Shipping::take_delivered) || voice.files {
+                    voice.went_well();
+                    backoff.reset();
                 }
-                backoff.reset();
                 let left = shipping.as_ref().map_or(0, Shipping::left);
-                behind.send_replace(step == Step::More && left >= BACKLOG);
+                voice.behind.send_replace(step == Step::More && left >= BACKLOG);
                 if step == Step::CaughtUp {
                     answer(&mut flush, &shipping, true);
                 }
@@ -123,10 +161,8 @@ fn ship(
             }
             Err(error) => {
                 // Lines that nobody takes keep no host alive.
-                behind.send_replace(false);
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(component = "logs", error = &error as &dyn Error, "log lines wait on this host");
-                }
+                voice.behind.send_replace(false);
+                voice.failed(&error);
                 backoff.next(random_fraction())
             }
         };
@@ -135,7 +171,11 @@ fn ship(
         }
         let pause = if flush.is_some() { pause.min(FLUSH_PAUSE) } else { pause };
         match inbox.recv_timeout(pause) {
-            Ok(asked) => flush = Some(asked),
+            Ok(asked) => {
+                flush = Some(asked);
+                // Once more now, whatever pause the store asked for; not oftener.
+                shipping.iter_mut().for_each(Shipping::wake);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -167,37 +207,41 @@ fn answer(flush: &mut Option<Flush>, shipping: &Option<Shipping>, complete: bool
 mod tests {
     use super::super::cursor::Cursor;
     use super::super::record::{Body, Record};
-    use super::super::sink::SinkError;
     use super::*;
     use std::io::{self, Write};
     use std::path::Path;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
     struct Store {
         lines: Arc<Mutex<Vec<String>>>,
         refuses: Arc<AtomicBool>,
+        pauses: Arc<AtomicBool>,
+        tries: Arc<AtomicU32>,
     }
 
     impl Sink for Store {
-        fn write(&mut self, batch: &[Record]) -> Result<(), SinkError> {
+        fn write(&mut self, batch: &[Record]) -> Result<usize, SinkError> {
             if self.refuses.load(Ordering::SeqCst) {
-                return Err(SinkError { doing: "the test's store".into(), source: io::Error::other("refuses") });
+                let pause = self.pauses.load(Ordering::SeqCst).then_some(Duration::from_secs(600));
+                self.tries.fetch_add(1, Ordering::SeqCst);
+                return Err(SinkError::new("the test's store", "refuses").after(pause));
             }
             let lines = batch.iter().filter_map(|record| match &record.body {
                 Body::Line { text, .. } => Some(text.clone()),
                 Body::Gap(_) => None,
             });
             self.lines.lock().expect("no panic").extend(lines);
-            Ok(())
+            Ok(batch.len())
         }
     }
 
     fn start(directory: &Path, store: &Store) -> (LogFiles, Shipper) {
         let files = LogFiles::of(&directory.join("a.log"));
         let store = store.clone();
-        let shipper = Shipper::start_with(files.clone(), move || Box::new(store.clone()), BatchLimits::DEFAULT, None);
+        let shipper =
+            Shipper::start_with(files.clone(), move || Ok(Box::new(store.clone())), BatchLimits::DEFAULT, None);
         (files, shipper.expect("a thread"))
     }
 
@@ -244,6 +288,26 @@ mod tests {
         // It goes on by itself when the store takes lines again.
         store.refuses.store(false, Ordering::SeqCst);
         eventually("both lines", || store.lines.lock().expect("no panic").len() == 2).await;
+    }
+
+    #[tokio::test]
+    async fn a_store_that_asks_for_a_pause_gets_it_and_people_hear_why_lines_wait() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::default();
+        store.refuses.store(true, Ordering::SeqCst);
+        store.pauses.store(true, Ordering::SeqCst);
+        let (files, shipper) = start(directory.path(), &store);
+        assert_eq!(shipper.trouble(), None);
+        append(&files, "one\n");
+        eventually("trouble", || shipper.trouble().is_some()).await;
+        assert!(shipper.trouble().is_some_and(|told| told.contains("the test's store")));
+        let flushed = shipper.flush(Duration::from_millis(500)).await;
+        assert!(!flushed.complete);
+        // One at its own time, one because somebody asked for a flush.
+        assert_eq!(store.tries.load(Ordering::SeqCst), 2);
+        store.refuses.store(false, Ordering::SeqCst);
+        assert!(shipper.flush(Duration::from_secs(5)).await.complete);
+        assert_eq!(shipper.trouble(), None);
     }
 
     #[tokio::test]

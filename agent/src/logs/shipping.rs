@@ -7,7 +7,7 @@
 use super::batch::{Batch, BatchLimits};
 use super::cap;
 use super::cursor::{Cursor, Place};
-use super::lines::{self, MAX_PIECE};
+use super::lines;
 use super::record::{Body, Record};
 use super::sink::{Sink, SinkError};
 use super::spool::{Look, Spool};
@@ -16,11 +16,15 @@ use super::{LogFiles, file_error};
 use crate::metrics;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 use towline_protocol::log_record::{Gap, GapReason};
 use towline_protocol::time::BootTime;
 
 /// Read at once. More than a piece, so that every window brings the work forward.
 const WINDOW: usize = 256 * 1024;
+
+/// The longest pause that a sink can ask for.
+const LONGEST_REST: Duration = Duration::from_secs(15 * 60);
 
 /// How far two looks at the time of one line may lie apart.
 const INEXACT_MS: u64 = 2_000;
@@ -49,6 +53,8 @@ pub enum Step {
     CaughtUp,
     /// There is more to do at once.
     More,
+    /// The sink is not to be asked before its time.
+    Resting,
 }
 
 /// Now, by both clocks.
@@ -69,8 +75,12 @@ pub struct Shipping {
     sink: Box<dyn Sink>,
     cap: u64,
     batch: Batch,
-    /// The sink has the batch; only the cursor is behind.
-    taken: bool,
+    /// So many records of the batch the sink has; only the cursor is behind.
+    taken: usize,
+    /// The sink asked not to be asked before.
+    rest_until: Option<BootTime>,
+    /// The sink took something; for whoever asks.
+    took: bool,
     /// Durable: what is before it is delivered.
     delivered: Place,
     /// What is before it is delivered or in the batch.
@@ -104,10 +114,34 @@ impl Shipping {
         };
         let read = Place { gap: None, ..delivered };
         let (batch, seen) = (Batch::new(limits), delivered.offset);
-        let mut shipping =
-            Self { files, spool, times, cursor, sink, cap, batch, taken: false, delivered, read, seen, last_ms: 0 };
+        let mut shipping = Self {
+            files,
+            spool,
+            times,
+            cursor,
+            sink,
+            cap,
+            batch,
+            taken: 0,
+            rest_until: None,
+            took: false,
+            delivered,
+            read,
+            seen,
+            last_ms: 0,
+        };
         shipping.free(true)?;
         Ok(Some(shipping))
+    }
+
+    /// Whether the sink took something since this was asked last.
+    pub fn take_delivered(&mut self) -> bool {
+        std::mem::take(&mut self.took)
+    }
+
+    /// Try once more, whatever pause the sink asked for.
+    pub fn wake(&mut self) {
+        self.rest_until = None;
     }
 
     /// Undelivered bytes.
@@ -126,11 +160,14 @@ impl Shipping {
         if self.keep_to_cap(look.length)? {
             return Ok(Step::More);
         }
+        if self.rest_until.is_some_and(|until| now.boot < until) {
+            return Ok(Step::Resting);
+        }
         let all_read = self.fill(look, now, finished)?;
         if !self.batch.is_empty() && (finished || self.batch.is_due(now.boot)) {
-            self.deliver()?;
+            self.deliver(now)?;
         }
-        if !all_read {
+        if !all_read || (finished && !self.batch.is_empty()) {
             return Ok(Step::More);
         }
         self.free(true)?;
@@ -140,7 +177,8 @@ impl Shipping {
     /// Fill the batch. True: the whole spool is read.
     fn fill(&mut self, look: Look, now: Now, finished: bool) -> Result<bool, ShipError> {
         if let (true, Some(gap)) = (self.batch.is_empty(), self.delivered.gap) {
-            self.batch.push(Record { id: gap.from, time_ms: now.wall_ms, body: Body::Gap(gap) }, now.boot);
+            let record = Record { id: gap.from, time_ms: now.wall_ms, body: Body::Gap(gap) };
+            self.batch.push(record, Place { gap: None, ..self.delivered }, now.boot);
         }
         self.times.look_again();
         let mut window = vec![0; WINDOW.min(usize::try_from(look.length - self.read.offset).unwrap_or(WINDOW))];
@@ -157,7 +195,7 @@ impl Shipping {
     /// Take the lines of a window in. False: there was none.
     fn take(&mut self, window: &[u8], look: Look, now: Now, finished: bool) -> Result<bool, ShipError> {
         let begin = self.read.offset;
-        let pieces = lines::split(window, self.read.parts, finished, MAX_PIECE);
+        let pieces = lines::split(window, self.read.parts, finished, self.batch.piece());
         for piece in &pieces {
             let offset = begin + piece.text.start as u64;
             let indexed = self.times.of(offset).map_err(file_error(&self.files.index))?;
@@ -165,9 +203,10 @@ impl Shipping {
             self.last_ms = smoothed(self.last_ms, time);
             let text = lines::text(&window[piece.text.clone()]).into_owned();
             let body = Body::Line { text, part: piece.part, more: piece.more };
-            self.batch.push(Record { id: self.read.base + offset, time_ms: self.last_ms, body }, now.boot);
+            let record = Record { id: self.read.base + offset, time_ms: self.last_ms, body };
             self.read.offset = begin + piece.end as u64;
             self.read.parts = if piece.more { piece.part } else { 0 };
+            self.batch.push(record, self.read, now.boot);
             if self.batch.is_full() {
                 break;
             }
@@ -175,16 +214,24 @@ impl Shipping {
         Ok(!pieces.is_empty())
     }
 
-    /// The order that everything rests on.
-    fn deliver(&mut self) -> Result<(), ShipError> {
-        if !self.taken {
-            self.sink.write(self.batch.records())?;
-            metrics::delivered(self.batch.records());
-            self.taken = true;
+    /// The order that everything rests on. One request of the sink's: the rest of a batch is a step of its own.
+    fn deliver(&mut self, now: Now) -> Result<(), ShipError> {
+        if self.taken == 0 {
+            let taken = self.sink.write(self.batch.records()).inspect_err(|error| {
+                self.rest_until = error.retry_after.map(|pause| now.boot.plus(pause.min(LONGEST_REST)));
+                if error.throttled {
+                    self.batch.throttled();
+                }
+            })?;
+            self.taken = taken.clamp(1, self.batch.records().len());
+            self.took = true;
+            metrics::delivered(&self.batch.records()[..self.taken]);
         }
-        self.save(self.read)?;
-        self.batch.clear();
-        self.taken = false;
+        if let Some(place) = self.batch.end_of(self.taken) {
+            self.save(place)?;
+        }
+        self.batch.delivered(self.taken, now.boot);
+        self.taken = 0;
         self.free(false)
     }
 
@@ -269,7 +316,7 @@ impl Shipping {
     fn move_to(&mut self, place: Place) -> Result<(), ShipError> {
         self.save(place)?;
         self.batch.clear();
-        self.taken = false;
+        self.taken = 0;
         self.read = Place { gap: None, ..place };
         Ok(())
     }

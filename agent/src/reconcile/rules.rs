@@ -25,6 +25,8 @@ pub struct Signs {
     pub judgement: Option<Judgement>,
     /// The cluster ever had a client (scheduler hosts).
     pub had_client: bool,
+    /// The platform takes the host away: since when that is known, and for how long it may go on from then.
+    pub interrupted: Option<(BootTime, Duration)>,
 }
 
 /// The limits of an assignment.
@@ -103,13 +105,18 @@ pub fn deadlines(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Vec<D
 }
 
 fn clocks(limits: Option<&Limits>, signs: &Signs, now: BootTime) -> Vec<Clock> {
+    // Whoever drains the host is faster; this is for a control plane or a scheduler that does not.
+    let interrupted = signs.interrupted.map(|(since, allowed)| (now.since(since), allowed, EndReason::Interrupted));
     let Some(limits) = limits else {
-        return vec![(signs.silent, NO_ASSIGNMENT, EndReason::StartFailed)];
+        let mut rules = vec![(signs.silent, NO_ASSIGNMENT, EndReason::StartFailed)];
+        rules.extend(interrupted);
+        return rules;
     };
     let mut rules = vec![
         (signs.lived, limits.max_lifetime, EndReason::MaxLifetime),
         (signs.silent, limits.control_plane_lost, EndReason::ControlPlaneLost),
     ];
+    rules.extend(interrupted);
     if let Some(since) = signs.scheduler_gone {
         rules.push((now.since(since), limits.scheduler_lost, EndReason::SchedulerLost));
     }
@@ -174,6 +181,7 @@ mod tests {
             scheduler_gone: None,
             judgement: None,
             had_client: true,
+            interrupted: None,
         }
     }
 
@@ -213,6 +221,11 @@ mod tests {
             (Signs { silent: just(100), ..signs() }, Ruling::End(EndReason::ControlPlaneLost)),
             (Signs { scheduler_gone: Some(BootTime(just(9_951))), ..signs() }, Ruling::Wait(just(1))),
             (Signs { scheduler_gone: Some(BootTime(just(9_950))), ..signs() }, Ruling::End(EndReason::SchedulerLost)),
+            (Signs { interrupted: Some((BootTime(just(9_990)), just(11))), ..signs() }, Ruling::Wait(just(1))),
+            (
+                Signs { interrupted: Some((BootTime(just(9_990)), just(10))), ..signs() },
+                Ruling::End(EndReason::Interrupted),
+            ),
             (Signs { judgement: verdict(VerdictState::Idle, 19), ..signs() }, Ruling::Wait(just(1))),
             (Signs { judgement: verdict(VerdictState::Idle, 20), ..signs() }, Ruling::End(EndReason::Idle)),
             (Signs { judgement: silent_for(79), ..signs() }, Ruling::Wait(just(1))),

@@ -67,7 +67,7 @@ impl ExitLog {
     /// Open for appending; made when it is not there.
     pub fn open(run_dir: &Path, runner: RunnerRecord) -> io::Result<Self> {
         let path = run_dir.join(NAME);
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o640).open(&path)?;
         if std::fs::read(&path)?.last().is_some_and(|last| *last != b'\n') {
             // A crash cut the last line; the next one must not be glued to it.
             file.write_all(b"\n")?;

@@ -28,6 +28,12 @@ impl RunnerRecord {
         Ok(Self { pid, start_time: stat.start_time, boot_id: boot_id()? })
     }
 
+    /// Whether both began at the same moment of the same boot. A runner in a container counts processes from 1, so that
+    /// its own number says nothing outside; its start is the same everywhere.
+    pub fn is_same_start(&self, other: &Self) -> bool {
+        self.start_time == other.start_time && self.boot_id == other.boot_id
+    }
+
     /// Whether this very process still runs.
     pub fn is_alive(&self) -> io::Result<bool> {
         if boot_id()? != self.boot_id {
@@ -139,6 +145,14 @@ mod tests {
         assert!(me.is_alive().expect("readable"));
         assert!(!RunnerRecord { boot_id: "another".into(), ..me.clone() }.is_alive().expect("readable"));
         assert!(!RunnerRecord { start_time: me.start_time + 1, ..me }.is_alive().expect("readable"));
+    }
+
+    #[test]
+    fn a_start_is_the_same_whatever_number_the_process_has() {
+        let me = RunnerRecord::of_this_process().expect("own record");
+        assert!(me.is_same_start(&RunnerRecord { pid: 1, ..me.clone() }));
+        assert!(!me.is_same_start(&RunnerRecord { start_time: me.start_time + 1, ..me.clone() }));
+        assert!(!me.is_same_start(&RunnerRecord { boot_id: "another".into(), ..me.clone() }));
     }
 
     #[test]

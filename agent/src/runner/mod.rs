@@ -9,6 +9,7 @@ pub mod exits;
 pub mod facts;
 mod index;
 pub mod leftovers;
+mod memory;
 mod serve;
 mod start;
 mod watch;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 
 /// Another runner holds the directory.
 const EXIT_LOCKED: u8 = 75;
-/// What came on standard input is not a specification for this directory.
+/// What it was given is not a specification for this directory.
 const EXIT_SPEC: u8 = 78;
 /// The system refused something that a runner needs.
 const EXIT_SYSTEM: u8 = 71;
@@ -38,7 +39,7 @@ const MAX_SPEC: u64 = 64 * 1024;
 enum RunnerFailure {
     #[error("another runner holds {0}")]
     Locked(PathBuf),
-    #[error("the specification on standard input cannot be read")]
+    #[error("the specification cannot be read")]
     Spec(#[source] io::Error),
     #[error("the specification is for another directory")]
     OtherDirectory,
@@ -50,11 +51,28 @@ enum RunnerFailure {
     },
 }
 
-/// Be the runner of the host in `host_dir`, with the specification on standard input, until told to end.
-pub fn main(host_dir: PathBuf) -> ExitCode {
+/// What a runner is started with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The host's directory.
+    pub host_dir: PathBuf,
+    /// The file of the specification; none: standard input.
+    pub spec: Option<PathBuf>,
+    /// The file for its own words; none: what standard error is.
+    pub log: Option<PathBuf>,
+}
+
+/// Be the runner of a host until told to end.
+pub fn main(start: Start) -> ExitCode {
+    // In a container nobody redirects its output; the engine's own log is for what comes before this line.
+    if let Some(log) = &start.log
+        && let Err(error) = redirect(log)
+    {
+        tracing::warn!(error = %error, "the log file cannot be written");
+    }
     // A program that set up logging before us keeps it.
     let _ = tracing_subscriber::fmt().json().with_writer(io::stderr).try_init();
-    match run(&host_dir) {
+    match run(&start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!(error = &failure as &dyn std::error::Error, "the runner failed");
@@ -67,16 +85,25 @@ pub fn main(host_dir: PathBuf) -> ExitCode {
     }
 }
 
-fn run(host_dir: &Path) -> Result<(), RunnerFailure> {
+fn redirect(log: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(log)?;
+    rustix::stdio::dup2_stdout(&file)?;
+    rustix::stdio::dup2_stderr(&file)?;
+    Ok(())
+}
+
+fn run(start: &Start) -> Result<(), RunnerFailure> {
     // Its paths go into environments and working directories differ, so it must be absolute, and always the same one.
-    let host_dir = host_dir.canonicalize().map_err(RunnerFailure::Spec)?;
-    let spec = read_spec(&host_dir)?;
+    let host_dir = start.host_dir.canonicalize().map_err(RunnerFailure::Spec)?;
+    let spec = read_spec(&host_dir, start.spec.as_deref())?;
     let system = |doing| move |source: io::Error| RunnerFailure::System { doing, source };
     let run_dir = socket::run_dir(&host_dir);
     let _lock = lock(&run_dir)?;
-    // Refused to the leader of a process group, which a shell makes of what a person starts by hand.
-    if let Err(error) = rustix::process::setsid() {
-        tracing::warn!(error = %error, "no session of its own");
+    // Refused to the leader of a process group, which a shell makes of what a person starts by hand. The first process of
+    // a container has a session of its own, and systemd makes it one of a session already.
+    let has_session = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
+    if !has_session && let Err(error) = rustix::process::setsid() {
+        tracing::info!(error = %error, "no other session than the one it was started in");
     }
     let left = leftovers::kill_all(&run_dir).map_err(system("ending what an earlier runner left"))?;
     if left > 0 {
@@ -93,9 +120,13 @@ fn run(host_dir: &Path) -> Result<(), RunnerFailure> {
     runtime.block_on(serve::serve(spec, run_dir, record)).map_err(system("serving its socket"))
 }
 
-fn read_spec(host_dir: &Path) -> Result<RunnerSpec, RunnerFailure> {
+fn read_spec(host_dir: &Path, file: Option<&Path>) -> Result<RunnerSpec, RunnerFailure> {
     let mut bytes = Vec::new();
-    io::stdin().take(MAX_SPEC).read_to_end(&mut bytes).map_err(RunnerFailure::Spec)?;
+    let read = match file {
+        Some(file) => File::open(file).and_then(|file| file.take(MAX_SPEC).read_to_end(&mut bytes)),
+        None => io::stdin().take(MAX_SPEC).read_to_end(&mut bytes),
+    };
+    read.map_err(RunnerFailure::Spec)?;
     let spec: RunnerSpec = serde_json::from_slice(&bytes).map_err(|error| RunnerFailure::Spec(error.into()))?;
     if host_dir == spec.host_dir.canonicalize().map_err(RunnerFailure::Spec)? {
         Ok(spec)

@@ -7,6 +7,7 @@ use crate::runner::children::{Children, kill_orphans};
 use crate::runner::exits::{ExitLog, RunnerEnd};
 use crate::runner::facts::{RunnerRecord, boot_time, unix_ms, unix_time};
 use crate::runner::index::SpoolIndex;
+use crate::runner::memory::OutOfMemory;
 use crate::runner::start::{self, is_taken, joined_count};
 use crate::runner::watch::AgentWatch;
 use crate::runner::wire;
@@ -37,6 +38,9 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// The loop looks at the boot-time clock this often: its own sleeps do not count suspended time.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What the kernel sends when memory is out.
+const SIGKILL: i32 = 9;
+
 type Asked = (Request, oneshot::Sender<Reply>);
 
 struct Runner {
@@ -48,6 +52,7 @@ struct Runner {
     launched: Option<Launched>,
     failure: Option<Failure>,
     ending: Option<Ending>,
+    out_of_memory: OutOfMemory,
 }
 
 /// What is known of the plan that runs.
@@ -73,10 +78,11 @@ pub async fn serve(spec: RunnerSpec, run_dir: PathBuf, record: RunnerRecord) -> 
     let mut child_ended = signal(SignalKind::child())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener = socket::listen(&run_dir, socket::RUNNER)?;
+    let agent = spec.users.map(|users| users.agent);
+    let listener = socket::listen(&run_dir, socket::RUNNER, agent)?;
     let (asked, mut questions) = mpsc::channel::<Asked>(MAX_CONNECTIONS);
     let stop = CancellationToken::new();
-    let accepting = tokio::spawn(accept(listener, asked, stop.clone()));
+    let accepting = tokio::spawn(accept(listener, agent, asked, stop.clone()));
     let mut runner = Runner::new(spec, run_dir, record)?;
     tracing::info!(cluster_id = %runner.spec.cluster, host_id = %runner.spec.host, "the runner serves");
     while !runner.is_over()? {
@@ -99,7 +105,8 @@ impl Runner {
     fn new(spec: RunnerSpec, run_dir: PathBuf, record: RunnerRecord) -> io::Result<Self> {
         let children = Children::new(ExitLog::open(&run_dir, record.clone())?);
         let watch = AgentWatch::new(spec.agent_lost, boot_time());
-        Ok(Self { spec, run_dir, record, children, watch, launched: None, failure: None, ending: None })
+        let out_of_memory = OutOfMemory::begin();
+        Ok(Self { spec, run_dir, record, children, watch, launched: None, failure: None, ending: None, out_of_memory })
     }
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
@@ -230,6 +237,9 @@ impl Runner {
             None => (FailureKind::ProcessExited, None),
         };
         tracing::warn!(process = %process.name, exit = ?process.exit, failure = ?failure.0, "a process ended by itself");
+        if process.exit.is_some_and(|exit| exit.signal == Some(SIGKILL)) && self.out_of_memory.happened() {
+            tracing::error!(process = %process.name, "the kernel killed it for want of memory: its group had reached its limit");
+        }
         self.failure.get_or_insert(Failure { kind: failure.0, subject: failure.1, retryable: false });
     }
 
@@ -259,7 +269,7 @@ impl Runner {
     }
 }
 
-async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>, stop: CancellationToken) {
+async fn accept(listener: UnixListener, agent: Option<u32>, asked: mpsc::Sender<Asked>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         // Cancel-safe: a token, a join set and a listener keep what they have.
@@ -268,7 +278,7 @@ async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>, stop: Cancel
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(converse(stream, asked.clone()));
+                    connections.spawn(converse(stream, agent, asked.clone()));
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: nothing here can be done but to try again.
@@ -282,8 +292,8 @@ async fn accept(listener: UnixListener, asked: mpsc::Sender<Asked>, stop: Cancel
     let _ = timeout(REQUEST_DEADLINE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-async fn converse(mut stream: UnixStream, asked: mpsc::Sender<Asked>) {
-    if let Err(error) = socket::peer(&stream) {
+async fn converse(mut stream: UnixStream, agent: Option<u32>, asked: mpsc::Sender<Asked>) {
+    if let Err(error) = socket::peer(&stream, agent) {
         tracing::warn!(error = %error, "a connection was refused");
         return;
     }

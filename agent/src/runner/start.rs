@@ -42,7 +42,7 @@ pub fn prepare(plan: &LaunchPlan, around: Surroundings<'_>) -> Result<Prepared, 
     remove_if_there(&joined).map_err(|error| unwritable(&joined, &error))?;
     let log_directory = plan.log_file.parent().unwrap_or(Path::new("."));
     for directory in [joined.as_path(), &plan.local_directory, log_directory] {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        let made = DirBuilder::new().recursive(true).mode(0o750).create(directory);
         made.map_err(|error| unwritable(directory, &error))?;
     }
     for file in &launch.files {

@@ -29,6 +29,18 @@ pub struct RunnerSpec {
     pub agent_lost: Duration,
     /// The assignment it was started for.
     pub position: Position,
+    /// Set where agent and runner are of different users; none: both are of the same.
+    pub users: Option<Users>,
+}
+
+/// Two users, by number: the agent's, and the one that people's code runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Users {
+    /// The agent's. It is in the group of `dask`, which owns what both use.
+    pub agent: u32,
+    /// The runner's and Dask's.
+    pub dask: u32,
 }
 
 /// What the agent asks.

@@ -125,6 +125,7 @@ impl Owner {
             host: self.host.user_data.host.clone(),
             agent_lost: Duration::from_secs(assignment.deadlines.agent_lost),
             position: assignment.position(),
+            users: self.host.users,
         })
     }
 

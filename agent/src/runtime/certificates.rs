@@ -4,6 +4,7 @@
 //! owner task calls it on the blocking pool.
 
 use super::host::Host;
+use crate::shared;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::io;
@@ -74,6 +75,7 @@ impl NodeCertificate {
         let files = host.dask_files();
         for (path, text) in [(&files.ca, &self.ca), (&files.certificate, &self.leaf)] {
             keys::write_secret(path, text.as_bytes())
+                .and_then(|()| shared::file(path, shared::READ, host.users))
                 .map_err(|source| InstallError::Io { path: path.clone(), source })?;
         }
         Ok(())

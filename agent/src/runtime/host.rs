@@ -3,12 +3,13 @@
 //! Owns the layout of the host's directory outside the journal and the store. Must not talk to anybody.
 
 use crate::config::{self, ConfigError, Settings};
-use crate::launch::DaskKeyFiles;
+use crate::launch::{DaskKeyFiles, LauncherKind, Users};
+use crate::shared;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use towline_cloud::{Facts, FactsError};
+use towline_cloud::FactsError;
 use towline_protocol::ids::{Digest, KeyId, Spki};
 use towline_protocol::message::Instance;
 use towline_protocol::trust::Identity;
@@ -90,27 +91,41 @@ pub struct Host {
     pub boot: String,
     /// The public key of its Dask node.
     pub dask: Spki,
+    /// Set where Dask runs as another user than the agent.
+    pub users: Option<Users>,
 }
 
 impl Host {
-    /// Read a bootstrapped host's directory; make the Dask key if it is not there.
-    pub fn open(directory: &Path) -> Result<Self, HostError> {
+    /// Read a bootstrapped host's directory; make the Dask key if it is not there. With `users`, give the group of Dask's
+    /// user what Dask needs and nothing else; the agent's own files are of that group already.
+    pub fn open(directory: &Path, users: Option<Users>) -> Result<Self, HostError> {
         let user_data_file = directory.join("user-data.json");
         let bytes = fs::read(&user_data_file).map_err(|source| missing_or(directory, &user_data_file, source))?;
         let user_data: UserData = towline_protocol::strict::from_slice(&bytes)
             .map_err(|source| HostError::UserData { path: user_data_file, source })?;
-        let facts = towline_cloud::local::LocalHost::new(directory);
+        // Only systemd starts something as another user than us.
+        let launcher = if users.is_some() { LauncherKind::Systemd } else { LauncherKind::Process };
+        let settings = config::load(directory, launcher)?;
+        let facts = settings.machine.facts(directory);
         let machine = Digest::from_sha256(facts.machine()?);
         let boot = Digest::from_sha256(facts.boot()?);
         finish_renewal(directory)?;
+        let dask = open_dask_key(directory)?.spki();
+        shared::folders(directory, users).map_err(|(path, source)| HostError::Io { path, source })?;
         Ok(Self {
             directory: directory.to_owned(),
             user_data,
-            settings: config::load(directory)?,
+            settings,
             instance: Instance { machine, boot },
             boot: towline_cloud::boot_id()?,
-            dask: open_dask_key(directory)?.spki(),
+            dask,
+            users,
         })
+    }
+
+    /// The user that Dask runs as, where it is another than the agent's.
+    pub fn dask_user(&self) -> Option<u32> {
+        self.users.map(|users| users.dask)
     }
 
     /// Who it is to the signer of its documents.

@@ -19,6 +19,15 @@ use towline_protocol::roster::{MemberRole, Roster};
 use towline_protocol::time::{BootTime, UnixSeconds};
 use towline_protocol::trust::{Accepted, Refusal, Trust};
 
+/// Durations are journaled at least this often.
+pub const CHECKPOINT: Duration = Duration::from_secs(10 * 60);
+
+/// A limit of seconds is none for real hosts; for them the disk is not kept busy.
+const SHORTEST_CHECKPOINT: Duration = Duration::from_secs(5);
+
+/// A control plane that is there is heard within this time after an agent's start.
+const FIRST_WORD: Duration = Duration::from_secs(60);
+
 /// Why a document did not come to hold.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejected {
@@ -55,6 +64,8 @@ pub struct Memory {
     roster: Option<Roster>,
     boot: String,
     heard: Option<BootTime>,
+    /// When this agent began to listen.
+    opened: BootTime,
 }
 
 impl Memory {
@@ -72,6 +83,7 @@ impl Memory {
             roster,
             boot: boot.to_owned(),
             heard: None,
+            opened: boot_time(),
         })
     }
 
@@ -202,8 +214,18 @@ impl Memory {
 
     /// Lived and silent durations over all lives of the agent.
     pub fn ages(&self, now: BootTime) -> (Duration, Duration) {
-        let (lived, silent) = self.state().age.at(&self.boot, now);
+        let age = &self.state().age;
+        let (lived, silent) = age.at(&self.boot, now);
+        let alive = now.since(self.opened);
+        // While no agent listened nobody could be heard: a crash must not look like a control plane that is lost.
+        let silent = if alive < FIRST_WORD { Duration::from_secs(age.silent) + alive } else { silent };
         (lived, self.heard.map_or(silent, |heard| now.since(heard)))
+    }
+
+    /// How long the durations may go without being made durable: what is lost of them at a crash counts as silence.
+    pub fn checkpoint_within(&self) -> Duration {
+        let limit = self.assignment().map(|assignment| Duration::from_secs(assignment.deadlines.control_plane_lost));
+        limit.map_or(CHECKPOINT, |limit| (limit / 4).clamp(SHORTEST_CHECKPOINT, CHECKPOINT))
     }
 
     /// Whether a person holds the cluster, as of now.
@@ -396,6 +418,24 @@ mod tests {
             assert!(refused.is_err());
             assert_eq!(silent(&memory, 20), 11, "somebody else's word is none");
         }
+    }
+
+    #[tokio::test]
+    async fn a_crash_of_the_agent_is_no_silence_of_the_control_plane() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (_, key) = key();
+        let mut memory = open(directory.path(), &key);
+        memory.change(|state| state.starts = 1).await.expect("durable");
+        let (opened, minutes) = (memory.opened, |minutes: u64| Duration::from_secs(60 * minutes));
+        // Six minutes ago the last checkpoint, heard since, and then killed.
+        memory.state.age = Age { silent: 20, at: opened.0.as_secs().saturating_sub(360), ..memory.state.age.clone() };
+        let silent = |memory: &Memory, after: Duration| memory.ages(opened.plus(after)).1;
+        assert_eq!(silent(&memory, Duration::from_secs(5)).as_secs(), 25, "it has had no time to be heard");
+        let late = silent(&memory, minutes(2));
+        assert!(late >= minutes(2) + Duration::from_secs(20), "{late:?}");
+        memory.heard = Some(opened.plus(minutes(2)));
+        assert_eq!(silent(&memory, minutes(3)), minutes(1));
+        assert_eq!(memory.checkpoint_within(), CHECKPOINT, "without an assignment");
     }
 
     #[tokio::test]

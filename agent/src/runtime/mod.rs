@@ -20,13 +20,16 @@ mod telling;
 mod withheld;
 mod work;
 
+pub(crate) use work::on_disk;
+
 pub use blobs::{GrantsError, SessionBlobs};
 pub use host::{Host, HostError};
 pub use memory::MemoryError;
-pub use parties::{AdoptFailure, Environments, Parties, ProcessRunners, Runner, Runners, StepError, story};
+pub use parties::{AdoptFailure, Environments, Launched, Parties, Runner, Runners, StepError, story};
 
 use crate::cluster::{activity, gateway};
 use crate::ending;
+use crate::interruption;
 use crate::metrics;
 use crate::status::{self, Snapshot};
 use owner::{Others, Owner};
@@ -34,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use towline_cloud::ladder;
 use towline_transport::TlsError;
 
 /// Events from the link that may wait for the owner.
@@ -72,6 +76,9 @@ pub enum RuntimeError {
     /// The control plane's CA, or our own certificate.
     #[error("the TLS settings towards the control plane cannot be made")]
     Tls(#[from] TlsError),
+    /// The client of the platform's metadata service.
+    #[error("no client for the platform's metadata service can be made")]
+    Metadata(#[source] reqwest::Error),
     /// The sampling thread.
     #[error("the vitals thread cannot be started")]
     Vitals(#[source] std::io::Error),
@@ -84,9 +91,10 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     let http = towline_transport::client::http_client(&host.user_data.control_plane_ca, None)?;
     let (blobs, requests) = SessionBlobs::new(http);
     let (snapshots, published) = watch::channel(Snapshot::default());
-    let (scheduler, socket) = activity::listen(&host.directory).map_err(RuntimeError::Socket)?;
-    let (gateway, serving) = gateway::gateway(&host.directory);
+    let (scheduler, socket) = activity::listen(&host.directory, host.dask_user()).map_err(RuntimeError::Socket)?;
+    let (gateway, serving) = gateway::gateway(&host.directory, host.dask_user());
     let others = Others { scheduler, gateway };
+    let (announcements, notices) = watch::channel(None);
     let owner = Owner::open(host.clone(), parties.clone(), blobs, others, identity, snapshots).await?;
 
     let stop = CancellationToken::new();
@@ -101,21 +109,31 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     let scheduler = tokio::spawn(activity::serve(socket, stop.clone()));
     let gateway = tokio::spawn(gateway::serve(serving, stop.clone()));
     let numbers = tokio::spawn(metrics::serve(host.settings.metrics_listen, published.clone(), stop.clone()));
+    let source = interruption::Source::of(&host.settings.machine)?;
+    let poller = tokio::spawn(interruption::watch(source.clone(), announcements, stop.clone()));
     let publisher = tokio::spawn(status::publish(published, host.directory.clone(), stop.clone()));
     // Without systemd there is no socket and nothing is sent.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    let departure = owner.run(inbox, requests, shutdown).await;
+    let departure = owner.run(inbox, requests, notices.clone(), shutdown.clone()).await;
     stop.cancel();
-    let tasks =
-        [("link", link), ("scheduler", scheduler), ("gateway", gateway), ("metrics", numbers), ("status", publisher)];
+    let tasks = [
+        ("link", link),
+        ("scheduler", scheduler),
+        ("gateway", gateway),
+        ("metrics", numbers),
+        ("notices", poller),
+        ("status", publisher),
+    ];
     for (name, task) in tasks {
         if tokio::time::timeout(JOIN_DEADLINE, task).await.is_err() {
             tracing::warn!(component = "runtime", task = name, "a task did not end in time");
         }
     }
     if departure == Departure::Ended {
-        ending::end_instance(parties.terminator.as_ref()).await;
+        let notice = notices.borrow().clone();
+        interruption::approve(source.as_ref(), notice.as_ref()).await;
+        ending::end_instance(&host.directory, parties.terminator.as_ref(), ladder::PACE, &shutdown).await;
     }
     Ok(departure)
 }

@@ -17,8 +17,9 @@ use super::work::Work;
 use super::{Departure, RuntimeError, certificates};
 use crate::cluster::SchedulerLink;
 use crate::cluster::gateway::Gateway;
+use crate::interruption::{Announced, Notice};
 use crate::launch::StopReport;
-use crate::reconcile::rules::{self, Limits, Ruling, Signs};
+use crate::reconcile::rules::{self, Limits, Ruling};
 use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, RunnerHad, Wanted, starting};
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
@@ -29,16 +30,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use towline_protocol::assignment::Assignment;
-use towline_protocol::report::{Deadline, EndReason, Failure, Phase, PhaseRecord, ProcessRecord};
+use towline_protocol::report::{EndReason, Failure, Phase, PhaseRecord, ProcessRecord};
 use towline_protocol::time::BootTime;
 use towline_protocol::trust::Trust;
 use towline_transport::TlsIdentity;
 
 /// A timer may be this late after a suspend: tokio's clock does not count suspended time, boot time does.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
-
-/// Durations are journaled at least this often.
-const CHECKPOINT: Duration = Duration::from_secs(10 * 60);
 
 /// After the journal could not be written, nothing is begun for this long.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
@@ -73,6 +71,7 @@ pub(super) struct Seen {
     pub(super) sample: Option<Sample>,
     pub(super) stopped: StopReport,
     pub(super) forced_end: Option<EndReason>,
+    pub(super) interruption: Option<Announced>,
 }
 
 pub(super) struct Owner {
@@ -163,7 +162,7 @@ impl Owner {
             work,
             seen: Seen::default(),
             blobs,
-            clocks: Clocks { last_phase: now, next_checkpoint: now.plus(CHECKPOINT), paused_until: now },
+            clocks: Clocks { last_phase: now, next_checkpoint: now, paused_until: now },
             out: Outlets { sampler, wish, snapshots, gateway: others.gateway },
         })
     }
@@ -172,6 +171,7 @@ impl Owner {
         mut self,
         mut link: mpsc::Receiver<LinkEvent>,
         mut requests: mpsc::Receiver<GrantRequest>,
+        mut notices: watch::Receiver<Option<Notice>>,
         shutdown: CancellationToken,
     ) -> Departure {
         let mut samples = self.out.sampler.samples();
@@ -195,6 +195,10 @@ impl Owner {
                 Ok(()) = samples.changed() => {
                     let sample = samples.borrow_and_update().clone();
                     self.measure(sample);
+                }
+                Ok(()) = notices.changed() => {
+                    let notice = notices.borrow_and_update().clone();
+                    self.announce(notice);
                 }
                 () = tokio::time::sleep(sleep) => {}
                 // A host on its way out finishes it: the way is short and has deadlines.
@@ -231,7 +235,7 @@ impl Owner {
                 self.had.began(&effect);
             }
         }
-        self.idleness.link().plan(self.memory.assignment().and_then(|assignment| assignment.scaling));
+        self.idleness.link().plan(self.memory.assignment().and_then(|assignment| assignment.scaling.clone()));
         self.ring_withheld();
         self.renew().await;
         self.checkpoint().await;
@@ -257,22 +261,6 @@ impl Owner {
             Ruling::End(reason) => Some(reason),
             Ruling::Wait(_) => self.seen.forced_end,
         }
-    }
-
-    fn signs(&self, now: BootTime) -> Signs {
-        let (lived, silent) = self.memory.ages(now);
-        Signs {
-            lived,
-            silent,
-            scheduler_gone: self.seen.scheduler_gone,
-            judgement: self.idleness.judgement(),
-            had_client: self.idleness.had_client(),
-        }
-    }
-
-    /// What would end the host if nothing changed.
-    pub(super) fn deadlines(&self, now: BootTime) -> Vec<Deadline> {
-        rules::deadlines(self.memory.assignment().map(Limits::from).as_ref(), &self.signs(now), now)
     }
 
     fn ruling(&self, now: BootTime) -> Ruling {
@@ -369,7 +357,7 @@ impl Owner {
         if now < self.clocks.next_checkpoint {
             return;
         }
-        self.clocks.next_checkpoint = now.plus(CHECKPOINT);
+        self.clocks.next_checkpoint = now.plus(self.memory.checkpoint_within());
         if let Err(error) = self.memory.checkpoint().await {
             self.journal_failed(&error);
         }

@@ -6,11 +6,9 @@
 use super::blobs::SessionBlobs;
 use super::host::Host;
 use crate::launch::{
-    self, AdoptError, LaunchError, LaunchPlan, RunnerEnd, RunnerError, RunnerHandle, RunnerProgram, RunnerRecord,
-    RunnerSpec, RunnerStatus, StopReport,
+    AdoptError, AnyLauncher, DockerLauncher, LaunchError, LaunchPlan, LauncherKind, ProcessLauncher, RunnerEnd,
+    RunnerError, RunnerHandle, RunnerProgram, RunnerRecord, RunnerSpec, RunnerStatus, StopReport, SystemdLauncher,
 };
-use crate::runner::{facts, leftovers};
-use crate::socket;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;
@@ -112,25 +110,20 @@ impl std::fmt::Debug for Parties {
     }
 }
 
-/// Between two looks at a process that was killed.
-const KILL_POLL: Duration = Duration::from_millis(10);
+/// Runners by the launcher of this host.
+#[derive(Clone)]
+pub struct Launched(pub AnyLauncher);
 
-/// Runners as processes of this machine.
-#[derive(Clone, Debug)]
-pub struct ProcessRunners {
-    /// The host they are for.
-    pub host_dir: PathBuf,
-    /// The program that is a runner.
-    pub program: RunnerProgram,
-}
-
-impl Runners for ProcessRunners {
+impl Runners for Launched {
     fn start(&self, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, StepError>> {
         async move {
-            match launch::start(&spec, &self.program).await {
+            if let Err(unfit) = self.0.check().await {
+                return Err(StepError { failure: unfit.failure(), story: story(&unfit) });
+            }
+            match self.0.start(&spec).await {
                 Ok(handle) => Ok(Arc::new(handle) as Arc<dyn Runner>),
                 // We died between its start and the journal. It has launched nothing: that needs the record.
-                Err(LaunchError::AlreadyRunning { record, .. }) => match launch::adopt(&record, &spec).await {
+                Err(LaunchError::AlreadyRunning { record, .. }) => match self.0.adopt(&record, &spec).await {
                     Ok(handle) => Ok(Arc::new(handle) as Arc<dyn Runner>),
                     Err(error) => Err(StepError::new(FailureKind::AdoptionFailed, true, story(&error))),
                 },
@@ -142,7 +135,7 @@ impl Runners for ProcessRunners {
 
     fn adopt(&self, record: RunnerRecord, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, AdoptFailure>> {
         async move {
-            match launch::adopt(&record, &spec).await {
+            match self.0.adopt(&record, &spec).await {
                 Ok(handle) => Ok(Arc::new(handle) as Arc<dyn Runner>),
                 Err(AdoptError::Ended { reason: RunnerEnd::AgentLost, .. }) => Err(AdoptFailure::AgentLost),
                 Err(error @ (AdoptError::Ended { .. } | AdoptError::Gone { .. } | AdoptError::OtherBoot)) => {
@@ -156,25 +149,9 @@ impl Runners for ProcessRunners {
 
     fn kill(&self, record: RunnerRecord) -> BoxFuture<'_, Result<StopReport, StepError>> {
         async move {
-            let run_dir = socket::run_dir(&self.host_dir);
-            let failed = |error: std::io::Error| {
+            self.0.kill(&record).await.map_err(|error| {
                 StepError::new(FailureKind::AdoptionFailed, false, format!("the runner cannot be killed: {error}"))
-            };
-            let mut processes = 0;
-            if record.is_alive().map_err(failed)?
-                && let Some(pid) = facts::pid(record.pid)
-            {
-                // Gone since we looked is as good.
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                processes += 1;
-            }
-            while record.is_alive().map_err(failed)? {
-                tokio::time::sleep(KILL_POLL).await;
-            }
-            let left = tokio::task::spawn_blocking(move || leftovers::kill_all(&run_dir));
-            processes += left.await.expect("killing does not panic").map_err(failed)?;
-            let killed = u32::try_from(processes).unwrap_or(u32::MAX);
-            Ok(StopReport { stopped: killed, killed })
+            })
         }
         .boxed()
     }
@@ -212,9 +189,24 @@ impl Parties {
     pub fn real(host: &Host, program: RunnerProgram) -> Result<Self, super::RuntimeError> {
         let environments = super::store::open(host)?;
         Ok(Self {
-            runners: Arc::new(ProcessRunners { host_dir: host.directory.clone(), program }),
+            runners: Arc::new(Launched(launcher(host, program))),
             environments,
-            terminator: Arc::new(towline_cloud::local::LocalHost::new(&host.directory)),
+            terminator: host.settings.machine.terminator(&host.directory).map_err(super::RuntimeError::Metadata)?,
         })
+    }
+}
+
+/// The launcher that this host's settings name. One that cannot work says so when it is to start something.
+fn launcher(host: &Host, program: RunnerProgram) -> AnyLauncher {
+    match host.settings.launcher {
+        LauncherKind::Process => Arc::new(ProcessLauncher { host_dir: host.directory.clone(), program }),
+        LauncherKind::Systemd => Arc::new(SystemdLauncher { socket: host.settings.launch_socket.clone() }),
+        LauncherKind::Docker => Arc::new(DockerLauncher {
+            host: host.user_data.host.clone(),
+            host_dir: host.directory.clone(),
+            program,
+            store: host.settings.store.clone(),
+            settings: host.settings.docker.clone(),
+        }),
     }
 }

@@ -7,13 +7,16 @@ use super::memory::Memory;
 use super::owner::Owner;
 use super::parties::Parties;
 use crate::cluster::gateway::Plan;
+use crate::interruption::{Announced, Notice};
 use crate::launch;
+use crate::reconcile::rules::{self, Limits, Signs};
 use crate::reconcile::{DaskHad, EnvironmentHad, Had, RunnerHad};
-use crate::runner::facts::boot_time;
+use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
 use towline_protocol::message::{Hello, Inventory};
-use towline_protocol::report::{Phase, ProcessRecord, Report};
+use towline_protocol::report::{Deadline, Phase, ProcessRecord, Report};
 use towline_protocol::session::SessionEnd;
+use towline_protocol::time::BootTime;
 
 impl Owner {
     /// One snapshot: the report, the status line and the status file say the same.
@@ -35,6 +38,7 @@ impl Owner {
             cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
             gateway_port: self.out.gateway.port(),
             ending: state.ending,
+            interruption: self.seen.interruption.as_ref().map(Announced::told),
             scaling: self.idleness.link().word(),
             sign_off: state.sign_off.clone(),
         };
@@ -47,12 +51,37 @@ impl Owner {
             }
             Some(end) => tracing::warn!(component = "session", error = %end, "the session is over"),
         }
-        let snapshot = Snapshot { report, connected: self.talk.connected(), runner };
+        let snapshot = Snapshot { report, connected: self.talk.connected(), runner, logs: self.work.log_trouble() };
         self.out.snapshots.send_if_modified(|last| {
             let changed = *last != snapshot;
             *last = snapshot;
             changed
         });
+    }
+
+    /// What local rules look at.
+    pub(super) fn signs(&self, now: BootTime) -> Signs {
+        let (lived, silent) = self.memory.ages(now);
+        Signs {
+            lived,
+            silent,
+            scheduler_gone: self.seen.scheduler_gone,
+            judgement: self.idleness.judgement(),
+            had_client: self.idleness.had_client(),
+            interrupted: self.seen.interruption.as_ref().and_then(Announced::clock),
+        }
+    }
+
+    /// What would end the host if nothing changed.
+    pub(super) fn deadlines(&self, now: BootTime) -> Vec<Deadline> {
+        rules::deadlines(self.memory.assignment().map(Limits::from).as_ref(), &self.signs(now), now)
+    }
+
+    /// The platform announced something, or took it back.
+    pub(super) fn announce(&mut self, notice: Option<Notice>) {
+        let told = notice.map(|notice| notice.interruption);
+        tracing::info!(component = "interruption", ?told, "the platform's notices changed");
+        self.seen.interruption = told.map(|told| Announced::new(told, unix_time(), boot_time()));
     }
 
     /// What the gateway needs, once the cluster's authority is open: on the scheduler's host only.

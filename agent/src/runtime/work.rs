@@ -217,13 +217,19 @@ impl Work {
             return;
         }
         let started = logs::LogFiles::planned(&host.directory, plan).map_err(|error| story(&error)).and_then(|files| {
-            logs::Shipper::start(files, plan, host.settings.log_spool_bytes).map_err(|error| story(&error))
+            let destination = logs::Destination::new(plan, &host.user_data.cluster, &host.settings.access);
+            logs::Shipper::start(files, destination, host.settings.log_spool_bytes).map_err(|error| story(&error))
         });
         match started {
             Ok(shipper) => self.shipper = Some(Arc::new(shipper)),
             // A plan that names no usable stream is refused when its file is made.
             Err(error) => tracing::error!(component = "logs", %error, "log lines are not shipped"),
         }
+    }
+
+    /// Why log lines wait on this host, with the remedy.
+    pub fn log_trouble(&self) -> Option<String> {
+        self.shipper.as_ref().and_then(|shipper| shipper.trouble())
     }
 
     /// Start Dask.
@@ -238,7 +244,8 @@ impl Work {
             let late = || StepError::new(FailureKind::LaunchFailed, false, "the runner did not launch in time");
             let launched = async {
                 let directory = host.directory.clone();
-                let log_file = tokio::task::spawn_blocking(move || logs::create(&directory, &logs))
+                let users = host.users;
+                let log_file = tokio::task::spawn_blocking(move || logs::create(&directory, &logs, users))
                     .await
                     .expect("making a file does not panic")
                     .map_err(|error| StepError::new(FailureKind::LaunchFailed, false, story(&error)))?;
@@ -360,7 +367,7 @@ impl Work {
 }
 
 /// File work has a deadline too: the thread goes on, but nobody waits for it any longer.
-pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+pub(crate) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let work = async { Ok(tokio::task::spawn_blocking(work).await.expect("file work does not panic")) };
     within(FILES_DEADLINE, work, disk_is_silent).await
 }

@@ -163,7 +163,7 @@ async fn one(
 async fn start(directory: PathBuf, enrol: Enrol) -> Result<(HostLock, Host), StartError> {
     enrol(directory.clone()).await.map_err(StartError::Enrol)?;
     // It makes a key and syncs files.
-    let opened = tokio::task::spawn_blocking(move || Ok((HostLock::take(&directory)?, Host::open(&directory)?)));
+    let opened = tokio::task::spawn_blocking(move || Ok((HostLock::take(&directory)?, Host::open(&directory, None)?)));
     opened.await.expect("opening a host does not panic")
 }
 

@@ -5,7 +5,7 @@
 //! `read` reads the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
 //! readings. Owns the thread and stops it when dropped. Must not judge: `idle` does.
 
-mod cgroup;
+pub(crate) mod cgroup;
 mod counters;
 pub mod gpu;
 mod host;

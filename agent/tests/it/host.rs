@@ -44,7 +44,7 @@ impl TestHost {
     }
 
     pub fn start(&self) -> RunningAgent {
-        let host = Host::open(self.path()).expect("a bootstrapped host");
+        let host = Host::open(self.path(), None).expect("a bootstrapped host");
         let parties = self.machine.parties(self.path());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(runtime::run(host, parties, shutdown.clone()));

@@ -9,6 +9,7 @@ mod deadlines;
 mod fakes;
 mod gpu;
 mod host;
+mod journal;
 mod life;
 mod logs;
 mod refusal;

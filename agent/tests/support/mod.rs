@@ -4,6 +4,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+pub mod engine;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use towline_agent::cluster::ClusterAuthority;
@@ -98,6 +100,7 @@ impl TestCluster {
             // What a failed test leaves ends itself soon.
             agent_lost: Duration::from_secs(60),
             position: Position { epoch: Epoch(1), generation: Generation(1) },
+            users: None,
         };
         TestHost { spec, keys, id, address: self.address(), port: self.port }
     }

@@ -176,6 +176,12 @@ pub struct Logs {
     /// The directory.
     #[serde(default)]
     pub directory: String,
+    /// Where they are, if they are in no files.
+    #[serde(default)]
+    pub place: Option<String>,
+    /// How to read them there.
+    #[serde(default)]
+    pub look: Option<String>,
 }
 
 /// A host.
@@ -206,8 +212,32 @@ pub struct Host {
     pub vitals: Option<Value>,
     /// Whether it is busy.
     pub verdict: Option<Verdict>,
+    /// What its platform has announced of its end.
+    #[serde(default)]
+    pub interruption: Option<Announcement>,
     /// Its last word.
     pub sign_off: Option<Value>,
+}
+
+/// What a platform has announced.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Announcement {
+    /// What, as a stable word.
+    pub kind: String,
+    /// When at the earliest, Unix seconds.
+    pub at: Option<u64>,
+    /// Whether the host leaves its cluster now.
+    pub going: bool,
+}
+
+impl Announcement {
+    /// As people read it.
+    pub fn sentence(&self, now_ms: u64) -> String {
+        let left = self.at.map(|at| at.saturating_sub(now_ms / 1000));
+        let when = left.map(|left| format!(", in {left} s")).unwrap_or_default();
+        let then = if self.going { "; it leaves the cluster now" } else { "" };
+        format!("{}{when}{then}", self.kind)
+    }
 }
 
 impl Host {

@@ -70,6 +70,9 @@ fn show(host: &Host, output: Output) {
     if let Some(reason) = &host.reason {
         rows.push(vec!["remedy".to_owned(), reason.remedy.clone()]);
     }
+    if let Some(interruption) = &host.interruption {
+        rows.push(vec!["announced".to_owned(), interruption.sentence(now_ms())]);
+    }
     if let Some(verdict) = &host.verdict {
         rows.push(vec!["verdict".to_owned(), format!("{} ({})", verdict.state, verdict.reasons.join(", "))]);
     }

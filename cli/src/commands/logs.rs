@@ -52,12 +52,18 @@ pub async fn run(arguments: LogsArguments, profile: Option<&str>, output: Output
 fn directory(cluster: &Cluster) -> Outcome<PathBuf> {
     match &cluster.logs {
         Some(logs) if logs.kind == "file" && !logs.directory.is_empty() => Ok(PathBuf::from(&logs.directory)),
-        _ => Err(Failure::new(
-            Exit::Failed,
-            "logs_elsewhere",
-            format!("The log lines of {} are in no files", cluster.name),
-            "look into the log store that the server's administrator chose",
-        )),
+        logs => {
+            let logs = logs.as_ref();
+            let place =
+                logs.and_then(|logs| logs.place.as_deref()).unwrap_or("a log store that this version does not know");
+            let look = logs.and_then(|logs| logs.look.as_deref());
+            let remedy = match look {
+                Some(look) => format!("read them there with your own rights: `{look}`"),
+                None => "look into the log store that the server's administrator chose".to_owned(),
+            };
+            let what = format!("The log lines of {} are in {place}", cluster.name);
+            Err(Failure::new(Exit::Failed, "logs_elsewhere", what, remedy))
+        }
     }
 }
 
@@ -230,6 +236,11 @@ mod tests {
         ] {
             assert_eq!(directory(&cluster("up", logs)).expect_err("no files").code, "logs_elsewhere");
         }
+        let place = "the log group /towline/dask of CloudWatch in eu-central-1";
+        let remote =
+            serde_json::json!({ "kind": "cloudwatch", "directory": "", "place": place, "look": "aws logs tail x" });
+        let told = directory(&cluster("stopped", remote)).expect_err("no files");
+        assert!(told.what.ends_with(place) && told.remedy.contains("`aws logs tail x`"), "{told:?}");
     }
 
     #[test]

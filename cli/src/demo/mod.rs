@@ -125,6 +125,7 @@ async fn work(arguments: &DemoArguments, data_dir: &Path, running: &mut Running,
     if !host_server::initialised(data_dir) {
         host_server::initialise(data_dir, Vec::new(), None).await?;
     }
+    server::set_launcher(data_dir, arguments.launcher)?;
     // Kept in `running` from its first moment: an interrupt while it starts must find it.
     let server = running.server.insert(Server::spawn(data_dir, &python.uv, arguments.keep)?);
     server.ready(data_dir).await?;

@@ -3,6 +3,7 @@
 use super::group::Group;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
+use crate::host::arguments::DemoLauncher;
 use crate::host::lock::Lock;
 use crate::host::own;
 use crate::profiles::Profiles;
@@ -61,6 +62,27 @@ pub fn refuse_second(data_dir: &Path) -> Outcome<()> {
         )
         .because(error)),
     }
+}
+
+/// The engine's socket as Docker's own programs are told it. Other kinds of address are none of an agent's.
+fn engine_socket() -> Option<String> {
+    let address = std::env::var("DOCKER_HOST").ok()?;
+    let path = address.strip_prefix("unix://").filter(|path| path.starts_with('/'))?;
+    Some(toml::Value::String(path.to_owned()).to_string())
+}
+
+/// Settle how the agents of this demo start Dask: a data directory may have seen another way before.
+pub fn set_launcher(data_dir: &Path, launcher: DemoLauncher) -> Outcome<()> {
+    let folder = data_dir.join("server/server.toml.d");
+    let mut text = format!("[local.agent]\nlauncher = \"{}\"\n", launcher.as_str());
+    if let (DemoLauncher::Docker, Some(socket)) = (launcher, engine_socket()) {
+        text += &format!("docker_socket = {socket}\n");
+    }
+    let write = || -> std::io::Result<()> {
+        crate::files::private_directory(&folder)?;
+        std::fs::write(folder.join("demo.toml"), &text)
+    };
+    write().map_err(|error| failed(data_dir).because(error))
 }
 
 impl Server {

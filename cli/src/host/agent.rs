@@ -14,8 +14,8 @@ use towline_agent::launch::RunnerProgram;
 
 /// The runner, when that is what was asked for. Runs before any thread is started and holds the process to its end.
 pub fn runner(arguments: &AgentArguments) -> Option<ExitCode> {
-    let AgentCommand::Runner { host_dir } = arguments.command.as_ref()?;
-    Some(towline_agent::runner::main(host_dir.clone()))
+    let AgentCommand::Runner { host_dir, spec, log } = arguments.command.clone()?;
+    Some(towline_agent::runner::main(towline_agent::runner::Start { host_dir, spec, log }))
 }
 
 /// Enrol when the host has no identity yet, then be its agent until it is told to end or a signal comes. A signal ends
@@ -32,7 +32,7 @@ pub async fn run(arguments: AgentArguments, output: Output) -> Outcome<Exit> {
     towline_bootstrap::run(&host_dir).await.map_err(|error| failed("enrol", &host_dir).caused_by(&error))?;
     let shutdown = CancellationToken::new();
     let runner = RunnerProgram { exe: own::PROGRAM.into(), args: vec!["agent".to_owned(), "runner".to_owned()] };
-    let options = AgentOptions { host_dir: host_dir.clone(), runner, shutdown: shutdown.clone() };
+    let options = AgentOptions { host_dir: host_dir.clone(), runner, dask_user: None, shutdown: shutdown.clone() };
     let mut running = tokio::spawn(towline_agent::run(options));
     let ended = tokio::select! {
         // Cancel-safe: a handle that is not finished is awaited again below.

@@ -1,6 +1,6 @@
 //! The grammar of the commands that need feature `host`.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -16,6 +16,32 @@ pub struct DemoArguments {
     /// Where everything lies; default: $XDG_DATA_HOME/towline/demo
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// How the hosts start Dask
+    #[arg(long, value_enum, default_value_t)]
+    pub launcher: DemoLauncher,
+}
+
+/// How hosts start Dask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DemoLauncher {
+    /// In containers of Docker or Podman
+    Docker,
+    /// As processes beside the agent
+    #[default]
+    Process,
+    /// As units of systemd
+    Systemd,
+}
+
+impl DemoLauncher {
+    /// The word in `agent.toml`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Process => "process",
+            Self::Systemd => "systemd",
+        }
+    }
 }
 
 /// `towline server …`
@@ -169,5 +195,11 @@ pub enum AgentCommand {
         /// The host's directory
         #[arg(long, value_name = "DIR")]
         host_dir: PathBuf,
+        /// The specification; without it, standard input
+        #[arg(long, value_name = "FILE")]
+        spec: Option<PathBuf>,
+        /// Where it says what it does; without it, standard error
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
     },
 }

@@ -63,6 +63,7 @@ fn told(gap: &Gap) -> String {
     };
     let why = match gap.reason {
         GapReason::SpoolFull => "the log store did not take them and the host's spool was full",
+        GapReason::Refused => "the log store refuses them, and they lie beside the host's spool",
         GapReason::SpoolTruncated => "the host's spool was made shorter",
         GapReason::Unknown => "for a reason that this version does not know",
     };

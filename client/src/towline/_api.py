@@ -12,7 +12,7 @@ import json
 import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -104,9 +104,10 @@ class ControlPlane:
             await self._call("DELETE", _path(name), what=f"the end of cluster {name}", seconds=seconds)
         )
 
-    async def scale(self, name: str, n_workers: int) -> ClusterView:
-        """Set how many worker hosts a cluster should have."""
-        return await self._change(name, "scale", {"n_workers": n_workers}, "take its new size")
+    async def scale(self, name: str, n_workers: int, going: Iterable[str] = ()) -> ClusterView:
+        """Set how many worker hosts a cluster should have, and which are to go whatever the number is."""
+        body = {"n_workers": n_workers, "going": sorted(going)}
+        return await self._change(name, "scale", body, "take its new size")
 
     async def adapt(self, name: str, body: Mapping[str, Any]) -> ClusterView:
         """Let the cluster's scheduler choose the number of worker hosts."""

@@ -326,6 +326,10 @@ class Cluster(Scalable):
             )
         if found is not None:
             return found
+        gone = self.scheduler_comm is None or self.status in (Status.closing, Status.closed, Status.failed)
+        if gone and self._view is not None and self._view.logs_place:
+            remedy = f"Read them there with your own rights: {self._view.logs_look}"
+            raise ClusterError("logs_elsewhere", f"the log lines are in {self._view.logs_place}", remedy)
         if self.scheduler_comm is None:
             raise ClusterError("logs_missing", "there are no logs: the cluster did not start", "")
         return await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)

@@ -7,7 +7,6 @@ with the names that Dask's own has. Must not decide how many workers are needed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
@@ -28,8 +27,6 @@ __all__ = ["Adaptive", "Scalable", "hosts_for", "terms"]
 
 #: Where the base class holds what `adapt` was given before, as Dask does: calling again changes only what is given.
 _KEPT = ("minimum", "maximum", "interval", "wait_count", "target_duration")
-#: How long the control plane may take to hear of workers that have come.
-_CAUGHT_UP_SECONDS = 10.0
 
 
 def hosts_for(argument: str, value: Any, shape: Mapping[str, Any], kind: str) -> int:
@@ -328,7 +325,6 @@ class Scalable(Lifecycle):
         self._number = (answer.n_workers, answer.revision)
 
     async def _scale_down(self, workers: list[str]) -> None:
-        await self._caught_up()
         view = self._running()
         assert self.scheduler_comm is not None
         if view.adaptive is None:
@@ -340,29 +336,11 @@ class Scalable(Lifecycle):
             # The stream of views lags behind what was asked just before this.
             number = view.n_workers if self._number is None or self._number[1] < view.revision else self._number[0]
             new = going - self._going
-            # First the number, so that nobody replaces those that go.
-            answer = await self._attempt.plane.scale(view.id, max(0, number - len(new)))
+            # First the number and who goes, so that nobody replaces them and nobody else goes.
+            answer = await self._attempt.plane.scale(view.id, max(0, number - len(new)), new)
             self._number = (answer.n_workers, answer.revision)
             self._going = self._going | new
         await self.scheduler_comm.towline_retire(workers=workers)
-
-    async def _caught_up(self) -> None:
-        """Wait, for a moment at most, until the control plane knows that the workers of the scheduler are there.
-
-        Where fewer hosts are wanted it ends first those that have not come yet, as far as it knows.
-        """
-        watch = self._attempt.watch
-        if watch is None:
-            return
-
-        def knows(view: ClusterView) -> bool:
-            here = {str(info["name"]) for info in self.scheduler_info["workers"].values()}
-            starting = (host.id for host in view.hosts_of("worker") if host.state == "starting")
-            return not any(_is_of(name, host, {}) for host in starting for name in here)
-
-        # A lost stream, or a cluster that is no more, is said by what comes next.
-        with contextlib.suppress(asyncio.TimeoutError, TimeoutError, ClusterError, OSError):
-            await asyncio.wait_for(watch.until(knows), _CAUGHT_UP_SECONDS)
 
     async def _adapt(self, asked: Mapping[str, Any]) -> None:
         view = self._running()

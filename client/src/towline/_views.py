@@ -116,6 +116,8 @@ class ClusterView:
     hosts: tuple[HostView, ...]
     logs_kind: str
     logs_directory: str
+    logs_place: str
+    logs_look: str
     revision: int
     raw: Mapping[str, Any] = field(repr=False, compare=False, default_factory=dict)
 
@@ -157,6 +159,8 @@ class ClusterView:
             hosts=tuple(HostView.parse(host) for host in _list(table, "hosts")),
             logs_kind=str(logs.get("kind", "")),
             logs_directory=str(logs.get("directory", "")),
+            logs_place=str(logs.get("place") or ""),
+            logs_look=str(logs.get("look") or ""),
             revision=int(table.get("revision", 0)),
             raw=table,
         )

@@ -1,5 +1,11 @@
 //! Amazon Web Services.
 
+pub mod ec2;
+pub mod file;
+pub mod logs;
+pub mod metadata;
+pub mod sigv4;
+
 use crate::{BoxFuture, CredentialError, Freshness};
 use std::fmt;
 use std::sync::Arc;

@@ -1,5 +1,10 @@
 //! Microsoft Azure.
 
+pub mod file;
+pub mod ingestion;
+pub mod machines;
+pub mod metadata;
+
 use crate::{BoxFuture, CredentialError, Freshness};
 use std::fmt;
 use std::sync::Arc;

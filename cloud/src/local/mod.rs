@@ -3,11 +3,9 @@
 //! Many such hosts share one machine and one boot, so the directory's device and inode are part of the machine's
 //! identity. There is no instance to end: the agent leaves, and the backend sees that its process is gone.
 
-use crate::{EndError, Ended, Facts, FactsError, Platform, Terminator, boot_id, hash};
-use std::future::Future;
+use crate::{BoxFuture, EndError, Facts, FactsError, Platform, Rung, Terminator, boot_id, hash};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 
 /// Where systemd keeps the machine's id. Absent in many containers.
 const MACHINE_ID: &str = "/etc/machine-id";
@@ -46,8 +44,12 @@ impl Facts for LocalHost {
 }
 
 impl Terminator for LocalHost {
-    fn end(&self) -> Pin<Box<dyn Future<Output = Result<Ended, EndError>> + Send + '_>> {
-        Box::pin(std::future::ready(Ok(Ended::ByLeaving)))
+    fn rungs(&self) -> Vec<Rung> {
+        vec![Rung::Leave]
+    }
+
+    fn attempt(&self, _: Rung) -> BoxFuture<'_, Result<(), EndError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -92,7 +94,8 @@ mod tests {
     #[tokio::test]
     async fn ends_by_leaving() {
         let host = LocalHost::new(Path::new("/"));
-        assert_eq!(host.end().await.expect("ended"), Ended::ByLeaving);
+        assert_eq!(host.rungs(), [Rung::Leave]);
+        host.attempt(Rung::Leave).await.expect("left");
         assert_eq!(host.platform().as_str(), "local");
     }
 }

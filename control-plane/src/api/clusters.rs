@@ -12,6 +12,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
+use towline_protocol::assignment::RoleKind;
+use towline_protocol::ids::HostId;
 use utoipa::{IntoParams, ToSchema};
 
 /// Which clusters.
@@ -82,12 +84,19 @@ pub async fn why(State(state): State<ApiState>, caller: Caller, Part(cluster): P
 }
 
 /// How many worker hosts a cluster should have.
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
-    /// Worker hosts.
+    /// Worker hosts, without those that go.
     n_workers: u32,
+    /// Ids of worker hosts that are to go whatever the number is. Such as have ended already are no mistake.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, max_items = 1000)]
+    going: Vec<HostId>,
 }
+
+/// The most hosts that may be chosen to go at once.
+const MOST_GOING: usize = 1000;
 
 /// Why a cluster keeps its size.
 enum NotScaled {
@@ -107,11 +116,21 @@ pub async fn scale(
     Body(scale): Body<Scale>,
 ) -> Result<Json<ClusterView>, Problem> {
     create::check_workers(scale.n_workers, &state.settings().limits)?;
+    if scale.going.len() > MOST_GOING {
+        return Err(Problem::field("going", format!("has {} hosts, more than {MOST_GOING}", scale.going.len())));
+    }
     let record = state.find_own_cluster(&caller, &cluster).await?;
+    let hosts = state.store().hosts_of(&record.id).await?;
+    let workers = || hosts.iter().filter(|host| host.role == RoleKind::Worker);
+    if let Some(stranger) = scale.going.iter().find(|going| workers().all(|host| host.id != **going)) {
+        let message = format!("names {stranger}, which is no worker host of cluster {:?}", record.name);
+        return Err(Problem::field("going", message));
+    }
+    let live = workers().filter(|host| host.state.is_useful()).map(|host| host.id.clone()).collect();
     let now_ms = state.now_ms();
     change_number(&state, &caller, record, scale.n_workers, |cluster| {
         cluster.adaptive = None;
-        cluster.scale(scale.n_workers, now_ms);
+        cluster.scale_without(scale.n_workers, scale.going.into_iter().collect(), &live, now_ms);
     })
     .await
 }

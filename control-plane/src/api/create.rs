@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
-use towline_protocol::assignment::{EnvironmentKind, EnvironmentSpec};
+use towline_protocol::assignment::{EnvironmentKind, EnvironmentSpec, Sink};
 use towline_protocol::ids::{ClusterId, Digest, VerifyingKey};
 use towline_transport::keys::{random_hex, random_id};
 use utoipa::ToSchema;
@@ -154,6 +154,8 @@ fn record(request: &CreateCluster, name: String, caller: &Caller, terms: Terms, 
         adaptive: None,
         hold: None,
         scaled_at_ms: None,
+        going: Default::default(),
+        leaving: Vec::new(),
         terms,
         wish: Wish::Run,
         stopped_by: None,
@@ -191,7 +193,7 @@ fn check(request: &CreateCluster, state: &ApiState) -> Result<Terms, Problem> {
     if request.environment.kind != EnvironmentKind::Wheels {
         return Err(Problem::field("environment.kind", "must be `wheels`; others are not supported yet"));
     }
-    terms(request, &state.settings().rules)
+    terms(request, &state.settings().rules, state.settings().log_sink.clone())
 }
 
 fn check_name(name: &str) -> Result<(), Problem> {
@@ -245,7 +247,7 @@ fn check_worker(worker: &WorkerShape) -> Result<(), Problem> {
     Ok(())
 }
 
-fn terms(request: &CreateCluster, rules: &Rules) -> Result<Terms, Problem> {
+fn terms(request: &CreateCluster, rules: &Rules, log_sink: Option<Sink>) -> Result<Terms, Problem> {
     let cap = rules.max_lifetime_cap.as_secs();
     let bounded = |field: &str, seconds: u64| {
         if (1..=cap).contains(&seconds) {
@@ -261,6 +263,7 @@ fn terms(request: &CreateCluster, rules: &Rules) -> Result<Terms, Problem> {
         no_client_after: no_client_after.map(|seconds| bounded("no_client_after", seconds)).transpose()?,
         max_lifetime: bounded("max_lifetime", request.max_lifetime.unwrap_or(rules.max_lifetime.as_secs()))?,
         tags: request.tags.clone(),
+        log_sink,
     })
 }
 

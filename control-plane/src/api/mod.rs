@@ -14,6 +14,7 @@ mod extract;
 mod holds;
 mod hosts;
 mod limits;
+mod logs;
 mod observe;
 mod problem;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::model::{
     AdmissionRequestView, ClientView, ClusterRecord, ClusterView, CurrentPhase, Doorway, HostRecord, HostState,
-    HostView, LogsView, MemberRecord, StartPhase,
+    HostView, MemberRecord, StartPhase,
 };
 use crate::settings::PhaseLimits;
 use towline_protocol::assignment::RoleKind;
@@ -52,6 +52,7 @@ pub fn host_view(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> HostVi
         vitals: host.said.vitals.clone(),
         verdict: host.said.verdict.clone(),
         processes: host.said.processes.clone(),
+        interruption: host.said.interruption,
         sign_off: host.said.sign_off.clone(),
         created_at_ms: host.created_at_ms,
         ended_at_ms: host.ended_at_ms,
@@ -96,7 +97,7 @@ pub fn cluster_view(
         clients: door.members.iter().map(client_view).collect(),
         admission_requests: door.requests.iter().map(AdmissionRequestView::from).collect(),
         hosts: hosts.iter().map(|host| host_view(host, context.limits, context.now_ms)).collect(),
-        logs: LogsView { kind: "file".to_owned(), directory: format!("{}/{}", context.logs_directory, cluster.id) },
+        logs: super::logs::view(cluster, context.logs_directory),
         revision: cluster.revision,
         created_at_ms: cluster.created_at_ms,
         ended_at_ms: cluster.ended_at_ms,

@@ -140,6 +140,7 @@ pub(super) fn apply_to_cluster(record: &mut ClusterRecord, action: Action, now_m
             record.state = state;
             record.ended_at_ms = Some(now_ms);
         }
+        Action::NameLeaving(hosts) => record.leaving = hosts,
         Action::NoteCluster(reason) => record.reason = reason,
         Action::RunCluster if record.state == ClusterState::Starting => record.state = ClusterState::Running,
         _ => {}

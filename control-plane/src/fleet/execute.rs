@@ -66,7 +66,7 @@ impl Fleet {
                 Ok(self.start_named(Operation::Restart, cluster, &host))
             }
             Action::EndCluster(reason) => end_cluster(&store, cluster, reason).await,
-            Action::FinishCluster(_) | Action::RunCluster | Action::NoteCluster(_) => {
+            Action::FinishCluster(_) | Action::NameLeaving(_) | Action::RunCluster | Action::NoteCluster(_) => {
                 change_cluster(&store, &cluster.id, |record| apply_to_cluster(record, action, now_ms)).await
             }
             Action::Rescale(n_workers) => {

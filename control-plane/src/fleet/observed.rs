@@ -66,6 +66,11 @@ impl SeenHost {
     pub fn is_useful(&self) -> bool {
         matches!(self.record.state, HostState::Starting | HostState::Up)
     }
+
+    /// Whether its platform takes it away now.
+    pub fn is_going(&self) -> bool {
+        self.record.said.interruption.is_some_and(|interruption| interruption.going)
+    }
 }
 
 /// The phases in order.

@@ -55,6 +55,11 @@ fn failure_words(host: &HostId, failure: &Failure) -> Reason {
             format!("the Dask process of {host} could not be started"),
             format!("See `towline host show {host}` and the host's agent.log"),
         ),
+        FailureKind::LauncherUnfit => reason(
+            "launcher_unfit",
+            format!("the launcher of {host} cannot work there: {}", subject.as_deref().unwrap_or("see its agent.log")),
+            "Run `towline doctor` on that machine and do what it says, or choose another `launcher`",
+        ),
         FailureKind::PortTaken => reason(
             "port_taken",
             format!("the scheduler's port{named} on {host} is taken by another program, after several tries"),
@@ -244,6 +249,7 @@ pub fn is_scaling_limited(reason: &Reason) -> bool {
 pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
     match end {
         EndReason::Idle => idle(),
+        EndReason::Interrupted => interrupted(host),
         EndReason::MaxLifetime => max_lifetime(),
         EndReason::NoClient => reason(
             "no_client",
@@ -268,6 +274,21 @@ pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
             "Read agent.log in the host's directory",
         ),
     }
+}
+
+/// Its platform took it away.
+pub fn interrupted(host: &HostId) -> Reason {
+    reason(
+        "host_interrupted",
+        format!("the platform takes {host} away"),
+        "Nothing for a worker host: its data moved to others and another one takes its place. Do not run schedulers on \
+         spot capacity",
+    )
+}
+
+/// Whether a host that went for this reason counts as one that failed: those that are taken away are replaced for ever.
+pub fn counts(reason: &Reason) -> bool {
+    reason.code != "host_interrupted"
 }
 
 /// Nobody needed it.

@@ -2,6 +2,8 @@
 
 use super::ClusterRecord;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use towline_protocol::ids::HostId;
 use utoipa::ToSchema;
 
 /// Between which numbers of worker hosts the scheduler may choose, and how eagerly it does.
@@ -27,6 +29,18 @@ impl ClusterRecord {
             self.n_workers = n_workers;
             self.scaled_at_ms = Some(now_ms);
         }
+    }
+}
+
+impl ClusterRecord {
+    /// Have so many worker hosts without these, of the `live` ones.
+    pub fn scale_without(&mut self, n_workers: u32, going: BTreeSet<HostId>, live: &BTreeSet<HostId>, now_ms: u64) {
+        self.scale(n_workers, now_ms);
+        let going: BTreeSet<HostId> = self.going.union(&going).filter(|host| live.contains(host)).cloned().collect();
+        if !going.is_subset(&self.going) {
+            self.scaled_at_ms = Some(now_ms);
+        }
+        self.going = going;
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use towline_protocol::assignment::{EnvironmentSpec, SchedulerAddress};
 use towline_protocol::ids::{ClusterId, HostId, KeyId, VerifyingKey, WorkspaceId};
-use towline_protocol::report::{ProcessRecord, SignOff, Verdict, Vitals};
+use towline_protocol::report::{Interruption, ProcessRecord, SignOff, Verdict, Vitals};
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
@@ -89,10 +89,14 @@ pub struct ClientView {
 /// Where log lines lie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LogsView {
-    /// `file` until more sinks come.
+    /// `file`, `cloudwatch`, `azure_monitor` or `otlp`; more may come.
     pub kind: String,
-    /// The directory of a `file` sink.
+    /// The directory of a `file` sink; else empty.
     pub directory: String,
+    /// Where they are, as part of a sentence; null for a `file` sink.
+    pub place: Option<String>,
+    /// How to read them there with one's own rights: a command or a query; null for a `file` sink.
+    pub look: Option<String>,
 }
 
 /// A host as people see it.
@@ -131,6 +135,9 @@ pub struct HostView {
     /// Its Dask processes.
     #[schema(value_type = Vec<Object>)]
     pub processes: Vec<ProcessRecord>,
+    /// What its platform has announced of its end; null: nothing stands.
+    #[schema(value_type = Option<Object>)]
+    pub interruption: Option<Interruption>,
     /// Its last word.
     #[schema(value_type = Option<Object>)]
     pub sign_off: Option<SignOff>,

@@ -271,7 +271,15 @@ fn local_settings(ground: &Ground, agent_program: PathBuf, uv: Option<PathBuf>) 
     if simulate {
         tracing::warn!(component = "server", "hosts are simulated (`local.simulate`): clusters compute nothing");
     }
-    LocalSettings { hosts: files.hosts(), agent_program, environments: files.store(), uv, patience: PATIENCE, simulate }
+    LocalSettings {
+        hosts: files.hosts(),
+        agent_program,
+        environments: files.store(),
+        uv,
+        patience: PATIENCE,
+        agent: ground.settings.local_agent.clone(),
+        simulate,
+    }
 }
 
 /// The `uv` that local hosts use: one that is here and new enough, else the place in the cache where the CLI puts the

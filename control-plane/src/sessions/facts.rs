@@ -58,6 +58,7 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
         ..failure
     });
     said.ending = report.ending;
+    said.interruption = report.interruption;
     // An agent that just began again will listen where it did, and has not heard its scheduler yet.
     said.gateway_port = report.gateway_port.or(said.gateway_port);
     said.scaling = report.scaling.clone().or(said.scaling.take());

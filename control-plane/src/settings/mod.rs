@@ -5,18 +5,21 @@
 //! not hold secrets, nor the addresses that people and agents use: those are files and run options. Driven by `init`, `run` and tests.
 
 mod address;
+mod files;
+mod logs;
 mod phases;
 mod span;
 
 use crate::signer::capacity;
 use address::ListenAddress;
+use logs::LogsFragment;
 use serde::Deserialize;
 use span::Span;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use towline_protocol::LONGEST_LIFETIME;
-use towline_protocol::assignment::{Deadlines, PhaseDeadlines};
+use towline_protocol::assignment::{Deadlines, PhaseDeadlines, Sink};
 
 pub use phases::PhaseLimits;
 
@@ -27,7 +30,7 @@ pub const FILE: &str = "server.toml";
 pub const DROP_INS: &str = "server.toml.d";
 
 /// Everything an operator can set, checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The `spiffe://` trust domain in every certificate.
     pub trust_domain: String,
@@ -43,8 +46,12 @@ pub struct Settings {
     pub validity: Validity,
     /// How much of everything there may be.
     pub limits: Limits,
+    /// The log store of new clusters; none: files on this machine.
+    pub log_sink: Option<Sink>,
     /// `local` hosts get no agent: `towline agent --simulate` speaks for them, and they compute nothing.
     pub local_simulate: bool,
+    /// Settings of the agents of `local` hosts, as in `agent.toml`; the agents check them.
+    pub local_agent: toml::Table,
 }
 
 /// When clusters and hosts end by themselves.
@@ -160,7 +167,7 @@ pub enum SettingsError {
 }
 
 /// One file as written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Fragment {
     trust_domain: Option<String>,
@@ -171,11 +178,12 @@ pub struct Fragment {
     validity: ValidityFragment,
     limits: LimitsFragment,
     local: LocalFragment,
+    logs: LogsFragment,
 }
 
 macro_rules! fragment {
     ($name:ident { $($field:ident: $type:ty),* $(,)? }) => {
-        #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+        #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
         #[serde(deny_unknown_fields, default)]
         struct $name { $($field: Option<$type>),* }
 
@@ -218,7 +226,7 @@ fragment!(LimitsFragment {
     hosts_per_person: u32,
     cores_per_person: u32,
 });
-fragment!(LocalFragment { simulate: bool });
+fragment!(LocalFragment { simulate: bool, agent: toml::Table });
 
 impl Fragment {
     /// One file's text.
@@ -237,6 +245,7 @@ impl Fragment {
             validity: self.validity.overlaid(later.validity),
             limits: self.limits.overlaid(later.limits),
             local: self.local.overlaid(later.local),
+            logs: self.logs.overlaid(later.logs),
         }
     }
 }
@@ -249,7 +258,7 @@ impl Settings {
     /// Read `server.toml` and its drop-ins from the server directory. Files that are not there set nothing.
     pub fn load(server_directory: &Path) -> Result<Self, SettingsError> {
         let mut merged = Fragment::default();
-        for path in files(server_directory)? {
+        for path in files::files(server_directory)? {
             let text =
                 std::fs::read_to_string(&path).map_err(|source| SettingsError::Read { path: path.clone(), source })?;
             let fragment =
@@ -287,7 +296,9 @@ impl Settings {
             rules,
             validity,
             limits,
+            log_sink: inputs.logs.sink()?,
             local_simulate: inputs.local.simulate.unwrap_or(false),
+            local_agent: inputs.local.agent.unwrap_or_default(),
         })
     }
 }
@@ -296,26 +307,6 @@ impl Default for Settings {
     fn default() -> Self {
         Self::from_fragment(Fragment::default()).expect("the defaults are within their own bounds; a test says so")
     }
-}
-
-fn files(server_directory: &Path) -> Result<Vec<PathBuf>, SettingsError> {
-    let main = server_directory.join(FILE);
-    let mut files = if main.exists() { vec![main] } else { Vec::new() };
-    let folder = server_directory.join(DROP_INS);
-    let entries = match std::fs::read_dir(&folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(files),
-        other => other.map_err(|source| SettingsError::Read { path: folder.clone(), source })?,
-    };
-    let mut drop_ins = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|source| SettingsError::Read { path: folder.clone(), source })?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
-            drop_ins.push(path);
-        }
-    }
-    drop_ins.sort();
-    files.extend(drop_ins);
-    Ok(files)
 }
 
 /// A time within its bounds, or its default.
@@ -417,6 +408,8 @@ mod tests {
     fn hosts_are_real_unless_a_file_says_otherwise() {
         assert!(!Settings::default().local_simulate);
         assert!(settings("[local]\nsimulate = true").expect("settings").local_simulate);
+        let agent = settings("[local.agent]\nlauncher = \"docker\"").expect("settings").local_agent;
+        assert_eq!(agent["launcher"].as_str(), Some("docker"));
     }
 
     #[test]

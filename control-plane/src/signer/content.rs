@@ -65,7 +65,10 @@ pub fn wanted(cluster: &ClusterRecord, host: &HostRecord, policy: &AssignmentPol
         deadlines: policy.rules.deadlines(cluster.terms.no_client_after, &policy.phases),
         scheduler: Some(scheduler),
         logs: LogPlan {
-            sink: Sink::File { directory: policy.logs.join(cluster.id.as_str()).display().to_string() },
+            sink: cluster.terms.log_sink.clone().unwrap_or_else(|| {
+                let directory = policy.logs.join(cluster.id.as_str()).display().to_string();
+                Sink::File { directory }
+            }),
             stream: log_stream(host),
         },
         vitals: VitalsPlan { period: vitals_period(cluster, policy) },
@@ -91,7 +94,8 @@ fn scaling(cluster: &ClusterRecord) -> Scaling {
         target_duration_ms: 5000,
     };
     let Adaptive { minimum, maximum, interval_ms, wait_count, target_duration_ms } = cluster.adaptive.unwrap_or(chosen);
-    Scaling { minimum, maximum, processes: cluster.worker.processes, interval_ms, wait_count, target_duration_ms }
+    let (processes, leaving) = (cluster.worker.processes, cluster.leaving.clone());
+    Scaling { minimum, maximum, processes, interval_ms, wait_count, target_duration_ms, leaving }
 }
 
 /// Idleness is judged at samples: a cluster that may be idle for seconds only is looked at more often.

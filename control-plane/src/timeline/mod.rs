@@ -16,7 +16,8 @@ use crate::why::gpus;
 use serde::{Deserialize, Serialize};
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::HostId;
-use towline_protocol::report::{EndReason, Verdict, VerdictReason, VerdictState};
+use towline_protocol::report::{EndReason, Interruption, InterruptionKind, Verdict, VerdictReason, VerdictState};
+use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
 /// Longest text of a reason that an event keeps, in characters.
@@ -156,6 +157,17 @@ pub enum Happening {
         /// What.
         why: Cause,
     },
+    /// Its platform announced something of its end.
+    HostInterrupted {
+        /// What: `at_risk`, `maintenance`, `reclaimed` or `terminated`.
+        #[schema(value_type = String)]
+        interruption: InterruptionKind,
+        /// When at the earliest, Unix seconds; none: it may never come.
+        #[schema(value_type = Option<u64>)]
+        at: Option<UnixSeconds>,
+        /// Whether the host leaves its cluster now.
+        going: bool,
+    },
     /// Its start got on.
     HostReached {
         /// The phase that it reached.
@@ -163,6 +175,8 @@ pub enum Happening {
         /// Milliseconds since the phase before.
         millis: u64,
     },
+    /// What its platform announced was called off.
+    HostSpared,
     /// It was written down.
     HostRequested {
         /// `scheduler` or `worker`.
@@ -234,12 +248,14 @@ impl Happening {
             Self::HostEnding { .. } => "host_ending",
             Self::HostFailed { .. } => "host_failed",
             Self::HostGpusUnused => "host_gpus_unused",
+            Self::HostInterrupted { .. } => "host_interrupted",
             Self::HostLate { .. } => "host_late",
             Self::HostNoted { .. } => "host_noted",
             Self::HostReached { .. } => "host_reached",
             Self::HostRequested { .. } => "host_requested",
             Self::HostRestarted { .. } => "host_restarted",
             Self::HostSignedOff { .. } => "host_signed_off",
+            Self::HostSpared => "host_spared",
             Self::HostVerdict { .. } => VERDICT,
         }
     }
@@ -334,6 +350,7 @@ pub fn of_host(before: &HostRecord, after: &HostRecord, now_ms: u64) -> Vec<Even
         .chain(degraded(before, after))
         .chain(gpus_unused(before, after))
         .chain(restart(before, after))
+        .chain(interruption(before, after))
         .chain(last_word(before, after))
         .chain(course(before, after))
         .map(|what| {
@@ -376,6 +393,17 @@ fn degraded(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
 fn gpus_unused(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
     let unused = |record: &HostRecord| gpus::unused_for(&record.said).is_some();
     (unused(after) && !unused(before)).then_some(Happening::HostGpusUnused)
+}
+
+/// What the platform announces; each change of it is told.
+fn interruption(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
+    if before.said.interruption == after.said.interruption {
+        return None;
+    }
+    Some(match after.said.interruption {
+        Some(Interruption { kind, at, going }) => Happening::HostInterrupted { interruption: kind, at, going },
+        None => Happening::HostSpared,
+    })
 }
 
 fn restart(before: &HostRecord, after: &HostRecord) -> Option<Happening> {

@@ -6,6 +6,8 @@ use crate::why::span;
 use serde::Serialize;
 use std::time::Duration;
 use towline_protocol::ids::HostId;
+use towline_protocol::report::InterruptionKind;
+use towline_protocol::time::UnixSeconds;
 
 /// What happened to `host` (or to the cluster, if none), in one sentence without a full stop.
 pub fn of(what: &Happening, host: Option<&HostId>) -> String {
@@ -19,21 +21,17 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
         Happening::ClientRefused { client, person, by } => format!("{by} refused {client} of {person}"),
         Happening::ClientWithdrawn { client, person } => format!("{person} asks no more to join with {client}"),
         Happening::ClusterAdapted { by, minimum, maximum } => {
-            let by = by.as_deref().unwrap_or("somebody");
-            format!("{by} lets the scheduler choose between {minimum} and {}", workers(*maximum))
+            format!("{} lets the scheduler choose between {minimum} and {}", somebody(by), workers(*maximum))
         }
         Happening::ClusterEnded { failed: true, code } => with_code("the cluster has failed", code.as_deref()),
         Happening::ClusterEnded { failed: false, code } => with_code("the cluster has ended", code.as_deref()),
         Happening::ClusterEnding { by: Some(by), .. } => format!("{by} asked for the cluster's end"),
         Happening::ClusterEnding { by: None, why } => because("the cluster is being ended", why.as_ref()),
         Happening::ClusterHeld { by, reason, seconds } => {
-            let by = by.as_deref().unwrap_or("somebody");
             let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            format!("{by} holds the cluster for {}{reason}", span(*seconds))
+            format!("{} holds the cluster for {}{reason}", somebody(by), span(*seconds))
         }
-        Happening::ClusterReleased { by } => {
-            format!("{} holds the cluster no more", by.as_deref().unwrap_or("somebody"))
-        }
+        Happening::ClusterReleased { by } => format!("{} holds the cluster no more", somebody(by)),
         Happening::ClusterNoted { why } => because("not all is well", Some(why)),
         Happening::ClusterRequested { by, n_workers, backend } => {
             format!("{by} asked for a cluster of {} on {backend}", workers(*n_workers))
@@ -47,15 +45,19 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
             format!("nobody uses the cluster: idleness ends it in {}, unless somebody does", span(*remaining))
         }
         Happening::HostDegraded { reasons } => {
-            let reasons: Vec<String> = reasons.iter().map(word).collect();
-            let reasons = reasons.join(", ");
-            format!("{host} has not been able to tell for long whether it is needed ({reasons}): look at it")
+            format!("{host} has not been able to tell for long whether it is needed{}: look at it", listed(reasons))
         }
         Happening::HostBanned => format!("{host} was shut out: two machines spoke as it"),
         Happening::HostEnded => format!("{host} is gone"),
         Happening::HostEnding { why } => because(&format!("{host} was told to end"), why.as_ref()),
         Happening::HostFailed { why } => because(&format!("{host} failed"), why.as_ref()),
         Happening::HostGpusUnused => format!("{host} has GPUs, and none of them computed for 15 min"),
+        Happening::HostInterrupted { interruption, at, going } => {
+            let when = at.map(|at| format!(" at {}", clock(at))).unwrap_or_default();
+            let then = if *going { "; its data moves to other hosts, and another host takes its place" } else { "" };
+            format!("{host} {}{when} ({}){then}", announced(*interruption), word(interruption))
+        }
+        Happening::HostSpared => format!("what the platform announced for {host} was called off"),
         Happening::HostLate { why } => because(&format!("{host} is late"), Some(why)),
         Happening::HostNoted { why } => because(&format!("{host} has trouble and goes on trying"), Some(why)),
         Happening::HostReached { phase, millis } => format!("{host} {} ({})", reached(*phase), seconds(*millis)),
@@ -66,11 +68,34 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
             format!("{host} signed off ({}); processes stopped: {stopped}{killed}", word(reason))
         }
         Happening::HostVerdict { verdict, reasons } => {
-            let reasons: Vec<String> = reasons.iter().map(word).collect();
-            let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
-            format!("{host} is {}{why}", word(verdict))
+            format!("{host} is {}{}", word(verdict), listed(reasons))
         }
     }
+}
+
+fn somebody(by: &Option<String>) -> &str {
+    by.as_deref().unwrap_or("somebody")
+}
+
+/// In brackets, where there are any.
+fn listed(reasons: &[impl Serialize]) -> String {
+    let reasons: Vec<String> = reasons.iter().map(word).collect();
+    if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) }
+}
+
+fn announced(interruption: InterruptionKind) -> &'static str {
+    match interruption {
+        InterruptionKind::AtRisk => "is likelier than usual to be taken back by its platform",
+        InterruptionKind::Maintenance => "is restarted or moved by its platform",
+        InterruptionKind::Reclaimed => "is taken back by its platform",
+        InterruptionKind::Terminated => "is deleted by its platform",
+    }
+}
+
+/// The time of day, in UTC.
+fn clock(at: UnixSeconds) -> String {
+    let [hours, minutes, seconds] = [at.0 / 3600 % 24, at.0 / 60 % 60, at.0 % 60];
+    format!("{hours:02}:{minutes:02}:{seconds:02} UTC")
 }
 
 fn because(what: &str, why: Option<&Cause>) -> String {

@@ -3,7 +3,15 @@
 //! Prints one line of JSON, `{"FACE": "127.0.0.1:PORT", …}`, and serves until standard input closes. Every face takes
 //! `PUT /_fake/knobs` (see [`knobs::Knobs`]); what else a face can be told stands in its own file, below `/_fake/` as well.
 
+mod aws_ec2;
+mod aws_metadata;
+mod azure_logs;
+mod azure_machines;
+mod azure_metadata;
+mod cloudwatch;
+mod google_metadata;
 mod knobs;
+mod otlp;
 
 use axum::Router;
 use std::collections::BTreeMap;
@@ -14,7 +22,16 @@ use tokio::task::JoinSet;
 
 /// The faces by name. A new one is a file and a line here.
 fn faces() -> Vec<(&'static str, Router)> {
-    vec![]
+    vec![
+        ("aws_ec2", aws_ec2::face()),
+        ("aws_metadata", aws_metadata::face()),
+        ("azure_machines", azure_machines::face()),
+        ("azure_metadata", azure_metadata::face()),
+        ("google_metadata", google_metadata::face()),
+        ("cloudwatch", cloudwatch::face()),
+        ("azure_logs", azure_logs::face()),
+        ("otlp", otlp::face()),
+    ]
 }
 
 #[tokio::main]

@@ -91,15 +91,23 @@ impl Gateway {
 #[derive(Debug)]
 pub struct Serving {
     host_dir: PathBuf,
+    dask: Option<u32>,
     plan: watch::Receiver<Option<Plan>>,
     port: watch::Sender<Option<u16>>,
 }
 
-/// A gateway for a host that does not listen yet.
-pub fn gateway(host_dir: &Path) -> (Gateway, Serving) {
+/// Where Dask's own sockets are, and whose processes may be there beside ours.
+#[derive(Clone, Debug)]
+struct Launch {
+    folder: PathBuf,
+    dask: Option<u32>,
+}
+
+/// A gateway for a host that does not listen yet. Dask may be of the user `dask` instead of our own.
+pub fn gateway(host_dir: &Path, dask: Option<u32>) -> (Gateway, Serving) {
     let (plan, planned) = watch::channel(None);
     let (port_out, port) = watch::channel(None);
-    (Gateway { plan, port }, Serving { host_dir: host_dir.to_owned(), plan: planned, port: port_out })
+    (Gateway { plan, port }, Serving { host_dir: host_dir.to_owned(), dask, plan: planned, port: port_out })
 }
 
 /// Why the gateway does not listen.
@@ -143,7 +151,8 @@ pub async fn serve(mut serving: Serving, stop: CancellationToken) {
         tracing::info!(component = "gateway", %address, "the gateway listens");
         serving.port.send_replace(Some(address.port()));
     }
-    accept(listener, door, socket::run_dir(&serving.host_dir).join("dask"), stop).await;
+    let launch = Launch { folder: socket::run_dir(&serving.host_dir).join("dask"), dask: serving.dask };
+    accept(listener, door, launch, stop).await;
 }
 
 /// Bind, and make an identity for this life of the agent.
@@ -171,7 +180,7 @@ async fn open(host_dir: &Path, plan: &Plan) -> Result<(TcpListener, Door), OpenE
     Ok((listener, door))
 }
 
-async fn accept(listener: TcpListener, door: Door, launch_dir: PathBuf, stop: CancellationToken) {
+async fn accept(listener: TcpListener, door: Door, launch: Launch, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         // Cancel-safe: a connection that was not taken stays in the queue; a joined task is over.
@@ -180,9 +189,9 @@ async fn accept(listener: TcpListener, door: Door, launch_dir: PathBuf, stop: Ca
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, remote)) => {
-                    let (door, launch_dir) = (door.clone(), launch_dir.clone());
+                    let (door, launch) = (door.clone(), launch.clone());
                     connections.spawn(async move {
-                        if let Err(error) = pass(stream, &door, &launch_dir).await {
+                        if let Err(error) = pass(stream, &door, &launch).await {
                             // Anybody may knock: what is refused is no news.
                             tracing::debug!(component = "gateway", %remote, %error, "a connection ended");
                         }
@@ -199,7 +208,7 @@ async fn accept(listener: TcpListener, door: Door, launch_dir: PathBuf, stop: Ca
 }
 
 /// One connection, from its handshake to its end.
-async fn pass(stream: TcpStream, door: &Door, launch_dir: &Path) -> io::Result<()> {
+async fn pass(stream: TcpStream, door: &Door, launch: &Launch) -> io::Result<()> {
     // Small frames of a websocket must not wait for each other.
     stream.set_nodelay(true)?;
     let (mut client, service) = within(door.take(stream)).await?;
@@ -210,15 +219,15 @@ async fn pass(stream: TcpStream, door: &Door, launch_dir: &Path) -> io::Result<(
         return Ok(());
     }
     let mut service = match service.as_deref() {
-        Some(member::DASHBOARD) => within(dashboard(launch_dir)).await?,
+        Some(member::DASHBOARD) => within(dashboard(launch)).await?,
         _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "no service was asked for")),
     };
     within(service.write_all(&first[..count])).await?;
     splice::splice(client, service, splice::QUIET).await
 }
 
-async fn dashboard(launch_dir: &Path) -> io::Result<UnixStream> {
-    Ok(socket::connect(launch_dir, DASHBOARD_SOCKET).await?.0)
+async fn dashboard(launch: &Launch) -> io::Result<UnixStream> {
+    Ok(socket::connect(&launch.folder, DASHBOARD_SOCKET, launch.dask).await?.0)
 }
 
 async fn within<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

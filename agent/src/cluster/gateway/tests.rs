@@ -47,7 +47,7 @@ fn pass_of(authority: &ClusterAuthority, role: MemberRole) -> TlsIdentity {
 }
 
 fn serving(directory: &Path, authority: &Arc<ClusterAuthority>) -> (Gateway, CancellationToken, JoinHandle<()>) {
-    let (gateway, task) = gateway(directory);
+    let (gateway, task) = gateway(directory, None);
     let stop = CancellationToken::new();
     let serving = tokio::spawn(serve(task, stop.clone()));
     gateway.open(|| {
@@ -62,7 +62,7 @@ impl World {
         let directory = tempfile::tempdir().expect("a directory");
         let launch = socket::run_dir(directory.path()).join("dask");
         std::fs::create_dir_all(&launch).expect("made");
-        tokio::spawn(shout(socket::listen(&launch, DASHBOARD_SOCKET).expect("listens")));
+        tokio::spawn(shout(socket::listen(&launch, DASHBOARD_SOCKET, None).expect("listens")));
         let authority = authority(directory.path(), 2);
         let (gateway, stop, serving) = serving(directory.path(), &authority);
         Self { directory, authority, gateway, stop, serving }

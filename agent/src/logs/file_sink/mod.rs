@@ -91,9 +91,9 @@ impl FileSink {
 }
 
 impl Sink for FileSink {
-    fn write(&mut self, batch: &[Record]) -> Result<(), SinkError> {
+    fn write(&mut self, batch: &[Record]) -> Result<usize, SinkError> {
         let path = self.path();
-        let failed = |source| SinkError { doing: format!("{} cannot be written", path.display()), source };
+        let failed = |source| SinkError::new(format!("{} cannot be written", path.display()), source);
         let bytes = encode(&self.stream, batch).map_err(failed)?;
         let length = self.append(&bytes).map_err(failed)?;
         if length >= self.full
@@ -102,7 +102,7 @@ impl Sink for FileSink {
             // The batch is safe; the file grows on and is tried again with the next one.
             tracing::warn!(component = "logs", path = %path.display(), %error, "a full log file could not be put aside");
         }
-        Ok(())
+        Ok(batch.len())
     }
 }
 

@@ -95,11 +95,12 @@ fn a_full_disk_refuses_whole_batches_and_goes_on_when_there_is_room() {
     let refused = loop {
         let id = written.len() as u64;
         match sink.write(&[line(id, &text)]) {
-            Ok(()) => written.push(id),
+            Ok(_) => written.push(id),
             Err(error) => break error,
         }
     };
-    assert_eq!(refused.source.kind(), io::ErrorKind::StorageFull);
+    let why = refused.source.downcast_ref::<io::Error>().expect("of the file");
+    assert_eq!(why.kind(), io::ErrorKind::StorageFull);
     assert_eq!(read(&tiny.0.path().join("a.jsonl")), written, "no half batch stays");
     std::fs::remove_file(ballast).expect("removed");
     sink.write(&[line(written.len() as u64, &text)]).expect("there is room");

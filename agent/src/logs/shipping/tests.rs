@@ -17,27 +17,35 @@ enum Mood {
     TakesAndFails,
 }
 
-#[derive(Default)]
 struct Store {
     records: Vec<Record>,
     mood: Mood,
     batches: usize,
+    request: usize,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { records: Vec::new(), mood: Mood::Takes, batches: 0, request: usize::MAX }
+    }
 }
 
 #[derive(Clone, Default)]
 struct TestSink(Arc<Mutex<Store>>);
 
 impl Sink for TestSink {
-    fn write(&mut self, batch: &[Record]) -> Result<(), SinkError> {
+    fn write(&mut self, batch: &[Record]) -> Result<usize, SinkError> {
         let mut store = self.0.lock().expect("no panic");
+        // As much as a request takes.
+        let batch = &batch[..batch.len().min(store.request)];
         if store.mood != Mood::Refuses {
             store.records.extend_from_slice(batch);
             store.batches += 1;
         }
         if store.mood == Mood::Takes {
-            return Ok(());
+            return Ok(batch.len());
         }
-        Err(SinkError { doing: "the test's store".into(), source: io::Error::other("refuses") })
+        Err(SinkError::new("the test's store", "refuses"))
     }
 }
 
@@ -48,7 +56,7 @@ struct Read {
     gaps: Vec<(u64, u64)>,
 }
 
-const LIMITS: BatchLimits = BatchLimits { bytes: 1000, count: 5, age: Duration::ZERO };
+const LIMITS: BatchLimits = BatchLimits { bytes: 1000, count: 5, age: Duration::ZERO, ..BatchLimits::DEFAULT };
 
 const NOW: Now = Now { boot: BootTime(Duration::from_secs(9)), wall_ms: 9_000_000_000_000 };
 
@@ -194,8 +202,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_crashes_every_line_arrives(moves in moves()) {
+    fn whatever_crashes_every_line_arrives(moves in moves(), request in 1usize..7) {
         let mut bench = Bench::new(None);
+        bench.sink.0.lock().expect("no panic").request = request;
         play(&mut bench, moves);
         let Read { lines, gaps } = bench.read();
         prop_assert_eq!(&lines, &bench.written);
@@ -203,8 +212,9 @@ proptest! {
     }
 
     #[test]
-    fn over_the_cap_every_line_arrives_or_lies_in_one_gap(moves in moves(), cap in 0u64..2000) {
+    fn over_the_cap_every_line_arrives_or_lies_in_one_gap(moves in moves(), cap in 0u64..2000, request in 1usize..7) {
         let mut bench = Bench::new(Some(cap));
+        bench.sink.0.lock().expect("no panic").request = request;
         play(&mut bench, moves);
         bench.check()?;
     }

@@ -1,10 +1,11 @@
 //! Making, seeing, scaling and stopping clusters; admitting clients.
 
 use super::*;
-use crate::model::{ClusterRecord, ClusterState, MemberRecord, Wish};
+use crate::model::{ClusterRecord, ClusterState, HostState, MemberRecord, Wish};
 use aws_lc_rs::signature::Ed25519KeyPair;
+use towline_protocol::assignment::RoleKind;
 use towline_protocol::envelope::{self, Envelope};
-use towline_protocol::ids::Spki;
+use towline_protocol::ids::{HostId, Spki};
 use towline_protocol::roster::{Admission, MemberRole};
 use towline_protocol::time::UnixSeconds;
 
@@ -35,6 +36,31 @@ async fn a_cluster_is_made_shown_scaled_and_stopped() {
     let record = ground.store.cluster(&id.parse().unwrap()).await.unwrap().unwrap();
     assert_eq!((record.wish, record.terms.idle_after), (Wish::End, Some(600)));
     assert!(ground.nudges.0.lock().unwrap().len() >= 3, "the fleet hears of each");
+}
+
+#[tokio::test]
+async fn hosts_are_chosen_to_go_from_the_clusters_own() {
+    let ground = Ground::with_environment().await;
+    let (_, made) = ground.post(CLUSTERS, &body()).await;
+    let id = made["id"].as_str().unwrap().parse().unwrap();
+    let record = ground.store.cluster(&id).await.unwrap().unwrap();
+    let [mut up, mut gone] = [1, 2].map(|number| records::host(&record, number));
+    for host in [&mut up, &mut gone] {
+        host.cluster = id.clone();
+        host.role = RoleKind::Worker;
+    }
+    (up.state, gone.state) = (HostState::Up, HostState::Ended);
+    for host in [&up, &gone] {
+        ground.store.insert_host(host.clone()).await.unwrap();
+    }
+    let scale = |going: &[&HostId]| json!({"n_workers": 1, "going": going});
+    let (status, body) = ground.post(&format!("{CLUSTERS}/{id}/scale"), &scale(&[&HostId::from_random([9; 10])])).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+    assert!(body.to_string().contains("no worker host of cluster"), "{body}");
+    let (status, _) = ground.post(&format!("{CLUSTERS}/{id}/scale"), &scale(&[&up.id, &gone.id])).await;
+    assert_eq!(status, StatusCode::OK);
+    let record = ground.store.cluster(&id).await.unwrap().unwrap();
+    assert_eq!((record.n_workers, record.going), (1, [up.id].into()), "one that has ended is not waited for");
 }
 
 #[tokio::test]

@@ -86,7 +86,9 @@ impl HostDir {
             let text = serde_json::to_vec_pretty(user_data).expect("user data holds only strings and an integer");
             self.write("user-data.json", &text)?;
         }
-        let mut table = toml::Table::new();
+        let mut table = settings.agent.clone();
+        // Whatever machine this is: a host that is a directory on it must not power it off.
+        table.insert("platform".to_owned(), toml::Value::String("local".to_owned()));
         let path = |path: &Path| toml::Value::String(path.display().to_string());
         table.insert("store".to_owned(), path(&settings.environments));
         if let Some(uv) = &settings.uv {

@@ -52,6 +52,8 @@ pub struct LocalSettings {
     pub uv: Option<PathBuf>,
     /// How long processes have between being asked and being killed.
     pub patience: Duration,
+    /// More settings of the agents, as in `agent.toml`.
+    pub agent: toml::Table,
     /// Hosts get their directory and no process: somebody else speaks for them.
     pub simulate: bool,
 }

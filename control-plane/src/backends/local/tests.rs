@@ -32,6 +32,7 @@ fn place() -> Place {
         environments: directory.path().join("store"),
         uv: None,
         patience: Duration::from_millis(300),
+        agent: toml::toml! { launcher = "process" },
         simulate: false,
     };
     let shutdown = CancellationToken::new();
@@ -81,6 +82,8 @@ async fn secrets_are_for_the_owner_alone_and_go_with_the_host() {
     for file in ["user-data.json", "agent.toml", "agent.log"] {
         assert_eq!(mode(&dir.join(file)), 0o600, "{file}");
     }
+    let settings = fs::read_to_string(dir.join("agent.toml")).expect("there");
+    assert!(settings.contains("launcher = \"process\"") && settings.contains("store = "), "{settings}");
     let written: UserData =
         serde_json::from_slice(&fs::read(dir.join("user-data.json")).expect("there")).expect("user data");
     assert_eq!(written, order);

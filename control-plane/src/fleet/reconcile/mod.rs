@@ -36,6 +36,8 @@ pub enum Action {
     FailHost(HostId, Reason),
     /// Nothing is left of the cluster.
     FinishCluster(ClusterState),
+    /// These worker hosts are taken away by their platform: have the scheduler move their data.
+    NameLeaving(Vec<HostId>),
     /// Nothing is left of the host.
     MarkEnded(HostId),
     /// The host is in the cluster.
@@ -91,6 +93,7 @@ pub fn reconcile(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now
         actions.push(Action::NoteCluster(None));
     }
     let n_workers = wish.map_or(wanted.n_workers, |wish| wish.min(wanted.n_workers));
+    actions.extend(scaling::leaving(wanted, seen).map(Action::NameLeaving));
     request_hosts(wanted, n_workers, seen, settings, now_ms, &mut actions);
     let going: BTreeSet<HostId> = actions.iter().filter_map(|action| action.ends()).cloned().collect();
     for host in seen.live().filter(|host| host.is_useful() && !going.contains(&host.record.id)) {
@@ -137,9 +140,11 @@ fn request_hosts(
     if seen.scheduler().is_none() {
         actions.push(Action::RequestHost(RoleKind::Scheduler));
     }
-    let live: Vec<&SeenHost> = scaling::working(seen).collect();
-    let failed: Vec<&SeenHost> =
-        seen.workers().filter(|host| !host.is_useful() && host.record.reason.is_some()).collect();
+    let live: Vec<&SeenHost> = scaling::working(wanted, seen).collect();
+    let failed: Vec<&SeenHost> = seen
+        .workers()
+        .filter(|host| !host.is_useful() && host.record.reason.as_ref().is_some_and(reasons::counts))
+        .collect();
     let [n_live, n_failed] = [live.len(), failed.len()].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     // One that has not ended yet counts as failed just now.
     let failed_at_ms = failed.iter().map(|host| host.record.ended_at_ms.unwrap_or(now_ms));

@@ -4,8 +4,10 @@ use super::Action;
 use crate::fleet::intent::Wanted;
 use crate::fleet::limits::FleetSettings;
 use crate::fleet::observed::{Observed, SeenHost, reached};
+use crate::fleet::reasons;
 use crate::model::{HostState, StartPhase};
 use std::time::Duration;
+use towline_protocol::ids::HostId;
 use towline_protocol::report::ScalingWord;
 
 /// The number that the scheduler wants, where it may choose and it is a new one. Its word is a wish of a process that
@@ -17,26 +19,43 @@ pub fn wish(wanted: &Wanted, seen: &Observed) -> Option<u32> {
     (allowed != wanted.n_workers).then_some(allowed)
 }
 
-/// Worker hosts that count: those that the scheduler has retired take no more tasks.
-pub fn working(seen: &Observed) -> impl Iterator<Item = &SeenHost> {
-    seen.workers().filter(move |host| host.is_useful() && !is_retired(seen, host))
+/// Worker hosts that the scheduler is to free of their data because their platform takes them away, where that is news.
+pub fn leaving(wanted: &Wanted, seen: &Observed) -> Option<Vec<HostId>> {
+    let going = seen.workers().filter(|host| host.is_useful() && host.is_going());
+    let going: Vec<HostId> = going.map(|host| host.record.id.clone()).collect();
+    (going != wanted.leaving).then_some(going)
+}
+
+/// Worker hosts that count: those that the scheduler has retired take no more tasks, those that a person chose to go will
+/// take none soon, and those that their platform takes away are replaced before they are gone.
+pub fn working<'a>(wanted: &'a Wanted, seen: &'a Observed) -> impl Iterator<Item = &'a SeenHost> {
+    let stays = |host: &&SeenHost| !is_retired(seen, host) && !wanted.going.contains(&host.record.id);
+    seen.workers().filter(|host| host.is_useful() && !host.is_going()).filter(stays)
 }
 
 /// Which hosts go. Those that the scheduler has retired, always: they are of no use to anybody. Of those that are too
-/// many the ones that never worked; the others once the scheduler has moved their data away, or has had its time.
+/// many, and of those that a person chose, the ones that never worked; the others once the scheduler has moved their data
+/// away, or has had its time.
 pub fn shrink(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms: u64) -> Vec<Action> {
-    let retired = seen.workers().filter(|host| host.is_useful() && is_retired(seen, host));
-    let mut going: Vec<&SeenHost> = retired.collect();
-    let mut live: Vec<&SeenHost> = working(seen).collect();
+    let useful = || seen.workers().filter(|host| host.is_useful());
+    let mut going: Vec<&SeenHost> = useful().filter(|host| is_retired(seen, host)).collect();
+    // One that never worked has nothing to move.
+    let idle = useful().filter(|host| host.is_going() && !is_retired(seen, host));
+    going.extend(idle.filter(|host| !reached(&host.record, StartPhase::Joined)));
+    let mut live: Vec<&SeenHost> = working(wanted, seen).collect();
     let excess = live.len().saturating_sub(wanted.n_workers as usize);
     // The newest first, for it has the least to lose; ids only break ties, so that every pass agrees.
     let newest = |host: &&SeenHost| (host.record.created_at_ms, host.record.id.clone());
     live.sort_by_key(|host| (reached(&host.record, StartPhase::Joined), std::cmp::Reverse(newest(host))));
     let waited = Duration::from_millis(now_ms.saturating_sub(wanted.scaled_at_ms));
     let asks = can_retire(seen) && waited < settings.hosts.retire;
-    let goes = live.into_iter().take(excess).filter(|host| !(asks && reached(&host.record, StartPhase::Joined)));
+    let chosen = useful().filter(|host| wanted.going.contains(&host.record.id));
+    let chosen = chosen.filter(|host| !is_retired(seen, host) && !host.is_going());
+    let too_many = chosen.chain(live.into_iter().take(excess));
+    let goes = too_many.filter(|host| !(asks && reached(&host.record, StartPhase::Joined)));
     going.extend(goes);
-    going.into_iter().map(|host| Action::EndHost(host.record.id.clone(), None)).collect()
+    let why = |host: &SeenHost| host.is_going().then(|| reasons::interrupted(&host.record.id));
+    going.into_iter().map(|host| Action::EndHost(host.record.id.clone(), why(host))).collect()
 }
 
 /// The scheduler is there and does what it is asked.

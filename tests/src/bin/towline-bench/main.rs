@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 use std::time::Duration;
 
-const USAGE: &str = "towline-bench ship SPOOL SINK | serve FOLDER | connect FOLDER PORT COUNT EVERY_MS SECONDS";
+const USAGE: &str =
+    "towline-bench ship SPOOL SINK [SECRET] | serve FOLDER | connect FOLDER PORT COUNT EVERY_MS SECONDS";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -18,7 +19,8 @@ async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["ship", spool, sink] => ship::run(Path::new(spool), Path::new(sink)).await,
+        ["ship", spool, sink] => ship::run(Path::new(spool), sink, None).await,
+        ["ship", spool, sink, secret] => ship::run(Path::new(spool), sink, Some(secret)).await,
         ["serve", folder] => echo::serve(Path::new(folder)).await,
         ["connect", folder, port, count, every, seconds] => {
             let wish = echo::Wish {

@@ -11,6 +11,7 @@ fn what_hosts_measure_ends_nothing_until_the_schedulers_host_decides() {
         held_for: std::collections::BTreeMap::new(),
         idle_for: 9_999,
         no_client_for: Some(9_999),
+        warning: None,
     };
     for host in &mut world.hosts {
         host.said.verdict = Some(idle.clone());

@@ -194,6 +194,7 @@ impl World {
                 self.cluster.wish = Wish::End;
                 self.cluster.reason = reason;
             }
+            Action::NameLeaving(hosts) => self.cluster.leaving = hosts,
             Action::Rescale(n_workers) => {
                 assert!(self.cluster.adaptive.is_some_and(|allowed| allowed.holds(n_workers)), "beyond its limits");
                 self.cluster.scale(n_workers, now_ms);

@@ -60,6 +60,40 @@ fn hosts_that_never_worked_go_first_and_at_once() {
 }
 
 #[test]
+fn hosts_that_a_person_chose_go_and_nobody_else_does() {
+    let mut world = running();
+    world.scheduler_word();
+    world.now_ms += 1000;
+    // One host still starts, in place of one that failed: without a choice it would be the one that goes.
+    world.suffer(Event::Scale(3));
+    assert!(world.settle());
+    let going = world.hosts[1].id.clone();
+    let live = world.hosts.iter().map(|host| host.id.clone()).collect();
+    world.cluster.scale_without(2, [going].into(), &live, world.now_ms);
+    assert!(world.settle());
+    let states = |world: &World| world.hosts.iter().map(|host| host.state).collect::<Vec<HostState>>();
+    assert_eq!(states(&world)[1], HostState::Up, "its data has not moved yet");
+    assert!(states(&world)[3].is_useful(), "the newcomer is not the one that was chosen");
+    world.suffer(Event::Retires(1));
+    assert!(world.settle());
+    let after = states(&world);
+    assert!(!after[1].is_useful() && after[2].is_useful() && after[3].is_useful(), "{after:?}");
+    assert_eq!(world.hosts.len(), 4, "nobody was made in its place");
+
+    // A scheduler that does not retire it has two minutes.
+    let mut world = running();
+    world.scheduler_word();
+    let (going, live) = (world.hosts[2].id.clone(), world.hosts.iter().map(|host| host.id.clone()).collect());
+    world.cluster.scale_without(2, [going].into(), &live, world.now_ms);
+    assert!(world.settle());
+    assert_eq!((useful(&world), world.hosts.len()), (3, 4), "one comes for the one that goes");
+    world.suffer(Event::Pass(120));
+    assert!(world.settle());
+    assert!(!world.hosts[2].state.is_useful());
+    assert_eq!(useful(&world), 2);
+}
+
+#[test]
 fn the_scheduler_scales_within_what_a_person_allowed() {
     let mut world = running();
     world.suffer(Event::Wants(50));

@@ -1,0 +1,134 @@
+//! The `otlp` sink: OpenTelemetry's logs over HTTP as JSON, to a collector or any store that speaks it.
+//!
+//! The contract: <https://opentelemetry.io/docs/specs/otlp/#otlphttp-response>. Owns the call and what its answers mean.
+//! What a request is stands in `plan`. What a store drops of a request it does not name; nothing is sent twice for that,
+//! because the specification forbids it.
+
+mod plan;
+
+use super::record::Record;
+use super::remote::{Answering, PERSON_PAUSE, Service, Verdict, seconds};
+use super::sink::SinkError;
+use plan::Source;
+use serde::Deserialize;
+use std::time::Duration;
+use towline_cloud_api::azure::file::TokenFile;
+use towline_cloud_api::http::{self, Answer};
+
+/// One call, with a megabyte on a slow line.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// One stream at one collector.
+pub struct Otlp {
+    client: reqwest::Client,
+    url: reqwest::Url,
+    source: Source,
+    token: Option<TokenFile>,
+}
+
+/// A 200 answer.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Exported {
+    partial_success: Partial,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Partial {
+    rejected_log_records: Count,
+}
+
+/// 64-bit numbers stand in quotes; not everybody knows.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Count {
+    Number(u64),
+    Text(String),
+}
+
+impl Default for Count {
+    fn default() -> Self {
+        Self::Number(0)
+    }
+}
+
+impl Otlp {
+    /// The sink for a cluster's stream; with `token` each request carries it as its bearer.
+    pub fn new(endpoint: &str, cluster: &str, stream: &str, token: Option<TokenFile>) -> Result<Self, SinkError> {
+        let doing = "the OTLP endpoint is not right; correct `logs.endpoint` in the server's settings";
+        let url = format!("{}/v1/logs", endpoint.trim_end_matches('/'));
+        let url = reqwest::Url::parse(&url).map_err(|error| SinkError::new(doing, error))?;
+        let client = http::service_client().map_err(|error| SinkError::new(doing, error))?;
+        let source = Source { cluster: cluster.to_owned(), stream: stream.to_owned() };
+        Ok(Self { client, url, source, token })
+    }
+
+    async fn call(&self, body: Vec<u8>) -> Result<Answer, SinkError> {
+        let mut request =
+            self.client.post(self.url.clone()).header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
+        if let Some(token) = &self.token {
+            // Read anew each time: one that was renewed counts from the next request on.
+            let token = token.load();
+            let token = token.map_err(|error| {
+                SinkError::new("there is no token for the OTLP endpoint", error).after(Some(PERSON_PAUSE))
+            })?;
+            request = request.bearer_auth(token.as_str());
+        }
+        http::send(&self.client, request, WITHIN).await.map_err(|error| SinkError::new(self.to(), error))
+    }
+
+    fn to(&self) -> String {
+        format!("the OTLP endpoint {} does not take lines", self.url)
+    }
+
+    fn judge(&self, answer: &Answer, now_ms: u64) -> Result<Verdict, SinkError> {
+        let retry_after = http::retry_after(&answer.headers, seconds(now_ms));
+        let wrong = || answer.unexpected("OTLP's JSON");
+        match answer.status.as_u16() {
+            200 => {
+                // What is no JSON does not come from a collector, whatever its status.
+                let exported: Exported =
+                    answer.json("OTLP's JSON").map_err(|error| SinkError::new(self.to(), error))?;
+                let lost = match exported.partial_success.rejected_log_records {
+                    Count::Number(lost) => lost,
+                    Count::Text(text) => text.parse().unwrap_or(0),
+                };
+                Ok(if lost > 0 { Verdict::Short(lost) } else { Verdict::Taken })
+            }
+            status @ (400 | 413) => Ok(Verdict::Refused(format!("status {status}"))),
+            401 | 403 => {
+                let doing = format!("{}: set `otlp_token_file` in agent.toml, or renew the token in it", self.to());
+                Err(SinkError::new(doing, wrong()).after(Some(PERSON_PAUSE)))
+            }
+            404 | 405 | 415 => {
+                let doing = format!("{}: there is no OTLP over HTTP; correct `logs.endpoint`", self.to());
+                Err(SinkError::new(doing, wrong()).after(Some(PERSON_PAUSE)))
+            }
+            429 => Err(SinkError { throttled: true, ..SinkError::new(self.to(), wrong()).after(retry_after) }),
+            _ => Err(SinkError::new(self.to(), wrong()).after(retry_after)),
+        }
+    }
+}
+
+impl Service for Otlp {
+    fn fit(&self, records: &[Record], now_ms: u64) -> usize {
+        plan::request(records, &self.source, now_ms).0
+    }
+
+    fn check(&mut self, now_ms: u64) -> Answering<'_, ()> {
+        Box::pin(async move {
+            // An export of nothing is legal.
+            let answer = self.call(br#"{"resourceLogs":[]}"#.to_vec()).await?;
+            self.judge(&answer, now_ms).map(drop)
+        })
+    }
+
+    fn send<'a>(&'a mut self, records: &'a [Record], now_ms: u64) -> Answering<'a, Verdict> {
+        Box::pin(async move {
+            let (_, body) = plan::request(records, &self.source, now_ms);
+            let answer = self.call(body).await?;
+            self.judge(&answer, now_ms)
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! Google Cloud.
+
+pub mod instances;
+pub mod metadata;

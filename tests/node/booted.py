@@ -1,0 +1,141 @@
+"""A host that systemd booted, in a cluster: what happens to its agent does not touch its Dask processes.
+
+Runs as root inside the node, with the interpreter of a demo that ran there before. The first host of the cluster becomes the
+node itself, the others are processes of the `local` backend.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+
+DATA = pathlib.Path("/root/world")
+HOST = pathlib.Path("/var/lib/towline/host")
+TASK_SECONDS = 15
+
+FIRST = f"""#!/bin/sh
+mkdir {DATA}/first 2>/dev/null || exec /usr/bin/towline "$@"
+cp "$3/user-data.json" {DATA}/first/part && mv {DATA}/first/part {DATA}/first/user-data.json
+exec sleep 600
+"""
+
+
+def run(*command: str) -> str:
+    """What a program prints; it must succeed."""
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def until(what: str, fits, seconds: float = 60.0):
+    """Wait for something true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := fits():
+            return found
+        time.sleep(0.1)
+    raise SystemExit(f"{what} does not happen")
+
+
+def server() -> subprocess.Popen:
+    """A control plane, and the profile that leads to it."""
+    DATA.mkdir()
+    run("towline", "server", "init", "--data-dir", str(DATA / "data"))
+    program = DATA / "agent"
+    program.write_text(FIRST)
+    program.chmod(0o755)
+    command = ["towline", "server", "run", "--until-stdin-closes", "--data-dir", str(DATA / "data")]
+    command += ["--people", "127.0.0.1:0", "--agents", "127.0.0.1:0", "--blobs", "127.0.0.1:0"]
+    log = (DATA / "server.log").open("w")
+    serving = subprocess.Popen(
+        [*command, "--agent-program", str(program)], stdin=subprocess.PIPE, stdout=log, stderr=log
+    )
+    file = DATA / "data/server/run.json"
+    until("a control plane", file.exists)
+    seen = json.loads(file.read_text())
+    token = (DATA / "data/server/admin.token").read_text().strip()
+    profile = f'url = "{seen["people_url"]}"\nca_file = "{seen["ca_file"]}"\ntoken = "{token}"\n'
+    profiles = DATA / "profiles.toml"
+    profiles.write_text(f'default = "test"\n[profile.test]\n{profile}')
+    profiles.chmod(0o600)
+    os.environ.update(TOWLINE_CONFIG=str(profiles), TOWLINE_BINARY="/usr/bin/towline")
+    return serving
+
+
+def enrol() -> None:
+    """The node becomes the cluster's first host."""
+    user_data = DATA / "first/user-data.json"
+    until("a host", user_data.exists)
+    HOST.mkdir(parents=True)
+    shutil.copy(user_data, HOST)
+    run("chown", "-R", "towline:towline-dask", "/var/lib/towline")
+    run("systemctl", "start", "towline-agent.service")
+
+
+def dask() -> list[str]:
+    """The processes of Dask's user: pids with what they are."""
+    lines = subprocess.run(["ps", "-U", "towline-dask", "-o", "pid=,args="], capture_output=True, text=True).stdout
+    return sorted(" ".join(line.split()[:4]) for line in lines.splitlines())
+
+
+def main_pid() -> str:
+    """The agent's."""
+    return run("systemctl", "show", "--value", "-p", "MainPID", "towline-agent.service")
+
+
+def adopted() -> int:
+    """How often an agent took up a runner again."""
+    return run("journalctl", "--no-pager", "-u", "towline-agent.service").count("the runner was adopted")
+
+
+def disturb(name: str, times: int, act) -> None:
+    """Do something to the agent; another one must be there afterwards, and the same processes of Dask."""
+    before, old = dask(), main_pid()
+    act(old)
+    until(f"another agent after {name}", lambda: main_pid() not in ("0", old))
+    until(f"an adoption after {name}", lambda: adopted() >= times)
+    if dask() != before:
+        raise SystemExit(f"{name} changed Dask's processes: {before} became {dask()}")
+    print("ok", name)
+
+
+def replace(_: str) -> None:
+    """What a package does at an upgrade."""
+    program = pathlib.Path("/usr/lib/towline/towline-agent")
+    shutil.copy(program, program.with_name("new"))
+    program.with_name("new").rename(program)
+    run("systemctl", "restart", "towline-agent.service")
+
+
+def work() -> None:
+    """One cluster, disturbed."""
+    import towline
+
+    with towline.Cluster(n_workers=1, wait_for_workers=False, progress=False, idle_timeout="10m") as cluster:
+        with cluster.get_client() as client:
+            client.wait_for_workers(1, timeout=60)
+            future = client.submit(lambda: time.sleep(TASK_SECONDS) or os.getpid())
+            time.sleep(1)
+            if not any("runner" in line for line in dask()) or len(dask()) < 2:
+                raise SystemExit(f"Dask does not run as its own user: {dask()}")
+            disturb("restart", 1, lambda _: run("systemctl", "restart", "towline-agent.service"))
+            disturb("kill -9", 2, lambda pid: run("kill", "-9", pid))
+            disturb("upgrade", 3, replace)
+            if not future.result(timeout=60):
+                raise SystemExit("the task is lost")
+            print("ok task")
+    until("an end of Dask's processes", lambda: not dask())
+    print("ok end")
+
+
+if __name__ == "__main__":
+    import threading
+
+    serving = server()
+    enrolling = threading.Thread(target=enrol, daemon=True)
+    enrolling.start()
+    try:
+        work()
+    finally:
+        serving.stdin.close()
+        serving.wait(timeout=60)

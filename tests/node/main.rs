@@ -1,0 +1,103 @@
+//! What needs a machine that systemd booted: the units as installed, the launcher `systemd`, and an agent that comes and goes.
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use towline_tests::{Binaries, node};
+
+/// The most exposure that a unit may have, in tenths, by `systemd-analyze security`. What people's code needs is open in
+/// the last one.
+const EXPOSURE: [(&str, u32); 3] =
+    [("towline-agent.service", 25), ("towline-bootstrap.service", 22), ("towline-dask@.service", 55)];
+
+/// Folder of the built programs, and the one above it.
+fn built(towline: &Path) -> Option<(PathBuf, PathBuf)> {
+    let folder = towline.parent()?;
+    Some((folder.to_owned(), folder.parent()?.to_owned()))
+}
+
+/// Lay out a host's files as `cargo xtask install` does, and what this machine's network needs.
+fn install(root: &Path, programs: &Path) -> Result<()> {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
+    for folder in ["usr/lib/towline", "usr/lib/sysusers.d", "usr/lib/systemd/system"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    fs::copy(programs.join("towline"), root.join("usr/bin/towline"))?;
+    for program in ["towline-agent", "towline-bootstrap"] {
+        fs::copy(programs.join(program), root.join("usr/lib/towline").join(program)).context(program)?;
+    }
+    for entry in fs::read_dir(&units)?.flatten() {
+        let to = if entry.path().extension().is_some_and(|ending| ending == "conf") {
+            root.join("usr/lib/sysusers.d/towline.conf")
+        } else {
+            root.join("usr/lib/systemd/system").join(entry.file_name())
+        };
+        fs::copy(entry.path(), to)?;
+    }
+    for file in ["etc/pip.conf", "etc/resolv.conf", "etc/hosts", "etc/ssl/certs/ca-certificates.crt"] {
+        if let Ok(text) = fs::read(Path::new("/").join(file)) {
+            fs::write(root.join(file), text)?;
+        }
+    }
+    fs::write(root.join("root/booted.py"), include_str!("booted.py"))?;
+    Ok(())
+}
+
+/// `uv`, as `towline` finds it here.
+fn uv(towline: &Path) -> Result<PathBuf> {
+    let found = std::process::Command::new(towline).args(["env", "uv"]).output()?;
+    Ok(PathBuf::from(String::from_utf8(found.stdout)?.trim()))
+}
+
+/// One node for all: to boot it and to make a Python environment in it takes longer than what is tried.
+#[test]
+fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Result<()> {
+    let Some(binaries) = Binaries::find() else {
+        return Ok(());
+    };
+    if let Some(why) = node::lacking() {
+        ensure!(std::env::var_os("CI").is_none(), "{why}");
+        eprintln!("cannot run here: {why}");
+        return Ok(());
+    }
+    let (programs, target) = built(&binaries.towline).context("the binary lies in a folder of a target directory")?;
+    let uv = uv(&binaries.towline)?;
+    let node = node::Node::boot(&target, &[&uv], |root| install(root, &programs))?;
+
+    for (unit, most) in EXPOSURE {
+        let said = node.run(&format!("systemd-analyze security --no-pager --offline=true {unit} | tail -1"))?;
+        let score = said.split("service: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let tenths: u32 = score.context(said.clone())?.replace('.', "").parse()?;
+        ensure!(tenths <= most, "{unit} has become easier to break out of: {said}");
+    }
+
+    // A person who may not, then one who may.
+    node.run("useradd -m ada && systemctl enable --now towline-dask.socket")?;
+    let demo = "cd /home/ada && env -i HOME=/home/ada PATH=$PATH setpriv --reuid ada --regid ada --init-groups \
+                towline demo --launcher systemd --json";
+    let refused = node.run(&format!("{demo} || true"))?;
+    let refused: Value = serde_json::from_str(&refused)?;
+    ensure!(refused["error"]["code"] == "launcher_unfit", "{refused}");
+    ensure!(
+        refused["error"]["message"].as_str().is_some_and(|text| text.contains("is not for this user")),
+        "{refused}"
+    );
+
+    node.run("usermod -aG towline ada")?;
+    let report: Value = serde_json::from_str(&node.run(demo)?)?;
+    ensure!(
+        report["ok"] == true && report["result"]["rows"].as_array().is_some_and(|rows| rows.len() == 10),
+        "{report}"
+    );
+    let runners = node.run("journalctl --no-pager | grep -c 'Started towline-dask@.*/UID '")?;
+    ensure!(runners.trim() == "3", "a runner for each host, as a unit: {runners}");
+
+    // The booted machine itself as a host: an agent without rights, and Dask as another user.
+    let python = "/home/ada/.local/share/towline/demo/python/venv/bin/python";
+    let said = node.run(&format!("{python} /root/booted.py"))?;
+    for step in ["restart", "kill -9", "upgrade", "task", "end"] {
+        ensure!(said.lines().any(|line| line == format!("ok {step}")), "{step}: {said}");
+    }
+    Ok(())
+}
