@@ -100,9 +100,9 @@ fn run(start: &Start) -> Result<(), RunnerFailure> {
     let run_dir = socket::run_dir(&host_dir);
     let _lock = lock(&run_dir)?;
     // Refused to the leader of a process group, which a shell makes of what a person starts by hand. The first process of
-    // a container has a session of its own, and systemd makes it one of a session already.
-    let has_session = rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid());
-    if !has_session && let Err(error) = rustix::process::setsid() {
+    // a container has a session of its own, and systemd makes it one of a session already. Which session it is cannot be
+    // asked: one whose leader is outside of our pid namespace has the number 0, which rustix takes for a broken kernel.
+    if let Err(error) = rustix::process::setsid() {
         tracing::info!(error = %error, "no other session than the one it was started in");
     }
     let left = leftovers::kill_all(&run_dir).map_err(system("ending what an earlier runner left"))?;
