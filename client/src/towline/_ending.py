@@ -87,7 +87,8 @@ class Ending:
             return
         told.append(monotonic())
         logger.warning(
-            "nobody has used the cluster %s for a while: it ends in %d s unless somebody does; `cluster.hold(...)` keeps it",
+            "nobody has used the cluster %s for a while: it ends in %d s unless somebody does; "
+            "`cluster.hold(...)` keeps it",
             getattr(cluster, "name", ""),
             remaining,
         )
