@@ -62,12 +62,13 @@ async def get(folder: Path, path: str, **headers: str) -> str:
     return head + body
 
 
-def test_the_pages_are_there_for_this_user_alone_and_cost_nothing_before(tmp_path: Path) -> None:
+def test_the_pages_are_there_for_nobody_else_and_cost_nothing_before(tmp_path: Path) -> None:
     async def served() -> None:
         folder = tmp_path / ("d" * 120)
         folder.mkdir()
         async with pages(folder) as (scheduler, _, dashboard):
-            assert stat.S_IMODE((folder / plugin.SOCKET).stat().st_mode) == 0o600
+            # The group may be its agent's; the folder above says whether it gets here. Others never do.
+            assert stat.S_IMODE((folder / plugin.SOCKET).stat().st_mode) & 0o007 == 0
             assert dashboard.opening is None
             first, second = await asyncio.gather(get(folder, "/status"), get(folder, "/individual-plots.json"))
             assert " 200 " in first and "Dask Diagnostic UI" in first

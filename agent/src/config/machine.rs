@@ -2,6 +2,7 @@
 //!
 //! The default is a host that only leaves: an agent that was not told so never powers a machine off. Images say `detect`.
 
+use crate::logs::MachineIdentity;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use towline_cloud::local::LocalHost;
@@ -71,6 +72,12 @@ impl Machine {
     /// Where the metadata service answers: all three clouds have it at the same address.
     pub fn metadata_url(&self) -> &str {
         self.metadata_url.as_deref().unwrap_or(aws_api::metadata::LINK_LOCAL)
+    }
+
+    /// Who the machine is to services of its own cloud; none: it is of no cloud whose services we speak to.
+    pub fn identity(&self) -> Option<MachineIdentity> {
+        let known = matches!(self.platform, Platform::Aws | Platform::Azure);
+        known.then(|| MachineIdentity { platform: self.platform, url: self.metadata_url().to_owned() })
     }
 
     /// Whose notices are read.

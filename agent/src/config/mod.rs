@@ -122,7 +122,7 @@ fn read(host_dir: &Path, directories: &[PathBuf], launcher: LauncherKind) -> Res
         store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
         uv: inputs.uv,
         log_spool_bytes: inputs.log_spool_bytes,
-        access: inputs.access,
+        access: Access { identity: inputs.machine.identity(), ..inputs.access },
         nvml_library: inputs.nvml_library,
         whole_host: inputs.whole_host.unwrap_or(false),
         metrics_listen: inputs.metrics_listen,

@@ -27,7 +27,7 @@ pub mod sink;
 pub mod spool;
 pub mod times;
 
-pub use open::{Access, Destination};
+pub use open::{Access, Destination, MachineIdentity};
 pub use shipper::{Flushed, Shipper};
 
 use crate::launch::Users;

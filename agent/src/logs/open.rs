@@ -8,6 +8,7 @@ use super::{
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use towline_cloud::Platform;
 use towline_cloud_api::CredentialError;
 use towline_cloud_api::aws::{self, CredentialSource};
 use towline_cloud_api::azure::{self, TokenSource};
@@ -23,6 +24,24 @@ pub struct Access {
     pub azure_token_file: Option<PathBuf>,
     /// A bearer token for an OTLP endpoint.
     pub otlp_token_file: Option<PathBuf>,
+    /// The machine's own identity, where its platform gives it one.
+    pub identity: Option<MachineIdentity>,
+}
+
+/// Where a machine of a cloud learns who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineIdentity {
+    /// The cloud.
+    pub platform: Platform,
+    /// The base address of its metadata service.
+    pub url: String,
+}
+
+impl Access {
+    /// The metadata service, if this is a machine of that cloud.
+    fn metadata_of(&self, platform: Platform) -> Option<&str> {
+        self.identity.as_ref().filter(|identity| identity.platform == platform).map(|identity| identity.url.as_str())
+    }
 }
 
 /// Where lines go, and as what.
@@ -77,20 +96,28 @@ pub fn open(destination: &Destination, quarantine: &Path) -> Result<Box<dyn Sink
     })
 }
 
-/// Where AWS credentials come from on this host.
+/// Where AWS credentials come from on this host: a file that its owner set, else the role of its instance.
 fn credential_source(access: &Access) -> Result<Arc<dyn CredentialSource>, SinkError> {
-    match &access.aws_credentials_file {
-        Some(path) => Ok(Arc::new(aws::file::CredentialFile::new(path))),
-        None => Err(missing("AWS", "set `aws_credentials_file` in agent.toml")),
+    match (&access.aws_credentials_file, access.metadata_of(Platform::Aws)) {
+        (Some(path), _) => Ok(Arc::new(aws::file::CredentialFile::new(path))),
+        (None, Some(url)) => Ok(Arc::new(aws::metadata::Metadata::new(url).map_err(no_client)?)),
+        (None, None) => Err(missing("AWS", "set `aws_credentials_file`, or `platform` on an instance, in agent.toml")),
     }
 }
 
-/// Where Azure tokens come from on this host.
+/// Where Azure tokens come from on this host: a file that its owner set, else the machine's managed identity.
 fn token_source(access: &Access) -> Result<Arc<dyn TokenSource>, SinkError> {
-    match &access.azure_token_file {
-        Some(path) => Ok(Arc::new(azure::file::TokenFile::new(path))),
-        None => Err(missing("Azure", "set `azure_token_file` in agent.toml")),
+    match (&access.azure_token_file, access.metadata_of(Platform::Azure)) {
+        (Some(path), _) => Ok(Arc::new(azure::file::TokenFile::new(path))),
+        (None, Some(url)) => Ok(Arc::new(azure::metadata::Metadata::new(url, None).map_err(no_client)?)),
+        (None, None) => {
+            Err(missing("Azure", "set `azure_token_file`, or `platform` on a machine there, in agent.toml"))
+        }
     }
+}
+
+fn no_client(error: reqwest::Error) -> SinkError {
+    SinkError::new("an HTTP client for the metadata service cannot be made", error)
 }
 
 fn missing(cloud: &'static str, remedy: &'static str) -> SinkError {

@@ -4,7 +4,8 @@ use super::{Bench, HTML, LIMIT, answer, complete, eventually};
 use anyhow::{Result, ensure};
 use serde_json::json;
 use std::time::Duration;
-use towline_agent::logs::{Access, Destination};
+use towline_agent::logs::{Access, Destination, MachineIdentity};
+use towline_cloud::Platform;
 use towline_protocol::assignment::Sink;
 
 const FACE: &str = "azure_logs";
@@ -14,6 +15,20 @@ fn destination(bench: &Bench, rule: &str) -> Result<Destination> {
     let sink = Sink::AzureMonitor { endpoint, rule: rule.into(), table: "Custom-Towline_CL".into() };
     let access = Access { azure_token_file: Some(bench.secret("test-token")?), ..Access::default() };
     Ok(bench.destination(sink, access))
+}
+
+#[tokio::test]
+async fn a_machine_needs_no_file_its_managed_identity_will_do() -> Result<()> {
+    let mut bench = Bench::start().await?;
+    let token = "fake-token-for:https://monitor.azure.com/#*";
+    bench.cloud.put(FACE, "/_fake/rules", json!({ "token": token })).await?;
+    let identity = Some(MachineIdentity { platform: Platform::Azure, url: bench.cloud.url("azure_metadata")? });
+    let Destination { sink, .. } = destination(&bench, "dcr-test")?;
+    let shipper = bench.ship(bench.destination(sink, Access { identity, ..Access::default() }))?;
+    bench.print(100)?;
+    ensure!(shipper.flush(LIMIT).await.complete, "{:?}", shipper.trouble());
+    ensure!(complete(&bench.texts(FACE, "Message").await?, 100)? == 0);
+    Ok(())
 }
 
 #[tokio::test]

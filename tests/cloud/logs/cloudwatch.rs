@@ -5,7 +5,8 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
-use towline_agent::logs::{Access, Destination};
+use towline_agent::logs::{Access, Destination, MachineIdentity};
+use towline_cloud::Platform;
 use towline_protocol::assignment::Sink;
 
 const FACE: &str = "cloudwatch";
@@ -165,6 +166,23 @@ async fn a_group_that_is_missing_is_told_of_at_the_start_with_the_command_that_m
         Ok(nowhere.trouble().is_some_and(|told| told.contains("/nowhere/keys")))
     })
     .await
+}
+
+#[tokio::test]
+async fn an_instance_needs_no_file_its_role_will_do() -> Result<()> {
+    let mut bench = Bench::start().await?;
+    let role = json!({
+        "access_key_id": "ASIAFAKEFAKEFAKEFAKE", "secret_access_key": "not-a-secret/but+looks=like0one1234567890",
+        "session_token": "fake-session-*",
+    });
+    bench.cloud.put(FACE, "/_fake/rules", role).await?;
+    let identity = Some(MachineIdentity { platform: Platform::Aws, url: bench.cloud.url("aws_metadata")? });
+    let access = Access { identity, ..Access::default() };
+    let shipper = bench.ship(bench.destination(sink(&bench, "/towline/test")?, access))?;
+    bench.print(100)?;
+    ensure!(shipper.flush(LIMIT).await.complete, "{:?}", shipper.trouble());
+    ensure!(complete(&messages(&bench).await?, 100)? == 0);
+    Ok(())
 }
 
 #[tokio::test]

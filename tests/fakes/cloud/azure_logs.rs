@@ -2,6 +2,7 @@
 //!
 //! Told below `/_fake/`: `rules` (what it knows and refuses), `events` (the rows that it took, in its order).
 
+use super::knobs::is_token;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -72,7 +73,8 @@ async fn ingest(
     let refused = |status: StatusCode, code: &str, message: &str| {
         (status, Json(json!({ "error": { "code": code, "message": message } }))).into_response()
     };
-    if header("authorization") != format!("Bearer {}", cloud.rules.token) {
+    let token = header("authorization").strip_prefix("Bearer ");
+    if !token.is_some_and(|token| is_token(&cloud.rules.token, token)) {
         return refused(StatusCode::UNAUTHORIZED, "InvalidToken", "The token is not valid");
     }
     if cloud.rules.forbidden {

@@ -3,6 +3,7 @@
 //! Signatures are computed here once more, from the documentation and not from the product's code. Told below `/_fake/`:
 //! `rules` (what it knows and refuses), `events` (what it took, in its order), `calls` (how often it was asked what).
 
+use super::knobs::is_token;
 use aws_lc_rs::{digest, hmac};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -244,7 +245,8 @@ fn signed(rules: &Rules, uri: &Uri, headers: &HeaderMap, body: &[u8], now_ms: i6
     if rules.expired {
         return Err(denied("ExpiredTokenException", "The security token included in the request is expired"));
     }
-    if rules.session_token.as_deref().unwrap_or("") != text(headers, "x-amz-security-token") {
+    let token = rules.session_token.as_deref().unwrap_or("");
+    if !is_token(token, text(headers, "x-amz-security-token")) {
         return Err(denied("UnrecognizedClientException", "The security token included in the request is invalid."));
     }
     let signed: Vec<&str> = names.split(';').collect();

@@ -29,6 +29,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use towline_protocol::ids::HostId;
@@ -331,6 +332,9 @@ impl Aftermath for Left {
     }
 }
 
+/// How often this process has written a specification.
+static WRITES: AtomicU64 = AtomicU64::new(0);
+
 /// The specification for the runner, and the folders that are mounted over.
 fn write_files(spec: &RunnerSpec) -> io::Result<()> {
     let run_dir = socket::run_dir(&spec.host_dir);
@@ -339,7 +343,9 @@ fn write_files(spec: &RunnerSpec) -> io::Result<()> {
     }
     let inside = RunnerSpec { host_dir: spec.host_dir.canonicalize()?, ..spec.clone() };
     let path = run_dir.join(container::SPEC_FILE);
-    let new = run_dir.join(format!("{}.{}", container::SPEC_FILE, std::process::id()));
+    // Of this call alone: two starts at once must not take each other's file away.
+    let call = WRITES.fetch_add(1, Ordering::Relaxed);
+    let new = run_dir.join(format!("{}.{}.{call}", container::SPEC_FILE, std::process::id()));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(&serde_json::to_vec(&inside)?)?;
     std::fs::rename(&new, &path)
