@@ -61,6 +61,10 @@ fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Res
         eprintln!("cannot run here: {why}");
         return Ok(());
     }
+    if !node::may_mount() {
+        eprintln!("cannot run here: a node mounts file systems, which is refused even to root");
+        return Ok(());
+    }
     let (programs, target) = built(&binaries.towline).context("the binary lies in a folder of a target directory")?;
     let uv = uv(&binaries.towline)?;
     let node = node::Node::boot(&target, &[&uv], |root| install(root, &programs))?;

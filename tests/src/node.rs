@@ -40,6 +40,14 @@ pub fn lacking() -> Option<String> {
         .map(|program| format!("{program} is not here: apt-get install systemd-container mmdebstrap"))
 }
 
+/// Whether a file system can be mounted here, in a mount namespace of its own. Nothing that can be installed gives this
+/// right: root in a container of somebody else's may not have it.
+pub fn may_mount() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["-m", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
+    probe.output().is_ok_and(|done| done.status.success())
+}
+
 impl Node {
     /// Boot one. `fill` lays out files below its root before.
     pub fn boot(target: &Path, bind: &[&Path], fill: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {

@@ -44,6 +44,11 @@ impl PrivateEngine {
             eprintln!("skipped: {program} {why}");
             return None;
         }
+        if !may_mount() {
+            // Nothing that we install gives this right: root in a container of somebody else's may not have it.
+            eprintln!("skipped: {program} mounts file systems, which is refused here even to root");
+            return None;
+        }
         let folder = tempfile::Builder::new().prefix("tw-engine-").tempdir().expect("a directory");
         let group = format!("tw-engine-{}-{}", std::process::id(), program);
         let log = File::create(folder.path().join("log")).expect("created");
@@ -102,6 +107,13 @@ impl PrivateEngine {
             sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// Whether a file system can be mounted here, in a mount namespace of its own.
+fn may_mount() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["-m", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
+    probe.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 fn docker(folder: &Path, group: &str) -> Command {
