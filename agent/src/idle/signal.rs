@@ -108,11 +108,11 @@ pub struct Person {
 impl Person {
     /// Take in a sample and judge. A server that opens or a terminal that goes is a use, too.
     pub fn judge(&mut self, presence: Presence, now: BootTime) -> Signal {
-        if presence.mark.is_some() && presence.mark != self.mark {
-            self.seen = Some(now);
-        }
-        // What could not be asked has not changed.
-        if presence.mark.is_some() || !presence.unclear {
+        // While one could not be asked, a mark of the others says nothing: that it comes and goes is no use.
+        if !presence.unclear {
+            if presence.mark.is_some() && presence.mark != self.mark {
+                self.seen = Some(now);
+            }
             self.mark = presence.mark;
         }
         if presence.computes || self.seen.is_some_and(|seen| now.since(seen) < PERSON_STAYS) {

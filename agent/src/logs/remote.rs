@@ -80,8 +80,11 @@ impl<S: Service> Remote<S> {
             let why = why.chars().take(WORDS).collect::<String>();
             return Err(SinkError::new(doing, why).after(Some(PERSON_PAUSE)));
         }
-        let kept = self.quarantine.keep(records);
-        let kept = kept.map_err(|error| SinkError::new("refused log lines cannot be put aside", error))?;
+        // The gap is told and counts them: a full disk must not keep the others, whose delivery makes room.
+        let kept = self.quarantine.keep(records).unwrap_or_else(|error| {
+            tracing::warn!(component = "logs", %error, "refused log lines cannot be put aside");
+            false
+        });
         metrics::refused(lost);
         let why = why.chars().take(WORDS).collect::<String>();
         tracing::warn!(

@@ -3,15 +3,19 @@
 
 use crate::runner::facts::RunnerRecord;
 use crate::runner::wire::StopReport;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use towline_protocol::report::ProcessRecord;
 use towline_protocol::time::UnixSeconds;
 
 const NAME: &str = "exits.jsonl";
+
+/// The longest record that is read: some hundred bytes a line, some lines a process.
+const LONGEST: u64 = 16 << 20;
 
 /// One line of the record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +105,12 @@ impl ExitLog {
 
 /// Read a host's record. Lines that a crash cut are skipped; no record is an empty one.
 pub fn read(run_dir: &Path) -> io::Result<Vec<ExitLine>> {
-    let file = match File::open(run_dir.join(NAME)) {
-        Ok(file) => file,
+    // Where Dask runs as another user, that user can write here: nothing that is opened may block, lead away or never end.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(run_dir.join(NAME));
+    let file = match opened {
+        Ok(file) if file.metadata()?.is_file() => file.take(LONGEST),
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the record of exits is no file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
@@ -118,6 +126,17 @@ mod tests {
     use super::*;
     use towline_protocol::assignment::RoleKind;
     use towline_protocol::report::ExitRecord;
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join(NAME);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+        read(directory.path()).expect_err("a pipe that nobody writes");
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/dev/zero", &path).expect("linked");
+        read(directory.path()).expect_err("a link");
+    }
 
     #[test]
     fn a_line_cut_by_a_crash_hides_no_other_line() {

@@ -33,6 +33,19 @@ async fn all_lines_arrive_through_throttling_pages_and_lost_answers() -> Result<
 }
 
 #[tokio::test]
+async fn a_store_of_few_words_has_taken_the_lines() -> Result<()> {
+    let mut bench = Bench::start().await?;
+    let wordless = |status: u16| json!({ "status": status, "after": true });
+    // The first one meets the question at the start.
+    bench.cloud.knobs(FACE, json!({ "script": [wordless(204), wordless(204), wordless(200)] })).await?;
+    bench.print(9_000)?;
+    let shipper = bench.ship(destination(&bench, None)?)?;
+    ensure!(shipper.flush(LIMIT).await.complete);
+    ensure!(complete(&bench.texts(FACE, "body").await?, 9_000)? == 0, "none was sent again");
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_store_drops_is_kept_here_and_counted() -> Result<()> {
     let mut bench = Bench::start().await?;
     bench.cloud.put(FACE, "/_fake/rules", json!({ "drops": "feather", "poison": "arsenic" })).await?;

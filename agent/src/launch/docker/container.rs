@@ -29,7 +29,7 @@ const MARK: &str = "TOWLINE_HOST_DIR";
 pub const NOTHING: &str = "nothing";
 
 /// Parts of a host's directory that the workload has no business with.
-pub const HIDDEN: [&str; 2] = ["cluster-ca", "identity"];
+pub const HIDDEN: [&str; 3] = ["cluster-ca", "identity", "journal"];
 
 /// What the machine is like, read beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,6 +254,7 @@ mod tests {
                 "/real/h rw",
                 "/real/h/run/nothing at /real/h/cluster-ca ro",
                 "/real/h/run/nothing at /real/h/identity ro",
+                "/real/h/run/nothing at /real/h/journal ro",
             ]
         );
         assert_eq!(body.user.as_deref(), Some("1000:100"));
@@ -318,6 +319,7 @@ mod tests {
                 "/real/h rw",
                 "/real/h/run/nothing at /real/h/cluster-ca ro",
                 "/real/h/run/nothing at /real/h/identity ro",
+                "/real/h/run/nothing at /real/h/journal ro",
             ]
         );
         assert!(!body.env.expect("there").iter().any(|variable| variable.starts_with("PATH=")));

@@ -51,20 +51,21 @@ impl CloudWatch {
     }
 
     async fn carry(&self, records: &[Record], now_ms: u64) -> Result<Verdict, SinkError> {
-        let now_ms = self.client.service_time(now_ms);
+        // Events are dated by the service's clock as far as it is known; the client corrects its own signature itself.
+        let dated = || self.client.service_time(now_ms);
         let judged = |done: Result<Vec<usize>, LogsError>| match done {
             Ok(rejected) => Ok(Ok(rejected)),
             Err(LogsError::Invalid { kind, .. }) => Ok(Err(Verdict::Refused(kind))),
             Err(error) => Err(self.error(error)),
         };
-        let rejected = match judged(self.put(&plan::events(records.iter(), now_ms, false), now_ms).await)? {
+        let rejected = match judged(self.put(&plan::events(records.iter(), dated(), false), now_ms).await)? {
             Err(refused) => return Ok(refused),
             Ok(rejected) if rejected.is_empty() => return Ok(Verdict::Taken),
             Ok(rejected) => rejected,
         };
         // Too old, mostly because the group keeps its events for a shorter time: they are told as of now.
         let again = rejected.iter().filter_map(|index| records.get(*index));
-        match judged(self.put(&plan::events(again, now_ms, true), now_ms).await)? {
+        match judged(self.put(&plan::events(again, dated(), true), now_ms).await)? {
             Ok(still) if still.is_empty() => Ok(Verdict::Taken),
             Ok(still) => Ok(Verdict::Partly(still.iter().filter_map(|index| rejected.get(*index)).copied().collect())),
             Err(_) => Ok(Verdict::Partly(rejected)),

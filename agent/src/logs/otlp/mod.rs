@@ -30,7 +30,7 @@ pub struct Otlp {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Exported {
-    partial_success: Partial,
+    partial_success: Option<Partial>,
 }
 
 #[derive(Default, Deserialize)]
@@ -86,11 +86,14 @@ impl Otlp {
         let retry_after = http::retry_after(&answer.headers, seconds(now_ms));
         let wrong = || answer.unexpected("OTLP's JSON");
         match answer.status.as_u16() {
+            // Some stores have nothing to say.
+            204 => Ok(Verdict::Taken),
+            200 if answer.body.is_empty() => Ok(Verdict::Taken),
             200 => {
                 // What is no JSON does not come from a collector, whatever its status.
                 let exported: Exported =
                     answer.json("OTLP's JSON").map_err(|error| SinkError::new(self.to(), error))?;
-                let lost = match exported.partial_success.rejected_log_records {
+                let lost = match exported.partial_success.unwrap_or_default().rejected_log_records {
                     Count::Number(lost) => lost,
                     Count::Text(text) => text.parse().unwrap_or(0),
                 };

@@ -50,7 +50,7 @@ pub fn shrink(wanted: &Wanted, seen: &Observed, settings: &FleetSettings, now_ms
     let waited = Duration::from_millis(now_ms.saturating_sub(wanted.scaled_at_ms));
     let asks = can_retire(seen) && waited < settings.hosts.retire;
     let chosen = useful().filter(|host| wanted.going.contains(&host.record.id));
-    let chosen = chosen.filter(|host| !is_retired(seen, host) && !host.is_going());
+    let chosen = chosen.filter(|host| !is_retired(seen, host));
     let too_many = chosen.chain(live.into_iter().take(excess));
     let goes = too_many.filter(|host| !(asks && reached(&host.record, StartPhase::Joined)));
     going.extend(goes);
