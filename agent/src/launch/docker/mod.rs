@@ -8,6 +8,7 @@
 
 mod container;
 mod engine;
+mod files;
 mod machine;
 mod settings;
 
@@ -20,16 +21,12 @@ use crate::launch::{
     RunnerSpec, StopReport, Unfit, process,
 };
 use crate::socket;
-use container::HIDDEN;
 use engine::{Engine, Seen, State};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use towline_protocol::ids::HostId;
@@ -146,7 +143,7 @@ impl DockerLauncher {
         let (to_write, launcher) = (spec.clone(), self.clone());
         // Looking for interpreters reads many folders.
         let reading = tokio::task::spawn_blocking(move || {
-            write_files(&to_write)?;
+            files::write(&to_write)?;
             machine::read(&to_write, &launcher.program, &launcher.store, root_inside)
         });
         let machine = reading.await.map_err(io::Error::other).and_then(|read| read);
@@ -330,41 +327,6 @@ impl Aftermath for Left {
         }
         .boxed()
     }
-}
-
-/// How often this process has written a specification.
-static WRITES: AtomicU64 = AtomicU64::new(0);
-
-/// The specification for the runner, and the folders that are mounted over.
-fn write_files(spec: &RunnerSpec) -> io::Result<()> {
-    let run_dir = socket::run_dir(&spec.host_dir);
-    for folder in HIDDEN.map(|name| spec.host_dir.join(name)).iter().chain([&run_dir.join(container::NOTHING)]) {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        plain_folder(folder)?;
-    }
-    plain_folder(&run_dir)?;
-    let inside = RunnerSpec { host_dir: spec.host_dir.canonicalize()?, ..spec.clone() };
-    let path = run_dir.join(container::SPEC_FILE);
-    // Of this call alone: two starts at once must not take each other's file away.
-    let call = WRITES.fetch_add(1, Ordering::Relaxed);
-    let new = run_dir.join(format!("{}.{}.{call}", container::SPEC_FILE, std::process::id()));
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // New, so that no link which an earlier workload left there is followed.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(&inside)?)?;
-    std::fs::rename(&new, &path)
-}
-
-/// An earlier workload wrote here: a link in the place of a folder would lead the engine, or us, to anywhere.
-fn plain_folder(folder: &Path) -> io::Result<()> {
-    if std::fs::symlink_metadata(folder)?.is_dir() {
-        return Ok(());
-    }
-    let what = format!("{} is no folder: somebody replaced it; remove it", folder.display());
-    Err(io::Error::new(io::ErrorKind::InvalidInput, what))
 }
 
 /// PURE: a sentence on how a container ended.
