@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 
-DATA = pathlib.Path("/root/world")
+DATA = pathlib.Path("/srv/world")
 HOST = pathlib.Path("/var/lib/towline/host")
 TASK_SECONDS = 15
 

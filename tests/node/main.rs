@@ -40,7 +40,7 @@ fn install(root: &Path, programs: &Path) -> Result<()> {
             fs::write(root.join(file), text)?;
         }
     }
-    fs::write(root.join("root/booted.py"), include_str!("booted.py"))?;
+    fs::write(root.join("srv/booted.py"), include_str!("booted.py"))?;
     Ok(())
 }
 
@@ -102,7 +102,7 @@ fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Res
     let python = "/home/ada/.local/share/towline/demo/python/venv/bin/python";
     // What its agent said, where something went wrong.
     let story = "journalctl --no-pager -o cat -u towline-agent.service | tail -40 >&2; exit 1";
-    let said = node.run(&format!("{python} /root/booted.py || {{ {story}; }}"))?;
+    let said = node.run(&format!("{python} /srv/booted.py || {{ {story}; }}"))?;
     for step in ["restart", "kill -9", "upgrade", "task", "end"] {
         ensure!(said.lines().any(|line| line == format!("ok {step}")), "{step}: {said}");
     }

@@ -82,7 +82,8 @@ fn rust_tests(environment: &[(&str, OsString)], selection: &[&str]) -> Outcome {
 
 /// Tests that measure or wait: each is ignored by name with its reason, and run here.
 fn slow_tests(environment: &[(&str, OsString)]) -> Outcome {
-    for tests in [&["towline-agent", "--test", "dask", "--test", "it"][..], &["towline-tests", "--test", "e2e"]] {
+    let agent = ["towline-agent", "--test", "dask", "--test", "it"];
+    for tests in [&agent[..], &["towline-tests", "--test", "e2e", "--test", "cloud"]] {
         let mut command = cargo(["test", "--all-features", "--locked", "-p"]);
         command.args(tests).args(["--", "--ignored", "--nocapture"]).envs(environment.iter().cloned());
         step(&format!("slow tests of {}", tests[0]), &mut command)?;
