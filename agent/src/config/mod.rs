@@ -1,4 +1,4 @@
-//! The agent's settings: fragments (files) → inputs (typed keys) → [`Settings`] (with defaults).
+//! The agent's settings: defaults, and what fragments (files) set over them by known, checked keys: [`Settings`].
 //!
 //! Everything a host must be told by its cluster comes in assignments; here is only what the machine's owner decides.
 
@@ -114,23 +114,32 @@ fn read(host_dir: &Path, directories: &[PathBuf], launcher: LauncherKind) -> Res
         files.extend(fragments::drop_ins(directory)?);
     }
     files.push(host_dir.join("agent.toml"));
-    let inputs = inputs::parse(&fragments::read(&files)?)?;
-    Ok(Settings {
-        launcher: inputs.launcher.unwrap_or(launcher),
-        docker: inputs.docker,
-        launch_socket: inputs.launch_socket.unwrap_or_else(|| PathBuf::from(systemd::SOCKET)),
-        store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
-        uv: inputs.uv,
-        log_spool_bytes: inputs.log_spool_bytes,
-        access: Access { identity: inputs.machine.identity(), ..inputs.access },
-        nvml_library: inputs.nvml_library,
-        whole_host: inputs.whole_host.unwrap_or(false),
-        metrics_listen: inputs.metrics_listen,
-        machine: inputs.machine,
-        renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
-        reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
-        withheld_after: inputs.withheld_after.unwrap_or(WITHHELD_AFTER),
-    })
+    let mut settings = Settings::by_default(host_dir, launcher);
+    inputs::apply(&mut settings, &fragments::read(&files)?)?;
+    settings.access.identity = settings.machine.identity();
+    Ok(settings)
+}
+
+impl Settings {
+    /// What holds where nobody sets anything.
+    fn by_default(host_dir: &Path, launcher: LauncherKind) -> Self {
+        Self {
+            launcher,
+            docker: DockerSettings::default(),
+            launch_socket: PathBuf::from(systemd::SOCKET),
+            store: host_dir.join("store"),
+            uv: None,
+            log_spool_bytes: None,
+            access: Access::default(),
+            nvml_library: None,
+            whole_host: false,
+            metrics_listen: None,
+            machine: Machine::default(),
+            renew_identity_after: RENEW_IDENTITY_AFTER,
+            reconnect_within: RECONNECT_WITHIN,
+            withheld_after: WITHHELD_AFTER,
+        }
+    }
 }
 
 #[cfg(test)]
