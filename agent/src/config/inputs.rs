@@ -38,13 +38,13 @@ const KEYS: &[(&str, Set)] = &[
     ("platform", |to, value| set(&mut to.machine.platform, platform(value))),
     ("power_off", |to, value| some(&mut to.machine.power_off, absolute_path(value))),
     ("power_off_at_end", |to, value| set(&mut to.machine.power_off_at_end, yes_or_no(value))),
-    ("reconnect_within", |to, value| set(&mut to.reconnect_within, seconds(value))),
-    ("renew_identity_after", |to, value| set(&mut to.renew_identity_after, seconds(value))),
+    ("reconnect_within", |to, value| set(&mut to.times.reconnect_within, seconds(value))),
+    ("renew_identity_after", |to, value| set(&mut to.times.renew_identity_after, seconds(value))),
     ("service_url", |to, value| some(&mut to.machine.service_url, url(value))),
     ("store", |to, value| set(&mut to.store, absolute_path(value))),
     ("uv", |to, value| some(&mut to.uv, absolute_path(value))),
     ("whole_host", |to, value| set(&mut to.whole_host, yes_or_no(value))),
-    ("withheld_after", |to, value| set(&mut to.withheld_after, seconds(value))),
+    ("withheld_after", |to, value| set(&mut to.times.withheld_after, seconds(value))),
 ];
 
 /// Longest time that may be set: what no certificate outlives.

@@ -18,15 +18,6 @@ use std::time::Duration;
 /// Directories of drop-in files, read before the host's own `agent.toml`.
 const DROP_IN_DIRECTORIES: [&str; 2] = ["/usr/lib/towline/agent.d", "/etc/towline/agent.d"];
 
-/// A new identity key and certificate are asked for this long after the last.
-const RENEW_IDENTITY_AFTER: Duration = Duration::from_secs(12 * 3600);
-
-/// The longest pause between two tries to reach the control plane.
-const RECONNECT_WITHIN: Duration = Duration::from_secs(5 * 60);
-
-/// A newer assignment that is announced and does not come for this long is being withheld.
-const WITHHELD_AFTER: Duration = Duration::from_secs(2 * 60);
-
 /// Checked settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -52,12 +43,29 @@ pub struct Settings {
     pub metrics_listen: Option<SocketAddr>,
     /// What the machine is and how it ends.
     pub machine: Machine,
+    /// Times towards the control plane.
+    pub times: Times,
+}
+
+/// Times towards the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
     /// From one identity certificate to the next.
     pub renew_identity_after: Duration,
     /// Longest pause between two tries to reach the control plane.
     pub reconnect_within: Duration,
     /// How long a newer assignment may be announced and not received.
     pub withheld_after: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            renew_identity_after: Duration::from_secs(12 * 3600),
+            reconnect_within: Duration::from_secs(5 * 60),
+            withheld_after: Duration::from_secs(2 * 60),
+        }
+    }
 }
 
 /// Why the settings were refused.
@@ -135,9 +143,7 @@ impl Settings {
             whole_host: false,
             metrics_listen: None,
             machine: Machine::default(),
-            renew_identity_after: RENEW_IDENTITY_AFTER,
-            reconnect_within: RECONNECT_WITHIN,
-            withheld_after: WITHHELD_AFTER,
+            times: Times::default(),
         }
     }
 }
@@ -162,7 +168,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let settings = load_from(directory.path(), &[]).expect("defaults");
         assert_eq!(settings.store, directory.path().join("store"));
-        assert_eq!(settings.renew_identity_after, Duration::from_secs(43_200));
+        assert_eq!(settings.times.renew_identity_after, Duration::from_secs(43_200));
         assert_eq!(settings.log_spool_bytes, None);
         assert_eq!(settings.launcher, LauncherKind::Systemd, "what the caller says");
         let settings = load_from(host("launcher = \"process\"").path(), &[]).expect("settings");

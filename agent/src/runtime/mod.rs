@@ -103,7 +103,7 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
         url: host.user_data.control_plane.clone(),
         ca_pem: host.user_data.control_plane_ca.clone(),
         identity: identities,
-        longest_pause: host.settings.reconnect_within,
+        longest_pause: host.settings.times.reconnect_within,
     };
     let link = tokio::spawn(link::run(endpoint, events, stop.clone()));
     let scheduler = tokio::spawn(activity::serve(socket, stop.clone()));

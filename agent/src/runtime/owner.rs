@@ -152,7 +152,7 @@ impl Owner {
         );
         Ok(Self {
             renewal: Renewal::new(&host, identity, now)?,
-            withheld: Withheld::new(host.settings.withheld_after),
+            withheld: Withheld::new(host.settings.times.withheld_after),
             idleness: Idleness::open(&host.directory, &host.boot, others.scheduler, now),
             host,
             parties,
