@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use towline_agent::launch::RunnerProgram;
-use towline_agent::{AgentOptions, observe, runner};
+use towline_agent::{AgentOptions, observe, runner, watch};
 
 /// The agent of one Towline host.
 #[derive(Parser)]
@@ -49,6 +49,27 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         log: Option<PathBuf>,
     },
+    /// End this host if its agent is dead or hangs; run by towline-watch.timer.
+    Watch {
+        /// The host's directory.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/towline/host")]
+        host_dir: PathBuf,
+        /// Where the agent's unit keeps its sign of life.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/run/towline-agent")]
+        agent_dir: PathBuf,
+        /// Where to keep since when somebody looks; in memory, so that a reboot begins anew.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/run/towline-watch")]
+        own_dir: PathBuf,
+        /// Units that are stopped before the host ends.
+        #[arg(long = "stop-unit", value_name = "UNIT", default_values = watch::UNITS)]
+        stop_units: Vec<String>,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Say it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,6 +80,9 @@ fn main() -> ExitCode {
         }
         Some(Command::LaunchHelper { agent_user, dask_user }) => {
             return towline_agent::launch::systemd::helper::main(&agent_user, &dask_user);
+        }
+        Some(Command::Watch { host_dir, agent_dir, own_dir, stop_units, dry_run, json }) => {
+            return watch::main(&watch::Options { host_dir, agent_dir, own_dir, stop_units, dry_run, json });
         }
         None => {}
     }

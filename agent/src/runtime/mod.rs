@@ -32,6 +32,7 @@ use crate::ending;
 use crate::interruption;
 use crate::metrics;
 use crate::status::{self, Snapshot};
+use crate::watch::sign::Signs;
 use owner::{Others, Owner};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,7 +134,12 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     if departure == Departure::Ended {
         let notice = notices.borrow().clone();
         interruption::approve(source.as_ref(), notice.as_ref()).await;
-        ending::end_instance(&host.directory, parties.terminator.as_ref(), ladder::PACE, &shutdown).await;
+        // Climbing may take hours, and whoever climbs is alive.
+        tokio::select! {
+            () = ending::end_instance(&host.directory, parties.terminator.as_ref(), ladder::PACE, &shutdown) => {}
+            never = Signs::from_environment().keep_giving(None) => match never {},
+        }
+        Signs::from_environment().leave();
     }
     Ok(departure)
 }
