@@ -5,6 +5,7 @@
 
 pub mod aws;
 pub mod azure;
+pub mod container;
 pub mod google;
 pub mod ladder;
 pub mod local;
@@ -27,9 +28,11 @@ pub enum Platform {
     Aws,
     /// Microsoft Azure.
     Azure,
+    /// A container or a pod, on whatever machine: whoever made it removes it.
+    Container,
     /// Google Compute Engine.
     Google,
-    /// A directory on the control plane's own machine, or a container: whoever started it removes it.
+    /// A directory on the control plane's own machine: whoever started it removes it.
     Local,
     /// A machine of one's own.
     OnPrem,
@@ -41,6 +44,7 @@ impl Platform {
         match self {
             Self::Aws => "aws",
             Self::Azure => "azure",
+            Self::Container => "container",
             Self::Google => "google",
             Self::Local => "local",
             Self::OnPrem => "onprem",
@@ -49,7 +53,7 @@ impl Platform {
 
     /// The platform of this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Aws, Self::Azure, Self::Google, Self::Local, Self::OnPrem]
+        [Self::Aws, Self::Azure, Self::Container, Self::Google, Self::Local, Self::OnPrem]
             .into_iter()
             .find(|platform| platform.as_str() == name)
     }

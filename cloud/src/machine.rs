@@ -3,7 +3,7 @@
 //! The platform is read from DMI, never found out by asking: a probe of a metadata service that is not there takes
 //! seconds, and whoever else answers at its address would be believed.
 
-use crate::{Facts, FactsError, Platform, boot_id, hash};
+use crate::{Facts, FactsError, Platform, boot_id, container, hash};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -59,8 +59,13 @@ impl Facts for Machine {
     }
 }
 
-/// The platform that this machine's firmware names; [`Platform::OnPrem`] if it names none of ours.
+/// What we run on. In a container that is not the machine, which is others' too.
 pub fn platform() -> Platform {
+    if container::is_here() { Platform::Container } else { firmware() }
+}
+
+/// The platform that this machine's firmware names; [`Platform::OnPrem`] if it names none of ours.
+pub fn firmware() -> Platform {
     platform_in(Path::new(DMI))
 }
 

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Value;
-use towline_cloud::Platform;
+use towline_cloud::{Platform, machine};
 
 /// Sets what a key is about, or says what its value must be.
 type Set = fn(&mut Settings, &Value) -> Result<(), &'static str>;
@@ -139,19 +139,20 @@ fn listen_address(value: &Value) -> Result<SocketAddr, &'static str> {
 }
 
 fn platform(value: &Value) -> Result<Platform, &'static str> {
-    named_platform(value).ok_or("\"aws\", \"azure\", \"google\", \"local\", \"onprem\" or \"detect\"")
+    named_platform(value, machine::platform)
+        .ok_or("\"aws\", \"azure\", \"container\", \"google\", \"local\", \"onprem\" or \"detect\"")
 }
 
-/// Only clouds give notices.
+/// Only clouds give notices, and they give them to machines: a container goes with the one below it.
 fn cloud(value: &Value) -> Result<Platform, &'static str> {
     let is_cloud = |platform: &Platform| matches!(platform, Platform::Aws | Platform::Azure | Platform::Google);
-    named_platform(value).filter(is_cloud).ok_or("\"aws\", \"azure\" or \"google\"")
+    named_platform(value, machine::firmware).filter(is_cloud).ok_or("\"aws\", \"azure\" or \"google\"")
 }
 
-/// `detect` reads the machine's firmware.
-fn named_platform(value: &Value) -> Option<Platform> {
+/// `detect` asks nobody.
+fn named_platform(value: &Value, detect: fn() -> Platform) -> Option<Platform> {
     match value.as_str()? {
-        "detect" => Some(towline_cloud::machine::platform()),
+        "detect" => Some(detect()),
         name => Platform::named(name),
     }
 }

@@ -5,6 +5,7 @@
 use crate::logs::MachineIdentity;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use towline_cloud::container::Container;
 use towline_cloud::local::LocalHost;
 use towline_cloud::{Facts, Platform, Power, Terminator, aws, azure, google, machine, onprem};
 use towline_cloud_api::{aws as aws_api, azure as azure_api, google as google_api};
@@ -43,6 +44,7 @@ impl Machine {
     /// What it is.
     pub fn facts(&self, host_dir: &Path) -> Box<dyn Facts> {
         match self.platform {
+            Platform::Container => Box::new(Container::new(host_dir)),
             Platform::Local => Box::new(LocalHost::new(host_dir)),
             platform => Box::new(machine::Machine::new(platform, host_dir)),
         }
@@ -64,6 +66,7 @@ impl Machine {
                 let metadata = google_api::metadata::Metadata::new(self.metadata_url())?;
                 Arc::new(google::Instance::new(Arc::new(metadata), power, service))
             }
+            Platform::Container => Arc::new(Container::new(host_dir)),
             Platform::Local => Arc::new(LocalHost::new(host_dir)),
             Platform::OnPrem => Arc::new(onprem::Machine::new(host_dir, self.power_off_at_end.then_some(power))),
         })

@@ -152,6 +152,7 @@ impl Settings {
 mod tests {
     use super::*;
     use std::fs;
+    use towline_cloud::{Platform, Rung};
 
     fn load_from(host_dir: &Path, directories: &[PathBuf]) -> Result<Settings, ConfigError> {
         read(host_dir, directories, LauncherKind::Systemd)
@@ -245,6 +246,16 @@ mod tests {
             ..DockerSettings::default()
         };
         assert_eq!(docker, wanted);
+    }
+
+    #[test]
+    fn a_container_never_ends_the_machine_below_it() {
+        let own = host("platform = \"container\"\nnotices = \"aws\"\npower_off_at_end = true");
+        let machine = load_from(own.path(), &[]).expect("settings").machine;
+        assert_eq!((machine.platform, machine.notices()), (Platform::Container, Platform::Aws));
+        assert_eq!(machine.facts(own.path()).platform(), Platform::Container);
+        assert_eq!(machine.terminator(own.path()).expect("made").rungs(), [Rung::Leave]);
+        assert_eq!(machine.identity(), None, "nor does it act as the machine");
     }
 
     #[test]

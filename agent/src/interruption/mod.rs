@@ -60,7 +60,7 @@ impl Source {
             Platform::Aws => aws_api::metadata::Metadata::new(url).map(Self::Aws),
             Platform::Azure => azure_api::metadata::Metadata::new(url, None).map(Self::Azure),
             Platform::Google => google_api::metadata::Metadata::new(url).map(Self::Google),
-            Platform::Local | Platform::OnPrem => return Ok(None),
+            Platform::Container | Platform::Local | Platform::OnPrem => return Ok(None),
         };
         made.map(|source| Some(Arc::new(source))).map_err(RuntimeError::Metadata)
     }
