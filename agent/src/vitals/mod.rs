@@ -45,6 +45,9 @@ pub struct Sample {
 /// Where Linux has the terminals of logins and of programs that open one.
 const TERMINALS: &str = "/dev/pts";
 
+/// Between two looks of a doctor: some ticks of the kernel's counters.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
 /// What the sampler is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wish {
@@ -87,6 +90,16 @@ impl Sampler {
     pub fn wish(&self, wish: Wish) {
         let _ = self.wishes.try_send(wish);
     }
+}
+
+/// Two looks, a moment apart, so that rates are known as well; without GPUs and workload. For who only wants to know what
+/// can be measured.
+pub fn look_twice(directory: &Path) -> Vitals {
+    let begun = Instant::now();
+    let mut meter = Meter::default();
+    meter.measure(read::reading(begun.elapsed(), directory, None));
+    std::thread::sleep(LOOK_PAUSE);
+    meter.measure(read::reading(begun.elapsed(), directory, None)).0
 }
 
 /// Bytes per second that the workload moved. The kernel counts network bytes of machines, not of processes, so they count
