@@ -1,6 +1,6 @@
 //! What can be measured here: GPUs, control groups, the kernel's counters.
 
-use super::{Finding, gpus, within};
+use super::{Finding, gpus, spool, within};
 use crate::config::Settings;
 use crate::vitals::{self, cgroup};
 use rustix::fs::Access;
@@ -13,7 +13,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// All three.
 pub async fn look(settings: &Settings, host_dir: &Path) -> Vec<Finding> {
-    let host_dir = host_dir.to_owned();
+    // Where it will be: the directory itself may not be there yet.
+    let host_dir = spool::existing(host_dir).unwrap_or_else(|| host_dir.to_owned());
     let measured = within(LIMIT, move || vitals::look_twice(&host_dir)).await;
     let mut findings = vec![groups(), sensors(measured.as_ref())];
     findings.extend(gpus::look(settings.nvml_library.clone()).await);

@@ -5,6 +5,7 @@ use crate::model::{
     HostView, MemberRecord, StartPhase,
 };
 use crate::settings::PhaseLimits;
+use crate::why::gpus;
 use towline_protocol::assignment::RoleKind;
 
 /// The phase after this one; none after the last.
@@ -53,6 +54,7 @@ pub fn host_view(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> HostVi
         verdict: host.said.verdict.clone(),
         processes: host.said.processes.clone(),
         interruption: host.said.interruption,
+        gpus_unused_since_ms: gpus::unused_for(&host.said).and(host.said.gpus_unused_since_ms),
         sign_off: host.said.sign_off.clone(),
         created_at_ms: host.created_at_ms,
         ended_at_ms: host.ended_at_ms,
@@ -195,6 +197,18 @@ mod tests {
         assert_eq!(seen(&host).as_deref(), Some("[::1]:4321"));
         host.state = HostState::Ended;
         assert_eq!(seen(&host), None);
+    }
+
+    #[test]
+    fn unused_gpus_show_once_they_are_worth_a_word() {
+        let settings = Settings::default();
+        let mut host = records::host(&records::cluster("a"), 1);
+        host.said.gpus_unused_since_ms = Some(5_000);
+        let mut shown = |minutes: u64| {
+            host.said.at_ms = Some(5_000 + minutes * 60_000);
+            host_view(&host, &settings.phases, 0).gpus_unused_since_ms
+        };
+        assert_eq!((shown(14), shown(15)), (None, Some(5_000)));
     }
 
     #[test]

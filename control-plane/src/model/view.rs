@@ -138,6 +138,8 @@ pub struct HostView {
     /// What its platform has announced of its end; null: nothing stands.
     #[schema(value_type = Option<Object>)]
     pub interruption: Option<Interruption>,
+    /// Since when its GPUs have done nothing, Unix milliseconds, once that is 15 minutes; else null.
+    pub gpus_unused_since_ms: Option<u64>,
     /// Its last word.
     #[schema(value_type = Option<Object>)]
     pub sign_off: Option<SignOff>,
