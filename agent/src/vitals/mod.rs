@@ -17,7 +17,7 @@ mod read;
 use crate::idle::Presence;
 use gpu::Gpus;
 use meter::Meter;
-use people::Notebooks;
+use people::{Notebooks, Terminals};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -41,9 +41,6 @@ pub struct Sample {
     /// For each GPU whether it serves only others than the workload.
     pub gpus_of_others: Vec<bool>,
 }
-
-/// Where Linux has the terminals of logins and of programs that open one.
-const TERMINALS: &str = "/dev/pts";
 
 /// Between two looks of a doctor: some ticks of the kernel's counters.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
@@ -137,7 +134,7 @@ fn sample_until_dropped(
         vitals.gpus = seen.map(|all| all.into_iter().map(|gpu| gpu.vitals).collect());
         number += 1;
         let workload_traffic = moved(&vitals, wish.whole_host);
-        let terminals = wish.whole_host.then(|| people::terminals(Path::new(TERMINALS))).flatten();
+        let terminals = wish.whole_host.then(|| Terminals::of_this_machine().look()).flatten();
         let presence = people::together(terminals, notebooks.look(pids.as_deref().unwrap_or_default()));
         let sample = Sample { number, vitals, workload_cpu_milli, workload_traffic, presence, gpus_of_others };
         outbox.send_replace(Some(sample));
