@@ -24,6 +24,7 @@ pub mod simulate;
 mod socket;
 pub mod status;
 pub mod vitals;
+pub mod watch;
 
 mod accounts;
 mod lock;

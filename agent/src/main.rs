@@ -3,13 +3,13 @@
 //! Logs, parses, runs, exits. Under systemd `towline-bootstrap` has run before.
 
 use clap::{Parser, Subcommand};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use towline_agent::launch::{LauncherKind, RunnerProgram};
-use towline_agent::{AgentOptions, doctor, observe, runner};
+use towline_agent::doctor::command;
+use towline_agent::launch::RunnerProgram;
+use towline_agent::{AgentOptions, observe, runner, watch};
 
 /// The agent of one Towline host.
 #[derive(Parser)]
@@ -75,6 +75,27 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         log: Option<PathBuf>,
     },
+    /// End this host if its agent is dead or hangs; run by towline-watch.timer.
+    Watch {
+        /// The host's directory.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/towline/host")]
+        host_dir: PathBuf,
+        /// Where the agent's unit keeps its sign of life.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/run/towline-agent")]
+        agent_dir: PathBuf,
+        /// Where to keep since when somebody looks; in memory, so that a reboot begins anew.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/run/towline-watch")]
+        own_dir: PathBuf,
+        /// Units that are stopped before the host ends.
+        #[arg(long = "stop-unit", value_name = "UNIT", default_values = watch::UNITS)]
+        stop_units: Vec<String>,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Say it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -86,8 +107,13 @@ fn main() -> ExitCode {
         Some(Command::LaunchHelper { agent_user, dask_user }) => {
             return towline_agent::launch::systemd::helper::main(&agent_user, &dask_user);
         }
-        Some(Command::Doctor { host_dir, dask_user, json }) => return look(&host_dir, dask_user.is_some(), json),
-        Some(Command::Gpu { nvml_library, json }) => return gpu(nvml_library, json),
+        Some(Command::Doctor { host_dir, dask_user, json }) => {
+            return command::doctor(&host_dir, dask_user.is_some(), json);
+        }
+        Some(Command::Gpu { nvml_library, json }) => return command::gpu(nvml_library, json),
+        Some(Command::Watch { host_dir, agent_dir, own_dir, stop_units, dry_run, json }) => {
+            return watch::main(&watch::Options { host_dir, agent_dir, own_dir, stop_units, dry_run, json });
+        }
         None => {}
     }
     observe::init();
@@ -99,40 +125,6 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
-}
-
-fn look(host_dir: &Path, as_another: bool, json: bool) -> ExitCode {
-    towline_transport::install_crypto_provider();
-    let launcher = if as_another { LauncherKind::Systemd } else { LauncherKind::Process };
-    let looked = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from);
-    let looked = looked.and_then(|tokio| {
-        let subject = doctor::Subject::host(host_dir, launcher)?;
-        Ok(tokio.block_on(doctor::look(&subject)))
-    });
-    let (findings, code) = match looked {
-        Ok(findings) => {
-            let failed = findings.iter().any(|finding| finding.grade == doctor::Grade::Fail);
-            (findings, if failed { 1 } else { 0 })
-        }
-        Err(error) => (vec![doctor::Finding::fail("settings", format!("{error:#}"), "correct what it names")], 78),
-    };
-    let text = if json {
-        serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "checks": findings }).to_string()
-    } else {
-        findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    };
-    say(&text, code)
-}
-
-fn gpu(library: Option<PathBuf>, json: bool) -> ExitCode {
-    let seen = doctor::gpus::ask(library);
-    let text = if json { seen.json().to_string() } else { seen.text() };
-    say(&text, if seen.fails() { 1 } else { 0 })
-}
-
-/// An answer that nobody could read is none.
-fn say(text: &str, code: u8) -> ExitCode {
-    ExitCode::from(if writeln!(std::io::stdout(), "{text}").is_ok() { code } else { 1 })
 }
 
 fn agent(host_dir: PathBuf, dask_user: Option<String>) -> anyhow::Result<ExitCode> {

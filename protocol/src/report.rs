@@ -53,6 +53,9 @@ pub struct ScalingWord {
     pub wanted: u32,
     /// Hosts that hold no data any more and get no tasks: they are to end. At most 100 at a time.
     pub retired: Vec<HostId>,
+    /// Hosts that had a worker and have had none for a minute or longer. At most 100 at a time.
+    #[serde(default)]
+    pub absent: Vec<HostId>,
 }
 
 /// A step of a host's start that it reached itself.

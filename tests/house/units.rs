@@ -23,7 +23,10 @@ fn systemd_accepts_our_units() {
     let mut count = 0;
     for entry in fs::read_dir(root().join("systemd")).expect("the folder is there") {
         let path = entry.expect("readable").path();
-        if path.extension().is_some_and(|ending| ["service", "slice", "socket"].iter().any(|kind| ending == *kind)) {
+        if path
+            .extension()
+            .is_some_and(|ending| ["service", "slice", "socket", "timer"].iter().any(|kind| ending == *kind))
+        {
             let name = path.file_name().expect("a file");
             fs::copy(&path, units.join(name)).expect("copied");
             // A template is checked as an instance of it.
@@ -31,7 +34,7 @@ fn systemd_accepts_our_units() {
             count += 1;
         }
     }
-    assert!(count >= 9, "nine units at least");
+    assert!(count >= 11, "eleven units at least");
     let done = match command.output() {
         Ok(done) => done,
         Err(error) => {

@@ -22,6 +22,7 @@ mod packages;
 mod people;
 mod refusals;
 mod scaling;
+mod silent;
 mod simulate;
 mod spot;
 mod upgrade;

@@ -9,11 +9,12 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
 
 DATA = pathlib.Path("/srv/world")
 HOST = pathlib.Path("/var/lib/towline/host")
-TASK_SECONDS = 15
+TASK_SECONDS = 45
 
 FIRST = f"""#!/bin/sh
 mkdir {DATA}/first 2>/dev/null || exec /usr/bin/towline "$@"
@@ -41,6 +42,10 @@ def server() -> subprocess.Popen:
     """A control plane, and the profile that leads to it."""
     DATA.mkdir()
     run("towline", "server", "init", "--data-dir", str(DATA / "data"))
+    # Nobody is to wait for half an hour until an agent counts as dead; a busy machine's needs a while to come back.
+    folder = DATA / "data/server/server.toml.d"
+    folder.mkdir()
+    (folder / "50-test.toml").write_text('[rules]\nagent_lost = "40s"\n')
     program = DATA / "agent"
     program.write_text(FIRST)
     program.chmod(0o755)
@@ -62,12 +67,13 @@ def server() -> subprocess.Popen:
     return serving
 
 
-def enrol() -> None:
+def enrol(settings: str = "") -> None:
     """The node becomes the cluster's first host."""
     user_data = DATA / "first/user-data.json"
     until("a host", user_data.exists)
     HOST.mkdir(parents=True)
     shutil.copy(user_data, HOST)
+    (HOST / "agent.toml").write_text(settings)
     run("chown", "-R", "towline:towline-dask", "/var/lib/towline")
     run("systemctl", "start", "towline-agent.service")
 
@@ -107,6 +113,27 @@ def replace(_: str) -> None:
     run("systemctl", "restart", "towline-agent.service")
 
 
+def hang(pid: str) -> None:
+    """It stays and does nothing more: the service manager must find out."""
+    run("kill", "-STOP", pid)
+
+
+def die() -> None:
+    """An agent that cannot be started any more, on a machine that may be powered off."""
+    import towline
+
+    with towline.Cluster(n_workers=1, wait_for_workers=False, progress=False, idle_timeout="10m") as cluster:
+        with cluster.get_client() as client:
+            client.wait_for_workers(1, timeout=60)
+            print("ok up", flush=True)
+            folder = pathlib.Path("/run/systemd/system/towline-agent.service.d")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "broken.conf").write_text("[Service]\nExecStart=\nExecStart=/bin/false\n")
+            run("systemctl", "daemon-reload")
+            run("kill", "-9", main_pid())
+            time.sleep(600)
+
+
 def work() -> None:
     """One cluster, disturbed."""
     import towline
@@ -121,6 +148,7 @@ def work() -> None:
             disturb("restart", 1, lambda _: run("systemctl", "restart", "towline-agent.service"))
             disturb("kill -9", 2, lambda pid: run("kill", "-9", pid))
             disturb("upgrade", 3, replace)
+            disturb("hang", 4, hang)
             if not future.result(timeout=60):
                 raise SystemExit("the task is lost")
             print("ok task")
@@ -131,11 +159,18 @@ def work() -> None:
 if __name__ == "__main__":
     import threading
 
+    dies = sys.argv[1:] == ["die"]
+    if dies:
+        # What the machine was before is over.
+        run("systemctl", "stop", "towline-agent.service")
+        for folder in (DATA, HOST):
+            shutil.rmtree(folder)
     serving = server()
-    enrolling = threading.Thread(target=enrol, daemon=True)
+    machine = 'platform = "onprem"\npower_off_at_end = true\n' if dies else ""
+    enrolling = threading.Thread(target=enrol, args=(machine,), daemon=True)
     enrolling.start()
     try:
-        work()
+        die() if dies else work()
     finally:
         serving.stdin.close()
         serving.wait(timeout=60)

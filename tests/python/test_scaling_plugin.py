@@ -163,7 +163,7 @@ def test_a_worker_that_somebody_started_by_hand_is_left_alone() -> None:
         ):
             scaling.follow(plan(1, 1))
             await asyncio.sleep(0.5)
-            assert scaling.statement() == {"op": "scaling", "wanted": 1, "retired": []}
+            assert scaling.statement() == {"op": "scaling", "wanted": 1, "retired": [], "absent": []}
 
     run(test)
 
@@ -184,6 +184,26 @@ def test_who_is_preferred_goes_when_the_number_comes_first() -> None:
     run(test)
 
 
+def test_a_host_whose_worker_went_is_missed_after_a_while() -> None:
+    async def test() -> None:
+        async with cluster(2) as (scheduler, scaling, _client):
+            scaling.follow(plan(2, 2))
+            assert scaling.statement()["absent"] == []
+            address = next(worker.address for worker in scheduler.workers.values() if worker.name == "ho-1")
+            scheduler.close_worker(address)
+            await until(lambda: set(scaling.hosts()) == {"ho-0"})
+            now = time.monotonic()
+            assert scaling.absent({"ho-0"}, now + 50) == [], "a nanny may start it anew"
+            assert scaling.absent({"ho-0"}, now + 70) == ["ho-1"]
+            assert scaling.absent({"ho-0", "ho-1"}, now + 80) == [], "it came back"
+            many = {f"ho-{number:03}" for number in range(120)}
+            scaling.absent(many, now + 90)
+            assert len(scaling.absent(set(), now + 200)) == 100
+            assert len(scaling.seen) == 100, "what went long ago is forgotten"
+
+    run(test)
+
+
 def test_people_choose_which_go() -> None:
     async def test() -> None:
         async with cluster(3) as (scheduler, scaling, client):
@@ -191,7 +211,7 @@ def test_people_choose_which_go() -> None:
             address = next(worker.address for worker in scheduler.workers.values() if worker.name == "ho-1")
             assert await client.scheduler.towline_retire(workers=[address]) == ("ho-1",)
             await asyncio.sleep(0.5)
-            assert scaling.statement() == {"op": "scaling", "wanted": 2, "retired": ["ho-1"]}
+            assert scaling.statement() == {"op": "scaling", "wanted": 2, "retired": ["ho-1"], "absent": []}
             assert await client.scheduler.towline_retire(workers=["nobody"]) == ()
 
     run(test)

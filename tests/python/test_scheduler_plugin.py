@@ -357,7 +357,7 @@ def test_the_agent_is_told_and_asks_over_a_socket_with_a_long_path(tmp_path: Pat
             eager = {"processes": 1, "interval_ms": 20, "wait_count": 3, "target_duration_ms": 1000}
             plan = {"minimum": 1, "maximum": 4, **eager}
             agents[-1].write(json.dumps({"op": "scaling", "plan": plan}).encode() + b"\n")
-            assert await until("scaling") == {"op": "scaling", "wanted": 1, "retired": []}
+            assert await until("scaling") == {"op": "scaling", "wanted": 1, "retired": [], "absent": []}
             moves = await settled(activity)
             agents[-1].write(json.dumps({"op": "close", "moves": moves - 1, "reason": "idle"}).encode() + b"\n")
             await until("kept")

@@ -99,6 +99,16 @@ impl Node {
         Ok(said)
     }
 
+    /// Wait until it has ended by itself: powered off, as a machine does it.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while self.container.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "the node does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
     fn inside(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.leader.to_string(), "-m", "-u", "-i", "-n", "-p", "--", "sh", "-c", script]);

@@ -63,9 +63,18 @@ pub async fn gone(directory: &Path, limit: Duration) -> Result<(), Vec<Process>>
 
 /// Send SIGKILL to one process.
 pub fn kill(pid: u32) {
+    send(pid, rustix::process::Signal::KILL);
+}
+
+/// Let one process hang: it stays, and does nothing more.
+pub fn freeze(pid: u32) {
+    send(pid, rustix::process::Signal::STOP);
+}
+
+fn send(pid: u32, signal: rustix::process::Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         // A process that is already gone is what we wanted.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 

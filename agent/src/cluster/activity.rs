@@ -24,8 +24,8 @@ use towline_protocol::time::BootTime;
 /// Longest line that is read: a hundred host ids are below 3 KB.
 const MAX_LINE: usize = 4096;
 
-/// As many retired hosts are told of at a time.
-const MAX_RETIRED: usize = 100;
+/// As many hosts of a kind are told of at a time.
+const MAX_NAMED: usize = 100;
 
 /// Older words of the scheduler say nothing of now: it speaks every five seconds at least.
 pub const FRESH: Duration = Duration::from_secs(15);
@@ -173,7 +173,7 @@ enum Said {
     Activity(SchedulerActivity),
     Closed,
     Kept,
-    Scaling { wanted: u32, retired: Vec<String> },
+    Scaling { wanted: u32, retired: Vec<String>, absent: Vec<String> },
 }
 
 /// What the plugin is asked.
@@ -262,10 +262,10 @@ fn take_in(
         }
         Said::Closed => answer(CloseAnswer::Closed),
         Said::Kept => answer(CloseAnswer::Kept),
-        Said::Scaling { wanted, retired } => {
+        Said::Scaling { wanted, retired, absent } => {
             // A name that is no host's is a worker that somebody started by hand.
-            let retired = retired.iter().filter_map(|name| name.parse().ok()).take(MAX_RETIRED).collect();
-            let word = ScalingWord { wanted, retired };
+            let hosts = |names: &[String]| names.iter().filter_map(|name| name.parse().ok()).take(MAX_NAMED).collect();
+            let word = ScalingWord { wanted, retired: hosts(&retired), absent: hosts(&absent) };
             socket.word.send_if_modified(|known| known.replace(word.clone()).as_ref() != Some(&word));
         }
     }
@@ -383,10 +383,11 @@ mod tests {
         plugin.read_line(&mut line).await.expect("told");
         let mut link = served.link.clone();
         let host = towline_protocol::ids::HostId::from_random([7; 10]);
-        let said = format!("{{\"op\":\"scaling\",\"wanted\":4,\"retired\":[\"{host}\",\"mine\"]}}\n");
+        let said =
+            format!("{{\"op\":\"scaling\",\"wanted\":4,\"retired\":[\"{host}\",\"mine\"],\"absent\":[\"{host}\"]}}\n");
         plugin.write_all(said.as_bytes()).await.expect("written");
         tokio::time::timeout(Duration::from_secs(10), link.word_changed()).await.expect("in time");
-        assert_eq!(link.word(), Some(ScalingWord { wanted: 4, retired: vec![host] }));
+        assert_eq!(link.word(), Some(ScalingWord { wanted: 4, retired: vec![host.clone()], absent: vec![host] }));
         served.link.plan(None);
         line.clear();
         plugin.read_line(&mut line).await.expect("told");

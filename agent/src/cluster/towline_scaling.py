@@ -15,6 +15,7 @@ import asyncio
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,8 +30,10 @@ FIXED_LOOKS = 2
 FIXED_INTERVAL = 1.0
 #: What a worker host is called.
 HOST = re.compile(r"ho-[a-z0-9]+")
-#: As many retired hosts are named at a time; others follow when these have gone.
+#: As many hosts of a kind are named at a time; others follow when these have gone.
 MOST_NAMED = 100
+#: A host is missed this many seconds after its last worker went: nannies start workers anew within a few.
+MISSED_AFTER = 60.0
 
 
 class Scaling:
@@ -56,6 +59,8 @@ class Scaling:
         #: Looks in a row that found too many hosts.
         self.looks = 0
         self.planned = asyncio.Event()
+        #: When each host was last seen to have a worker, by the clock of the event loop's kind (monotonic seconds).
+        self.seen: dict[str, float] = {}
 
     def follow(self, plan: dict[str, Any] | None) -> None:
         """Take in what the control plane wants; saying the same again changes nothing."""
@@ -74,9 +79,24 @@ class Scaling:
         """What the agent is told; nothing before there is a plan."""
         if self.wanted is None:
             return None
+        here = set(self.hosts())
         # A host without a worker has gone, or is about to.
-        self.retired &= set(self.hosts())
-        return {"op": "scaling", "wanted": self.wanted, "retired": sorted(self.retired)[:MOST_NAMED]}
+        self.retired &= here
+        return {
+            "op": "scaling",
+            "wanted": self.wanted,
+            "retired": sorted(self.retired)[:MOST_NAMED],
+            "absent": self.absent(here, time.monotonic()),
+        }
+
+    def absent(self, here: set[str], now: float) -> list[str]:
+        """Hosts that had a worker and have had none for a while; the control plane asks only of hosts that say nothing."""
+        self.seen.update(dict.fromkeys(here, now))
+        missed = sorted((at, host) for host, at in self.seen.items() if now - at >= MISSED_AFTER)
+        # Of those that went long ago nobody asks any more.
+        for _, host in missed[:-MOST_NAMED]:
+            del self.seen[host]
+        return sorted(host for _, host in missed[-MOST_NAMED:])
 
     def hosts(self) -> dict[str, list[Any]]:
         """Workers by host, retired ones too. Workers that somebody started by hand have no host, and are theirs to end."""

@@ -1,240 +1,169 @@
-//! The keys that exist, and how each value is read.
+//! The keys that exist, and how each value is read: one line a key.
 //!
 //! Refuses unknown keys with the nearest known one, and values of another type or out of bounds. Driven by
-//! `config::load`, which adds the defaults.
+//! `config::load`, which brings the defaults.
 
-use super::ConfigError;
-use super::fragments::{Fragments, Value};
-use super::machine::Machine;
-use crate::launch::{DockerSettings, LauncherKind};
-use crate::logs::Access;
+use super::fragments::Fragments;
+use super::{ConfigError, Settings};
+use crate::launch::LauncherKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use toml::Value;
 use towline_cloud::Platform;
 
-/// What files may set. Absent means the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inputs {
-    /// `launcher`: how the runner is started.
-    pub launcher: Option<LauncherKind>,
-    /// `docker_…`: how containers are made.
-    pub docker: DockerSettings,
-    /// `launch_socket`: where systemd listens for runners to start.
-    pub launch_socket: Option<PathBuf>,
-    /// `store`: where environments lie.
-    pub store: Option<PathBuf>,
-    /// `uv`: the tool that makes environments.
-    pub uv: Option<PathBuf>,
-    /// `nvml_library`: NVIDIA's management library.
-    pub nvml_library: Option<PathBuf>,
-    /// `whole_host`: the machine serves nothing but this host.
-    pub whole_host: Option<bool>,
-    /// `renew_identity_after`: seconds from one identity certificate to the next.
-    pub renew_identity_after: Option<Duration>,
-    /// `withheld_after`: seconds for which a newer assignment may be announced and not received.
-    pub withheld_after: Option<Duration>,
-    /// `platform` and what goes with it.
-    pub machine: Machine,
-    /// `metrics_listen`: where the agent's metrics are served.
-    pub metrics_listen: Option<SocketAddr>,
-    /// `log_spool_bytes`: the most that is kept of log lines that their store does not take.
-    pub log_spool_bytes: Option<u64>,
-    /// `aws_credentials_file`, `azure_token_file`, `otlp_token_file`: what lets this host into a log store.
-    pub access: Access,
-    /// `reconnect_within`: longest pause between two tries to reach the control plane, in seconds.
-    pub reconnect_within: Option<Duration>,
-}
+/// Sets what a key is about, or says what its value must be.
+type Set = fn(&mut Settings, &Value) -> Result<(), &'static str>;
 
-const KEYS: &[&str] = &[
-    "aws_credentials_file",
-    "azure_token_file",
-    "docker_gpus",
-    "docker_image",
-    "docker_memory_bytes",
-    "docker_mounts",
-    "docker_pids_limit",
-    "docker_python",
-    "docker_shm_bytes",
-    "docker_socket",
-    "launch_socket",
-    "launcher",
-    "log_spool_bytes",
-    "metadata_url",
-    "metrics_listen",
-    "notices",
-    "nvml_library",
-    "otlp_token_file",
-    "platform",
-    "power_off",
-    "power_off_at_end",
-    "reconnect_within",
-    "renew_identity_after",
-    "service_url",
-    "store",
-    "uv",
-    "whole_host",
-    "withheld_after",
+/// Every key.
+const KEYS: &[(&str, Set)] = &[
+    ("aws_credentials_file", |to, value| some(&mut to.access.aws_credentials_file, absolute_path(value))),
+    ("azure_token_file", |to, value| some(&mut to.access.azure_token_file, absolute_path(value))),
+    ("docker_gpus", |to, value| some(&mut to.docker.gpus, yes_or_no(value))),
+    ("docker_image", |to, value| some(&mut to.docker.image, image(value))),
+    ("docker_memory_bytes", |to, value| some(&mut to.docker.memory, memory(value))),
+    ("docker_mounts", |to, value| set(&mut to.docker.mounts, absolute_paths(value))),
+    ("docker_pids_limit", |to, value| set(&mut to.docker.pids, pids(value))),
+    ("docker_python", |to, value| some(&mut to.docker.python, absolute_path(value))),
+    ("docker_shm_bytes", |to, value| set(&mut to.docker.shm, mebibytes(value))),
+    ("docker_socket", |to, value| some(&mut to.docker.socket, absolute_path(value))),
+    ("launch_socket", |to, value| set(&mut to.launch_socket, absolute_path(value))),
+    ("launcher", |to, value| set(&mut to.launcher, launcher(value))),
+    ("log_spool_bytes", |to, value| some(&mut to.log_spool_bytes, mebibytes(value))),
+    ("metadata_url", |to, value| some(&mut to.machine.metadata_url, url(value))),
+    ("metrics_listen", |to, value| some(&mut to.metrics_listen, listen_address(value))),
+    ("notices", |to, value| some(&mut to.machine.notices, cloud(value))),
+    ("nvml_library", |to, value| some(&mut to.nvml_library, absolute_path(value))),
+    ("otlp_token_file", |to, value| some(&mut to.access.otlp_token_file, absolute_path(value))),
+    ("platform", |to, value| set(&mut to.machine.platform, platform(value))),
+    ("power_off", |to, value| some(&mut to.machine.power_off, absolute_path(value))),
+    ("power_off_at_end", |to, value| set(&mut to.machine.power_off_at_end, yes_or_no(value))),
+    ("reconnect_within", |to, value| set(&mut to.times.reconnect_within, seconds(value))),
+    ("renew_identity_after", |to, value| set(&mut to.times.renew_identity_after, seconds(value))),
+    ("service_url", |to, value| some(&mut to.machine.service_url, url(value))),
+    ("store", |to, value| set(&mut to.store, absolute_path(value))),
+    ("uv", |to, value| some(&mut to.uv, absolute_path(value))),
+    ("whole_host", |to, value| set(&mut to.whole_host, yes_or_no(value))),
+    ("withheld_after", |to, value| set(&mut to.times.withheld_after, seconds(value))),
 ];
 
 /// Longest time that may be set: what no certificate outlives.
 const MAX_SECONDS: u64 = 96 * 3600;
-
-/// The smallest spool: below it a short pause of the store would cost lines.
-const MIN_SPOOL: u64 = 1024 * 1024;
-
+/// The smallest spool, below which a short pause of the store would cost lines; less shared memory than anything uses.
+const MEBIBYTE: u64 = 1024 * 1024;
 /// Less memory than the smallest worker.
-const MIN_MEMORY: u64 = 64 * 1024 * 1024;
+const MIN_MEMORY: u64 = 64 * MEBIBYTE;
 /// Fewer processes and threads than the smallest worker.
 const MIN_PIDS: u64 = 64;
-/// Less shared memory than anything uses.
-const MIN_SHM: u64 = 1024 * 1024;
 
-/// Read all keys.
-pub fn parse(fragments: &Fragments) -> Result<Inputs, ConfigError> {
-    let mut inputs = Inputs::default();
-    for (key, value) in fragments {
-        match key.as_str() {
-            "launch_socket" => inputs.launch_socket = Some(absolute_path(key, value)?),
-            "launcher" => inputs.launcher = Some(launcher(key, value)?),
-            "aws_credentials_file" => inputs.access.aws_credentials_file = Some(absolute_path(key, value)?),
-            "azure_token_file" => inputs.access.azure_token_file = Some(absolute_path(key, value)?),
-            "otlp_token_file" => inputs.access.otlp_token_file = Some(absolute_path(key, value)?),
-            "log_spool_bytes" => inputs.log_spool_bytes = Some(spool_bytes(key, value)?),
-            "metrics_listen" => inputs.metrics_listen = Some(listen_address(key, value)?),
-            "metadata_url" => inputs.machine.metadata_url = Some(url(key, value)?),
-            "notices" => inputs.machine.notices = Some(platform(key, value, true)?),
-            "platform" => inputs.machine.platform = platform(key, value, false)?,
-            "power_off" => inputs.machine.power_off = Some(absolute_path(key, value)?),
-            "power_off_at_end" => inputs.machine.power_off_at_end = yes_or_no(key, value)?,
-            "service_url" => inputs.machine.service_url = Some(url(key, value)?),
-            "nvml_library" => inputs.nvml_library = Some(absolute_path(key, value)?),
-            "reconnect_within" => inputs.reconnect_within = Some(seconds(key, value)?),
-            "renew_identity_after" => inputs.renew_identity_after = Some(seconds(key, value)?),
-            "store" => inputs.store = Some(absolute_path(key, value)?),
-            "withheld_after" => inputs.withheld_after = Some(seconds(key, value)?),
-            "whole_host" => inputs.whole_host = Some(yes_or_no(key, value)?),
-            "uv" => inputs.uv = Some(absolute_path(key, value)?),
-            _ if docker(&mut inputs.docker, key, value)? => {}
-            _ => {
-                return Err(ConfigError::UnknownKey {
-                    file: value.file.clone(),
-                    key: key.clone(),
-                    nearest: nearest(key),
-                });
-            }
-        }
+/// Set all that files set.
+pub fn apply(settings: &mut Settings, fragments: &Fragments) -> Result<(), ConfigError> {
+    for (key, found) in fragments {
+        let file = || found.file.clone();
+        let Some((_, set)) = KEYS.iter().find(|(known, _)| known == key) else {
+            return Err(ConfigError::UnknownKey { file: file(), key: key.clone(), nearest: nearest(key) });
+        };
+        set(settings, &found.value).map_err(|wanted| ConfigError::WrongValue {
+            file: file(),
+            key: key.clone(),
+            wanted,
+        })?;
     }
-    Ok(inputs)
+    Ok(())
 }
 
-/// Read a key about containers; whether it is one.
-fn docker(docker: &mut DockerSettings, key: &str, value: &Value) -> Result<bool, ConfigError> {
-    match key {
-        "docker_gpus" => {
-            docker.gpus = Some(value.value.as_bool().ok_or_else(|| wrong(key, value, "true or false"))?);
-        }
-        "docker_image" => docker.image = Some(image(key, value)?),
-        "docker_memory_bytes" => {
-            docker.memory = Some(number(key, value, MIN_MEMORY, "a whole number of bytes, 67108864 or more")?);
-        }
-        "docker_mounts" => docker.mounts = absolute_paths(key, value)?,
-        "docker_pids_limit" => docker.pids = number(key, value, MIN_PIDS, "a whole number, 64 or more")?,
-        "docker_python" => docker.python = Some(absolute_path(key, value)?),
-        "docker_shm_bytes" => {
-            docker.shm = number(key, value, MIN_SHM, "a whole number of bytes, 1048576 or more")?;
-        }
-        "docker_socket" => docker.socket = Some(absolute_path(key, value)?),
-        _ => return Ok(false),
-    }
-    Ok(true)
+fn set<T>(to: &mut T, value: Result<T, &'static str>) -> Result<(), &'static str> {
+    *to = value?;
+    Ok(())
 }
 
-fn number(key: &str, value: &Value, least: u64, wanted: &'static str) -> Result<u64, ConfigError> {
-    let whole = value.value.as_integer().and_then(|number| u64::try_from(number).ok());
-    whole.filter(|number| *number >= least).ok_or_else(|| wrong(key, value, wanted))
+fn some<T>(to: &mut Option<T>, value: Result<T, &'static str>) -> Result<(), &'static str> {
+    *to = Some(value?);
+    Ok(())
 }
 
-fn image(key: &str, value: &Value) -> Result<String, ConfigError> {
+fn number(value: &Value, least: u64) -> Option<u64> {
+    value.as_integer().and_then(|number| u64::try_from(number).ok()).filter(|number| *number >= least)
+}
+
+fn memory(value: &Value) -> Result<u64, &'static str> {
+    number(value, MIN_MEMORY).ok_or("a whole number of bytes, 67108864 or more")
+}
+
+fn mebibytes(value: &Value) -> Result<u64, &'static str> {
+    number(value, MEBIBYTE).ok_or("a whole number of bytes, 1048576 or more")
+}
+
+fn pids(value: &Value) -> Result<u64, &'static str> {
+    number(value, MIN_PIDS).ok_or("a whole number, 64 or more")
+}
+
+fn seconds(value: &Value) -> Result<Duration, &'static str> {
+    let fits = number(value, 1).filter(|seconds| *seconds <= MAX_SECONDS);
+    fits.map(Duration::from_secs).ok_or("a whole number of seconds between 1 and 345600")
+}
+
+fn image(value: &Value) -> Result<String, &'static str> {
     let fits = |name: &&str| !name.is_empty() && name.len() <= 512 && name.chars().all(|c| c.is_ascii_graphic());
-    let name = value.value.as_str().filter(fits);
-    name.map(str::to_owned).ok_or_else(|| wrong(key, value, "an image's name in quotes, such as \"science:1\""))
+    value.as_str().filter(fits).map(str::to_owned).ok_or("an image's name in quotes, such as \"science:1\"")
 }
 
-fn absolute_paths(key: &str, value: &Value) -> Result<Vec<PathBuf>, ConfigError> {
-    let wanted = || wrong(key, value, "a list of absolute paths in quotes");
-    let all = value.value.as_array().ok_or_else(wanted)?;
-    let path = |one: &toml::Value| one.as_str().map(PathBuf::from).filter(|path| path.is_absolute());
-    all.iter().map(path).collect::<Option<Vec<_>>>().ok_or_else(wanted)
+fn absolute_path(value: &Value) -> Result<PathBuf, &'static str> {
+    path(value).ok_or("an absolute path in quotes")
 }
 
-fn launcher(key: &str, value: &Value) -> Result<LauncherKind, ConfigError> {
-    let text = value.value.as_str();
-    let found = LauncherKind::ALL.into_iter().find(|kind| text == Some(kind.as_str()));
-    found.ok_or_else(|| wrong(key, value, "\"process\", \"systemd\" or \"docker\""))
+fn absolute_paths(value: &Value) -> Result<Vec<PathBuf>, &'static str> {
+    let paths = value.as_array().and_then(|all| all.iter().map(path).collect());
+    paths.ok_or("a list of absolute paths in quotes")
 }
 
-fn yes_or_no(key: &str, value: &Value) -> Result<bool, ConfigError> {
-    value.value.as_bool().ok_or_else(|| wrong(key, value, "true or false"))
+fn path(value: &Value) -> Option<PathBuf> {
+    value.as_str().map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-fn seconds(key: &str, value: &Value) -> Result<Duration, ConfigError> {
-    let whole = value.value.as_integer().and_then(|number| u64::try_from(number).ok());
-    match whole {
-        Some(number @ 1..=MAX_SECONDS) => Ok(Duration::from_secs(number)),
-        _ => Err(wrong(key, value, "a whole number of seconds between 1 and 345600")),
-    }
+fn launcher(value: &Value) -> Result<LauncherKind, &'static str> {
+    let named = |kind: &LauncherKind| value.as_str() == Some(kind.as_str());
+    LauncherKind::ALL.into_iter().find(named).ok_or("\"process\", \"systemd\" or \"docker\"")
 }
 
-fn spool_bytes(key: &str, value: &Value) -> Result<u64, ConfigError> {
-    let whole = value.value.as_integer().and_then(|number| u64::try_from(number).ok());
-    whole
-        .filter(|bytes| *bytes >= MIN_SPOOL)
-        .ok_or_else(|| wrong(key, value, "a whole number of bytes, 1048576 or more"))
+fn yes_or_no(value: &Value) -> Result<bool, &'static str> {
+    value.as_bool().ok_or("true or false")
 }
 
 /// A port alone is one of the loopback.
-fn listen_address(key: &str, value: &Value) -> Result<SocketAddr, ConfigError> {
-    let text = value.value.as_str();
+fn listen_address(value: &Value) -> Result<SocketAddr, &'static str> {
+    let text = value.as_str();
     let port = text.and_then(|text| text.parse::<u16>().ok()).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let address = port.or_else(|| text?.parse().ok());
-    address.ok_or_else(|| wrong(key, value, "a port or an address in quotes, such as \"9465\" or \"127.0.0.1:9465\""))
+    address.ok_or("a port or an address in quotes, such as \"9465\" or \"127.0.0.1:9465\"")
 }
 
-/// `detect` reads the machine's firmware. Only clouds give notices.
-fn platform(key: &str, value: &Value, of_a_cloud: bool) -> Result<Platform, ConfigError> {
-    let named = value.value.as_str().and_then(|name| match name {
+fn platform(value: &Value) -> Result<Platform, &'static str> {
+    named_platform(value).ok_or("\"aws\", \"azure\", \"google\", \"local\", \"onprem\" or \"detect\"")
+}
+
+/// Only clouds give notices.
+fn cloud(value: &Value) -> Result<Platform, &'static str> {
+    let is_cloud = |platform: &Platform| matches!(platform, Platform::Aws | Platform::Azure | Platform::Google);
+    named_platform(value).filter(is_cloud).ok_or("\"aws\", \"azure\" or \"google\"")
+}
+
+/// `detect` reads the machine's firmware.
+fn named_platform(value: &Value) -> Option<Platform> {
+    match value.as_str()? {
         "detect" => Some(towline_cloud::machine::platform()),
         name => Platform::named(name),
-    });
-    let is_cloud = |platform: &Platform| matches!(platform, Platform::Aws | Platform::Azure | Platform::Google);
-    if of_a_cloud {
-        named.filter(is_cloud).ok_or_else(|| wrong(key, value, "\"aws\", \"azure\" or \"google\""))
-    } else {
-        let wanted = "\"aws\", \"azure\", \"google\", \"local\", \"onprem\" or \"detect\"";
-        named.ok_or_else(|| wrong(key, value, wanted))
     }
 }
 
-fn url(key: &str, value: &Value) -> Result<String, ConfigError> {
-    let url = value.value.as_str().filter(|text| url::Url::parse(text).is_ok_and(|url| url.has_host()));
-    url.map(str::to_owned).ok_or_else(|| wrong(key, value, "an address in quotes, such as \"http://169.254.169.254\""))
-}
-
-fn absolute_path(key: &str, value: &Value) -> Result<PathBuf, ConfigError> {
-    match value.value.as_str().map(PathBuf::from) {
-        Some(path) if path.is_absolute() => Ok(path),
-        _ => Err(wrong(key, value, "an absolute path in quotes")),
-    }
-}
-
-fn wrong(key: &str, value: &Value, wanted: &'static str) -> ConfigError {
-    ConfigError::WrongValue { file: value.file.clone(), key: key.to_owned(), wanted }
+fn url(value: &Value) -> Result<String, &'static str> {
+    let url = value.as_str().filter(|text| url::Url::parse(text).is_ok_and(|url| url.has_host()));
+    url.map(str::to_owned).ok_or("an address in quotes, such as \"http://169.254.169.254\"")
 }
 
 /// The known key with the fewest edits between it and `key`.
 fn nearest(key: &str) -> &'static str {
-    KEYS.iter().copied().min_by_key(|known| distance(known, key)).expect("there are keys")
+    KEYS.iter().map(|(known, _)| *known).min_by_key(|known| distance(known, key)).expect("there are keys")
 }
 
 /// Levenshtein's distance, one row at a time. Keys are short; longer input is cut.
@@ -256,6 +185,11 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_stand_in_order_and_once() {
+        assert!(KEYS.is_sorted_by(|one, other| one.0 < other.0), "a key is out of its place");
+    }
 
     #[test]
     fn counts_edits() {

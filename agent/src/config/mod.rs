@@ -1,4 +1,4 @@
-//! The agent's settings: fragments (files) → inputs (typed keys) → [`Settings`] (with defaults).
+//! The agent's settings: defaults, and what fragments (files) set over them by known, checked keys: [`Settings`].
 //!
 //! Everything a host must be told by its cluster comes in assignments; here is only what the machine's owner decides.
 
@@ -17,15 +17,6 @@ use std::time::Duration;
 
 /// Directories of drop-in files, read before the host's own `agent.toml`.
 const DROP_IN_DIRECTORIES: [&str; 2] = ["/usr/lib/towline/agent.d", "/etc/towline/agent.d"];
-
-/// A new identity key and certificate are asked for this long after the last.
-const RENEW_IDENTITY_AFTER: Duration = Duration::from_secs(12 * 3600);
-
-/// The longest pause between two tries to reach the control plane.
-const RECONNECT_WITHIN: Duration = Duration::from_secs(5 * 60);
-
-/// A newer assignment that is announced and does not come for this long is being withheld.
-const WITHHELD_AFTER: Duration = Duration::from_secs(2 * 60);
 
 /// Checked settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,12 +43,29 @@ pub struct Settings {
     pub metrics_listen: Option<SocketAddr>,
     /// What the machine is and how it ends.
     pub machine: Machine,
+    /// Times towards the control plane.
+    pub times: Times,
+}
+
+/// Times towards the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
     /// From one identity certificate to the next.
     pub renew_identity_after: Duration,
     /// Longest pause between two tries to reach the control plane.
     pub reconnect_within: Duration,
     /// How long a newer assignment may be announced and not received.
     pub withheld_after: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            renew_identity_after: Duration::from_secs(12 * 3600),
+            reconnect_within: Duration::from_secs(5 * 60),
+            withheld_after: Duration::from_secs(2 * 60),
+        }
+    }
 }
 
 /// Why the settings were refused.
@@ -114,23 +122,30 @@ fn read(host_dir: &Path, directories: &[PathBuf], launcher: LauncherKind) -> Res
         files.extend(fragments::drop_ins(directory)?);
     }
     files.push(host_dir.join("agent.toml"));
-    let inputs = inputs::parse(&fragments::read(&files)?)?;
-    Ok(Settings {
-        launcher: inputs.launcher.unwrap_or(launcher),
-        docker: inputs.docker,
-        launch_socket: inputs.launch_socket.unwrap_or_else(|| PathBuf::from(systemd::SOCKET)),
-        store: inputs.store.unwrap_or_else(|| host_dir.join("store")),
-        uv: inputs.uv,
-        log_spool_bytes: inputs.log_spool_bytes,
-        access: Access { identity: inputs.machine.identity(), ..inputs.access },
-        nvml_library: inputs.nvml_library,
-        whole_host: inputs.whole_host.unwrap_or(false),
-        metrics_listen: inputs.metrics_listen,
-        machine: inputs.machine,
-        renew_identity_after: inputs.renew_identity_after.unwrap_or(RENEW_IDENTITY_AFTER),
-        reconnect_within: inputs.reconnect_within.unwrap_or(RECONNECT_WITHIN),
-        withheld_after: inputs.withheld_after.unwrap_or(WITHHELD_AFTER),
-    })
+    let mut settings = Settings::by_default(host_dir, launcher);
+    inputs::apply(&mut settings, &fragments::read(&files)?)?;
+    settings.access.identity = settings.machine.identity();
+    Ok(settings)
+}
+
+impl Settings {
+    /// What holds where nobody sets anything.
+    fn by_default(host_dir: &Path, launcher: LauncherKind) -> Self {
+        Self {
+            launcher,
+            docker: DockerSettings::default(),
+            launch_socket: PathBuf::from(systemd::SOCKET),
+            store: host_dir.join("store"),
+            uv: None,
+            log_spool_bytes: None,
+            access: Access::default(),
+            nvml_library: None,
+            whole_host: false,
+            metrics_listen: None,
+            machine: Machine::default(),
+            times: Times::default(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -153,7 +168,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let settings = load_from(directory.path(), &[]).expect("defaults");
         assert_eq!(settings.store, directory.path().join("store"));
-        assert_eq!(settings.renew_identity_after, Duration::from_secs(43_200));
+        assert_eq!(settings.times.renew_identity_after, Duration::from_secs(43_200));
         assert_eq!(settings.log_spool_bytes, None);
         assert_eq!(settings.launcher, LauncherKind::Systemd, "what the caller says");
         let settings = load_from(host("launcher = \"process\"").path(), &[]).expect("settings");

@@ -4,6 +4,7 @@
 //! One file per party; each looks (effects) and has a pure part that says what it means. Must not change anything but
 //! probe files that it removes, nor wait without a limit.
 
+pub mod command;
 pub mod gpus;
 mod launchers;
 mod logs;

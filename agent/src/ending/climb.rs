@@ -103,7 +103,19 @@ async fn note(file: &Path, attempt: Attempt, outcome: Option<Outcome>, error: Op
         outcome: word,
         reason: error.map(|error| error.reason.as_str()),
     };
-    let mut text = serde_json::to_vec(&line).expect("a line holds only strings and integers");
+    append(file, &line).await;
+}
+
+/// Write down that somebody else ends this host: its agent has given no sign of life for `silent` seconds.
+pub async fn note_dead_agent(host_dir: &Path, silent: u64) {
+    let reason = format!("no sign of life for {silent} s");
+    let (rung, reason) = ("agent_dead", Some(reason.as_str()));
+    let line = Line { at: unix_time(), rung, attempt: 1, round: 1, outcome: None, reason };
+    append(&host_dir.join("ending.jsonl"), &line).await;
+}
+
+async fn append(file: &Path, line: &Line<'_>) {
+    let mut text = serde_json::to_vec(line).expect("a line holds only strings and integers");
     text.push(b'\n');
     let file: PathBuf = file.to_owned();
     let shown = file.display().to_string();

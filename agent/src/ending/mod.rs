@@ -5,7 +5,7 @@
 
 mod climb;
 
-pub use climb::end_instance;
+pub use climb::{end_instance, note_dead_agent};
 
 use crate::launch::StopReport;
 use crate::logs::Shipper;

@@ -33,6 +33,7 @@ use crate::ending;
 use crate::interruption;
 use crate::metrics;
 use crate::status::{self, Snapshot};
+use crate::watch::sign::Signs;
 use owner::{Others, Owner};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,7 +105,7 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
         url: host.user_data.control_plane.clone(),
         ca_pem: host.user_data.control_plane_ca.clone(),
         identity: identities,
-        longest_pause: host.settings.reconnect_within,
+        longest_pause: host.settings.times.reconnect_within,
     };
     let link = tokio::spawn(link::run(endpoint, events, stop.clone()));
     let scheduler = tokio::spawn(activity::serve(socket, stop.clone()));
@@ -137,7 +138,12 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     if departure == Departure::Ended {
         let notice = notices.borrow().clone();
         interruption::approve(source.as_ref(), notice.as_ref()).await;
-        ending::end_instance(&host.directory, parties.terminator.as_ref(), ladder::PACE, &shutdown).await;
+        // Climbing may take hours, and whoever climbs is alive.
+        tokio::select! {
+            () = ending::end_instance(&host.directory, parties.terminator.as_ref(), ladder::PACE, &shutdown) => {}
+            never = Signs::from_environment().keep_giving(None) => match never {},
+        }
+        Signs::from_environment().leave();
     }
     Ok(departure)
 }

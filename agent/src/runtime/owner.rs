@@ -24,6 +24,7 @@ use crate::reconcile::{self, CloseHad, DaskHad, Effect, Had, RunnerHad, Wanted, 
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
 use crate::vitals::{Sample, Sampler, Wish};
+use crate::watch::sign::Signs;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +104,7 @@ pub(super) struct Outlets {
     wish: Wish,
     pub(super) snapshots: watch::Sender<Snapshot>,
     pub(super) gateway: Gateway,
+    signs: Signs,
 }
 
 /// Tasks of this cluster's that the owner speaks with.
@@ -152,7 +154,7 @@ impl Owner {
         );
         Ok(Self {
             renewal: Renewal::new(&host, identity, now)?,
-            withheld: Withheld::new(host.settings.withheld_after),
+            withheld: Withheld::new(host.settings.times.withheld_after),
             idleness: Idleness::open(&host.directory, &host.boot, others.scheduler, now),
             host,
             parties,
@@ -163,7 +165,7 @@ impl Owner {
             seen: Seen::default(),
             blobs,
             clocks: Clocks { last_phase: now, next_checkpoint: now, paused_until: now },
-            out: Outlets { sampler, wish, snapshots, gateway: others.gateway },
+            out: Outlets { sampler, wish, snapshots, gateway: others.gateway, signs: Signs::from_environment() },
         })
     }
 
@@ -211,6 +213,7 @@ impl Owner {
 
     /// Do all that can be done now. True: the host is done.
     async fn advance(&mut self) -> bool {
+        self.out.signs.give(self.memory.assignment().map(|told| Duration::from_secs(told.deadlines.agent_lost)));
         self.note_phases().await;
         loop {
             let now = boot_time();

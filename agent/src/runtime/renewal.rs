@@ -43,7 +43,7 @@ impl Renewal {
         identity: watch::Sender<Arc<TlsIdentity>>,
         now: BootTime,
     ) -> Result<Self, RuntimeError> {
-        let period = host.settings.renew_identity_after;
+        let period = host.settings.times.renew_identity_after;
         let due = now.plus(until_due(host.certificate()?.not_after, period, unix_time()));
         Ok(Self { due, open: false, period, identity })
     }

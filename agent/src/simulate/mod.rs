@@ -214,7 +214,7 @@ async fn live(host: Host, every: Duration, tally: &Tally, stop: CancellationToke
         url: host.user_data.control_plane.clone(),
         ca_pem: host.user_data.control_plane_ca.clone(),
         identity: identities,
-        longest_pause: host.settings.reconnect_within,
+        longest_pause: host.settings.times.reconnect_within,
     };
     let who = Who {
         root_key: host.user_data.root_key.clone(),

@@ -64,11 +64,10 @@ impl Terminals<'_> {
 
 /// The files of a folder whose names are wanted.
 fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (String, fs::Metadata)> {
-    let named = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(move |entry| {
+    fs::read_dir(folder).into_iter().flatten().flatten().filter_map(move |entry| {
         let name = entry.file_name().into_string().ok().filter(|name| wanted(name))?;
         Some((name, entry.metadata().ok()?))
-    });
-    named
+    })
 }
 
 fn mark(of: &impl std::hash::Hash) -> u64 {

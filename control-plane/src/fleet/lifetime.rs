@@ -17,11 +17,16 @@ const JUMP: Duration = Duration::from_secs(10);
 /// five minutes, and say how long they may still live.
 pub const HOSTS_COME_BACK: Duration = Duration::from_secs(10 * 60);
 
+/// We look every few seconds. Who did not for this long was stopped or suspended, and heard nobody meanwhile.
+const DEAF: Duration = Duration::from_secs(60);
+
 /// What is known of this process's clocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Clocks {
     started: Option<(u64, BootTime)>,
     last: Option<(u64, BootTime)>,
+    /// Since when we have heard whoever speaks.
+    listening: Option<BootTime>,
     /// The wall clock before each jump, and by how much it went ahead (or back, if negative), in milliseconds.
     jumps: Vec<(u64, i64)>,
 }
@@ -30,7 +35,11 @@ impl Clocks {
     /// Look at both clocks. The answer is a jump that was seen just now, in milliseconds.
     pub fn look(&mut self, wall_ms: u64, boot: BootTime) -> Option<i64> {
         self.started.get_or_insert((wall_ms, boot));
+        self.listening.get_or_insert(boot);
         let (wall_before, boot_before) = self.last.replace((wall_ms, boot))?;
+        if boot.since(boot_before) > DEAF {
+            self.listening = Some(boot);
+        }
         let passed = millis(boot.since(boot_before));
         let moved = signed(wall_ms).saturating_sub(signed(wall_before));
         let jump = moved.saturating_sub(signed(passed));
@@ -64,6 +73,14 @@ impl Clocks {
         for time in [&mut host.ended_at_ms, &mut host.said.at_ms, &mut host.said.failed_at_ms].into_iter().flatten() {
             *time = self.as_of_now(*time);
         }
+    }
+
+    /// For how long a host has said nothing although we listened; `record` with times as of now.
+    pub fn silent_for(&self, record: &HostRecord) -> Duration {
+        let Some((now_ms, now)) = self.last else { return Duration::ZERO };
+        let heard_ms = record.said.at_ms.unwrap_or(record.created_at_ms);
+        let listening = self.listening.map_or(Duration::ZERO, |since| now.since(since));
+        Duration::from_millis(now_ms.saturating_sub(heard_ms)).min(listening)
     }
 
     fn now_ms(&self) -> u64 {
@@ -190,6 +207,7 @@ mod tests {
                 busy: false,
                 ending_since_ms: None,
                 recent_restarts: 0,
+                silent_for: Duration::ZERO,
             };
             let wanted = Wanted { ends_at_ms, ..Wanted::of(&cluster) };
             reconcile(&wanted, &Observed { hosts: vec![seen] }, &settings(), self.wall_ms)
@@ -253,6 +271,31 @@ mod tests {
         assert_eq!(world.actions(), []);
         world.pass(11 * 60_000);
         assert!(matches!(world.actions()[..], [Action::EndCluster(Some(_))]));
+    }
+
+    #[test]
+    fn only_silence_that_we_listened_to_counts() {
+        let mut world = World::new();
+        world.hear();
+        let silent = |world: &mut World, seconds: u64| {
+            for _ in 0..seconds / 5 {
+                world.pass(5_000);
+                world.clocks.look(world.wall_ms, boot(world.boot_ms));
+            }
+            world.clocks.silent_for(&world.host).as_secs()
+        };
+        assert_eq!(silent(&mut world, 600), 600);
+        world.pass(3 * HOUR_MS);
+        assert_eq!(silent(&mut world, 5), 0, "this machine slept");
+        assert_eq!(silent(&mut world, 600), 600);
+        world.restart();
+        assert_eq!(silent(&mut world, 10), 5, "and was started anew");
+        world.hear();
+        assert_eq!(silent(&mut world, 0), 0);
+        world.wall_ms += 2 * DAY_MS;
+        world.clocks.look(world.wall_ms, boot(world.boot_ms));
+        world.clocks.host_as_of_now(&mut world.host);
+        assert!(silent(&mut world, 5) <= 20, "a jump is no silence");
     }
 
     #[test]

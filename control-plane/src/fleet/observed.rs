@@ -1,6 +1,7 @@
 //! PURE: what is known about the hosts of a cluster: what the store keeps, what the backend sees, what is under way.
 
 use crate::model::{HostRecord, HostState, PhaseTiming, StartPhase};
+use std::time::Duration;
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::HostId;
 
@@ -30,6 +31,8 @@ pub struct SeenHost {
     pub ending_since_ms: Option<u64>,
     /// How often its agent was started again lately.
     pub recent_restarts: u32,
+    /// For how long it has said nothing although we listened.
+    pub silent_for: Duration,
 }
 
 /// Every host of a cluster that ever was.

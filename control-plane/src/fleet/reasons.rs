@@ -169,6 +169,15 @@ pub fn vanished(host: &HostId) -> Reason {
     )
 }
 
+/// It has said nothing for so long that nothing of it can be of use.
+pub fn silent(host: &HostId, silent_for: Duration) -> Reason {
+    reason(
+        "host_silent",
+        format!("{host} has said nothing for {} minutes and works no more", silent_for.as_secs() / 60),
+        "Its agent hung or died, or its network was cut. It is replaced; see the machine's own console and agent.log",
+    )
+}
+
 /// Its agent died too often.
 pub fn agent_dead(host: &HostId, restarts: u32) -> Reason {
     reason(

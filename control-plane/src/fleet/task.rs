@@ -262,6 +262,7 @@ impl Fleet {
                 busy,
                 ending_since_ms,
                 recent_restarts: u32::try_from(recent_restarts).unwrap_or(u32::MAX),
+                silent_for: self.clocks.silent_for(&record),
                 record,
             }
         });

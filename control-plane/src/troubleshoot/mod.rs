@@ -82,6 +82,7 @@ fn all_reasons() -> BTreeMap<String, Reason> {
         .map(|phase| reasons::late(&host, phase, limits.of(phase).max(Duration::from_secs(1))));
     let rest = [
         reasons::vanished(&host),
+        reasons::silent(&host, std::time::Duration::from_secs(45 * 60)),
         reasons::agent_dead(&host, 3),
         reasons::banned(&host),
         reasons::agent_too_old(&host),

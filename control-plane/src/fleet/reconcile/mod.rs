@@ -185,6 +185,10 @@ fn look_after(
         actions.push(action);
         return;
     }
+    if let Some(reason) = silence::given_up(host, seen, &settings.policy.rules) {
+        actions.push(Action::FailHost(id(), reason));
+        return;
+    }
     if !host.busy {
         match (host.presence, &record.backend) {
             (_, None) => actions.push(Action::CreateHost(id())),
@@ -325,5 +329,6 @@ fn ending_for(host: &SeenHost, now_ms: u64) -> Option<Duration> {
 }
 
 mod scaling;
+mod silence;
 #[cfg(test)]
 mod tests;

@@ -63,7 +63,8 @@ fn can_retire(seen: &Observed) -> bool {
     word(seen).is_some() && seen.scheduler().is_some_and(|scheduler| scheduler.record.state == HostState::Up)
 }
 
-fn word(seen: &Observed) -> Option<&ScalingWord> {
+/// What the scheduler said last of its worker hosts.
+pub fn word(seen: &Observed) -> Option<&ScalingWord> {
     seen.scheduler()?.record.said.scaling.as_ref()
 }
 

@@ -114,6 +114,7 @@ impl World {
                 busy: self.cooling.contains(&record.id),
                 ending_since_ms: ending.then(|| *since.or_insert(now_ms)),
                 recent_restarts: restarts.filter(|at| now_ms - **at < window).count() as u32,
+                silent_for: Duration::ZERO,
             }
         });
         Observed { hosts: hosts.collect() }
@@ -151,7 +152,7 @@ impl World {
     fn scheduler_word(&mut self) -> &mut ScalingWord {
         let wanted = self.cluster.n_workers;
         let scheduler = self.hosts.iter_mut().find(|host| host.role == RoleKind::Scheduler).expect("asked for first");
-        scheduler.said.scaling.get_or_insert(ScalingWord { wanted, retired: Vec::new() })
+        scheduler.said.scaling.get_or_insert(ScalingWord { wanted, ..Default::default() })
     }
 
     fn host(&mut self, id: &HostId) -> &mut HostRecord {
