@@ -119,7 +119,10 @@ async fn events(
                 return StatusCode::BAD_REQUEST.into_response();
             }
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-            service.approved_at.extend(ids.iter().map(|id| (id.clone(), now)));
+            for id in &ids {
+                // The first word counts: from then on it may begin.
+                service.approved_at.entry(id.clone()).or_insert(now);
+            }
             service.approved.extend(ids);
             StatusCode::OK.into_response()
         }
