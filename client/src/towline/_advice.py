@@ -28,8 +28,8 @@ class Advice:
         self._told = True
         one = len(unused) == 1
         logger.warning(
-            "the GPUs of %s of the cluster %s have done nothing for 15 min or more: hosts without GPUs would do the same "
-            "work for less; `cluster.why()` says more",
+            "the GPUs of %s of the cluster %s have done nothing for 15 min or more: hosts without GPUs would do the "
+            "same work for less; `cluster.why()` says more",
             f"the host {unused[0]}" if one else f"{len(unused)} hosts",
             view.name,
         )
