@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use towline_protocol::envelope::Envelope;
+use towline_protocol::envelope::{self, Envelope};
 use towline_protocol::ids::{Digest, Position, VerifyingKey};
 use towline_protocol::report::{EndReason, PhaseRecord, SignOff};
 use towline_protocol::time::{BootTime, UnixSeconds};
@@ -221,6 +221,19 @@ impl Journal {
         self.state = next;
         Ok(())
     }
+}
+
+/// The assignment in the journal in `directory`, for who only looks: no lock is held, nothing is made, and what cannot be
+/// read or does not verify is none.
+pub fn glance<T: envelope::Document>(directory: &Path) -> Option<T> {
+    let slots = [0, 1].map(|number| read_slot(&slot(directory, number)));
+    let whole = slots.into_iter().filter_map(|slot| match slot {
+        Ok(Slot::Whole { sequence, state }) => Some((sequence, state)),
+        Ok(Slot::Absent | Slot::Torn) | Err(_) => None,
+    });
+    let (_, newest) = whole.max_by_key(|(sequence, _)| *sequence)?;
+    let kept = newest.assignment?;
+    envelope::verify::<T>(&kept.envelope, &kept.key).ok().map(envelope::Verified::into_document)
 }
 
 fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> JournalError {

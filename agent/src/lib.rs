@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod doctor;
 pub mod ending;
 pub mod environments;
 pub mod idle;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use towline_agent::doctor::command;
 use towline_agent::launch::RunnerProgram;
 use towline_agent::{AgentOptions, observe, runner, watch};
 
@@ -26,6 +27,31 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Say what this host has and lacks: launchers, log store, GPUs, notices, power-off
+    #[command(
+        after_help = "Exit code: 0 when nothing is marked FAIL, 1 when something is, 78 when the settings cannot be read."
+    )]
+    Doctor {
+        /// The host's directory; without one there, the machine is looked at
+        #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/towline/host")]
+        host_dir: PathBuf,
+        /// The launcher is `systemd` where none is set, as for an agent that was told this user
+        #[arg(long, value_name = "USER")]
+        dask_user: Option<String>,
+        /// Print one JSON value for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what this machine's NVIDIA GPUs do, as the agent sees it
+    #[command(after_help = "Exit code: 0 also without a GPU, 1 when the driver fails or does not answer.")]
+    Gpu {
+        /// NVIDIA's library (NVML), where the system does not find it
+        #[arg(long, value_name = "FILE")]
+        nvml_library: Option<PathBuf>,
+        /// Print one JSON value for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Start or kill a runner for whoever is connected to standard input; started by systemd, never by hand.
     #[command(hide = true)]
     LaunchHelper {
@@ -81,6 +107,10 @@ fn main() -> ExitCode {
         Some(Command::LaunchHelper { agent_user, dask_user }) => {
             return towline_agent::launch::systemd::helper::main(&agent_user, &dask_user);
         }
+        Some(Command::Doctor { host_dir, dask_user, json }) => {
+            return command::doctor(&host_dir, dask_user.is_some(), json);
+        }
+        Some(Command::Gpu { nvml_library, json }) => return command::gpu(nvml_library, json),
         Some(Command::Watch { host_dir, agent_dir, own_dir, stop_units, dry_run, json }) => {
             return watch::main(&watch::Options { host_dir, agent_dir, own_dir, stop_units, dry_run, json });
         }

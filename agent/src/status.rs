@@ -2,6 +2,7 @@
 //!
 //! Owns the publishing task. Must not compute anything that the report does not hold. Driven by `runtime` over a watch.
 
+use crate::doctor::Finding;
 use crate::launch::RunnerRecord;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -54,23 +55,39 @@ fn word(value: &impl Serialize) -> String {
     }
 }
 
-/// Publish snapshots until `stop`; the last one is always written.
-pub async fn publish(mut snapshots: watch::Receiver<Snapshot>, host_dir: PathBuf, stop: CancellationToken) {
+/// The status file: the snapshot, and what the checks at the agent's start found.
+#[derive(PartialEq, Eq, Serialize)]
+struct Status {
+    #[serde(flatten)]
+    snapshot: Snapshot,
+    checks: Vec<Finding>,
+}
+
+/// Publish snapshots, and what the checks found, until `stop`; the last is always written.
+pub async fn publish(
+    mut snapshots: watch::Receiver<Snapshot>,
+    mut checks: watch::Receiver<Vec<Finding>>,
+    host_dir: PathBuf,
+    stop: CancellationToken,
+) {
     let file = host_dir.join("run/status.json");
     let mut last = None;
     loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        if last.as_ref() != Some(&snapshot) {
-            write(&snapshot, &file).await;
-            last = Some(snapshot);
+        let status =
+            Status { snapshot: snapshots.borrow_and_update().clone(), checks: checks.borrow_and_update().clone() };
+        if last.as_ref() != Some(&status) {
+            write(&status, &file).await;
+            last = Some(status);
         }
         // Cancel-safe: a watch keeps its newest value, a token its state.
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },
+            // Told once; that nobody tells any more is no news.
+            Ok(()) = checks.changed() => {}
             () = stop.cancelled() => {
-                let snapshot = snapshots.borrow().clone();
-                if last.as_ref() != Some(&snapshot) {
-                    write(&snapshot, &file).await;
+                let status = Status { snapshot: snapshots.borrow().clone(), checks: checks.borrow().clone() };
+                if last.as_ref() != Some(&status) {
+                    write(&status, &file).await;
                 }
                 return;
             }
@@ -82,10 +99,10 @@ pub async fn publish(mut snapshots: watch::Receiver<Snapshot>, host_dir: PathBuf
     }
 }
 
-async fn write(snapshot: &Snapshot, file: &Path) {
+async fn write(status: &Status, file: &Path) {
     // Without systemd there is no socket and nothing is sent.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&snapshot.line())]);
-    let text = serde_json::to_vec(snapshot).expect("a snapshot holds only strings, integers, lists and objects");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status.snapshot.line())]);
+    let text = serde_json::to_vec(status).expect("a status holds only strings, integers, lists and objects");
     let staging = file.with_extension("json.new");
     let file = file.to_owned();
     // Not synced: after a power cut nobody needs yesterday's status.
@@ -124,11 +141,17 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let (sender, receiver) = watch::channel(Snapshot::default());
         let stop = CancellationToken::new();
-        let task = tokio::spawn(publish(receiver, directory.path().to_owned(), stop.clone()));
+        let (tell, checks) = watch::channel(Vec::new());
+        let task = tokio::spawn(publish(receiver, checks, directory.path().to_owned(), stop.clone()));
         sender.send_modify(|snapshot| snapshot.connected = true);
+        tell.send_replace(vec![Finding::warn("gpus", "hung", "look")]);
         stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), task).await.expect("ends").expect("no panic");
         let text = std::fs::read_to_string(directory.path().join("run/status.json")).expect("written");
         assert!(text.contains("\"connected\":true"), "{text}");
+        assert!(
+            text.contains(r#""checks":[{"check":"gpus","grade":"warn","detail":"hung","remedy":"look"}]"#),
+            "{text}"
+        );
     }
 }

@@ -83,7 +83,12 @@ pub enum Command {
 
 /// `towline doctor`
 #[derive(Debug, Args)]
+#[command(after_help = "Exit code: 0 when nothing is marked FAIL, else 1. `missing` is what only some need.")]
 pub struct DoctorArguments {
+    /// Look at the enrolled host in this directory: its launcher, log store, notices and power-off
+    #[cfg(feature = "host")]
+    #[arg(long, value_name = "DIR", conflicts_with = "data_dir")]
+    pub host_dir: Option<PathBuf>,
     /// Directory whose disk is checked; default: where `towline demo` keeps its files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -358,6 +363,8 @@ mod tests {
     fn every_documented_command_is_there() {
         for line in [
             "towline doctor",
+            #[cfg(feature = "host")]
+            "towline doctor --host-dir d --json",
             "towline login https://h:1#sha256:00",
             "towline version",
             "towline explain synced_late",

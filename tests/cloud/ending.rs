@@ -141,16 +141,48 @@ async fn an_azure_machine_deletes_itself_then_deallocates_and_powers_off_last() 
     Ok(())
 }
 
+/// A stage's Google instance, as its service account lets it.
+fn google_instance(stage: &Stage) -> Result<google::Instance> {
+    let metadata = google_api::metadata::Metadata::new(&stage.cloud.url("google_metadata")?)?.with_patience(PATIENCE);
+    Ok(google::Instance::new(Arc::new(metadata), stage.switch()?, Some(stage.cloud.url("google_compute")?)))
+}
+
+#[tokio::test]
+async fn a_google_instance_deletes_itself_and_cuts_the_power_if_that_does_not_end_it() -> Result<()> {
+    let stage = Stage::new().await?;
+    stage.cloud.knobs("google_compute", json!({ "script": [{ "status": 503 }] })).await?;
+    let tried = stage.climb(&google_instance(&stage)?).await?;
+    let expected =
+        [("delete", "failed"), ("delete", "accepted"), ("power_off", "accepted"), ("power_off_forced", "accepted")];
+    ensure!(pairs(&tried) == expected, "{tried:?}");
+    let own = "projects/towline-test/zones/europe-west1-b/instances/worker-1";
+    ensure!(stage.cloud.get("google_compute", "/_fake/deleted").await? == json!([own]));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_google_instance_without_a_right_to_delete_itself_powers_off() -> Result<()> {
     let stage = Stage::new().await?;
-    let metadata = google_api::metadata::Metadata::new(&stage.cloud.url("google_metadata")?)?.with_patience(PATIENCE);
-    // Any service that refuses will do: this one does not know the token.
-    let compute = Some(stage.cloud.url("azure_machines")?);
-    let instance = google::Instance::new(Arc::new(metadata), stage.switch()?, compute);
-    let tried = stage.climb(&instance).await?;
+    stage.cloud.put("google_compute", "/_fake/right", json!(false)).await?;
+    let tried = stage.climb(&google_instance(&stage)?).await?;
     let expected = [("delete", "refused"), ("power_off", "accepted"), ("power_off_forced", "accepted")];
     ensure!(pairs(&tried) == expected, "{tried:?}");
+    ensure!(stage.cloud.get("google_compute", "/_fake/deleted").await? == json!([]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_google_instance_may_delete_no_other_and_none_without_its_token() -> Result<()> {
+    let stage = Stage::new().await?;
+    let instance = google_instance(&stage)?;
+    stage.cloud.put("google_metadata", "/_fake/items", json!({ "instance/name": "worker-2" })).await?;
+    let refused = instance.attempt(Rung::Delete).await.expect_err("another instance");
+    ensure!(!refused.is_passing && refused.to_string().contains("403"), "{refused}");
+    let stranger = r#"{"access_token":"of-another","expires_in":3599,"token_type":"Bearer"}"#;
+    let items = json!({ "instance/name": "worker-1", "instance/service-accounts/default/token": stranger });
+    stage.cloud.put("google_metadata", "/_fake/items", items).await?;
+    let refused = google_instance(&stage)?.attempt(Rung::Delete).await.expect_err("another's token");
+    ensure!(!refused.is_passing && refused.to_string().contains("401"), "{refused}");
     Ok(())
 }
 

@@ -23,7 +23,7 @@ const LARGE: [(&str, usize); 11] = [
     ("ClusterView", 24),
     ("Host", 13),
     ("HostRecord", 13),
-    ("HostView", 18),
+    ("HostView", 15),
     ("LastSaid", 16),
     ("Owner", 13),
     ("Report", 15),

@@ -237,9 +237,12 @@ async fn tools(world: &World) -> Result<()> {
     has(&text(world, &["doctor"]).await?, &["check", "index", "clock", "disk", "server", "This machine"])?;
     let report = json(world, &["doctor"]).await?;
     let checks = report["checks"].as_array().context("checks")?;
-    for wanted in ["version", "index", "uv", "interpreters", "disk", "server"] {
-        let found =
-            checks.iter().find(|check| check["check"] == wanted).with_context(|| format!("no {wanted}: {report:#}"))?;
+    let of_agent = ["launcher process", "log spools", "sensors", "platform", "notices", "power off"];
+    for wanted in ["version", "index", "uv", "interpreters", "disk", "server"].iter().chain(&of_agent) {
+        let found = checks
+            .iter()
+            .find(|check| check["check"] == *wanted)
+            .with_context(|| format!("no {wanted}: {report:#}"))?;
         ensure!(found["grade"] != "fail" && found["detail"].as_str().is_some_and(|text| !text.is_empty()), "{found:#}");
     }
     Ok(())

@@ -307,7 +307,7 @@ class FakeControlPlane:
             "phases": [{"phase": "requested", "reached_at_ms": 0, "millis": 0}],
             "current": {"waiting_for": "created", "since_ms": 0, "deadline_seconds": 300, "late": False},
             "observed": None, "agent_version": None, "reports": 0, "last_seen_at_ms": None, "vitals": None,
-            "verdict": None, "processes": [], "sign_off": None, "created_at_ms": 0, "ended_at_ms": None,
+            "verdict": None, "processes": [], "gpus_unused_since_ms": None, "sign_off": None, "created_at_ms": 0, "ended_at_ms": None,
         }  # fmt: skip
 
     async def reach(self, view: dict, host: dict, phase: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import io
 import json
+import logging
 import re
 import ssl
 import sys
@@ -18,6 +19,7 @@ import pytest
 import towline
 from client_fakes import TOKEN, Authority, Workbench, member_uri, plain_server, random_id
 from towline import ClusterError, _events, _options, _progress, _security, _starting
+from towline._advice import Advice
 from towline._api import ControlPlane, pause
 from towline._binary import Binary, locate
 from towline._logs import read, streams
@@ -553,6 +555,22 @@ def test_json_lines_are_json_and_plain_lines_are_few():
             assert "late" in text
         else:
             assert "starting hosts" in text
+
+
+def test_unused_gpus_are_told_of_once(caplog):
+    host = {"id": "ho-x", "role": "worker", "state": "up", "phases": [], "gpus_unused_since_ms": None}
+    quiet, unused = view(hosts=[host]), view(hosts=[{**host, "gpus_unused_since_ms": 1}])
+    advice = Advice()
+    with caplog.at_level(logging.WARNING, "towline"):
+        advice.saw(quiet, quiet)
+        assert not caplog.records
+        advice.saw(unused, quiet)
+        advice.saw(quiet, unused)
+        advice.saw(unused, quiet)
+    (record,) = caplog.records
+    assert "the GPUs of the host ho-x" in record.getMessage()
+    Advice().saw(view(hosts=[{**host, "state": "ended", "gpus_unused_since_ms": 1}]), quiet)
+    assert len(caplog.records) == 1
 
 
 def test_a_display_that_fails_does_not_stop_a_start(caplog):

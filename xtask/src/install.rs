@@ -8,8 +8,12 @@ use std::path::Path;
 const PROGRAMS: [(&str, &str); 3] =
     [("towline", "usr/bin"), ("towline-agent", "usr/lib/towline"), ("towline-bootstrap", "usr/lib/towline")];
 
-/// Build the programs and lay out a host's files below `destination`.
-pub fn run(destination: &Path) -> Outcome {
+/// Settings of a machine that is a host's alone, and where the agent reads them.
+const IMAGE: (&str, &str) = ("packer/agent.d/10-image.toml", "etc/towline/agent.d/10-image.toml");
+
+/// Build the programs and lay out a host's files below `destination`; for an `image` also what makes the whole machine
+/// the host's.
+pub fn run(destination: &Path, image: bool) -> Outcome {
     step(
         "build the programs",
         &mut cargo([
@@ -39,6 +43,9 @@ pub fn run(destination: &Path) -> Outcome {
         }
     }
     copy(&units.join("towline-sysusers.conf"), &destination.join("usr/lib/sysusers.d/towline.conf"))?;
+    if image {
+        copy(&root().join(IMAGE.0), &destination.join(IMAGE.1))?;
+    }
     println!("laid out below {}", destination.display());
     Ok(())
 }

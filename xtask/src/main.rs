@@ -27,7 +27,8 @@ cargo xtask <chore>
                             --checkout PATH  with this git checkout of distributed; default: Debian's source package
   bench [ROW…] [OPTION…]  measure with the released binaries, each row beside its peer, print the table and write
                           docs/performance.md (about 25 minutes after the build; `bench --help` lists the rows)
-  install --destdir D     lay out the files of a host image below D
+  install --destdir D     lay out a host's files below D
+  install --image --destdir D   … and what makes the whole machine the host's, for images
   help                    this text
 ";
 
@@ -58,7 +59,8 @@ fn main() -> ExitCode {
             }
             Err(why) => return usage(&why),
         },
-        ["install", "--destdir", directory] => install::run(directory.as_ref()),
+        ["install", "--destdir", directory] => install::run(directory.as_ref(), false),
+        ["install", "--image", "--destdir", directory] => install::run(directory.as_ref(), true),
         other => return usage(&format!("there is no chore {other:?}")),
     };
     match outcome {

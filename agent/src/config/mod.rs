@@ -183,6 +183,17 @@ mod tests {
     }
 
     #[test]
+    fn the_settings_of_images_are_good_and_make_the_machine_the_hosts() {
+        let shipped = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../packer/agent.d"));
+        let directory = tempfile::tempdir().expect("a directory");
+        let settings = load_from(directory.path(), std::slice::from_ref(&shipped)).expect("settings");
+        assert!(settings.whole_host);
+        assert_eq!(settings.machine.platform, towline_cloud::machine::platform(), "as the firmware says");
+        let own = load_from(host("whole_host = false").path(), &[shipped]).expect("settings");
+        assert!(!own.whole_host, "the host's own file wins");
+    }
+
+    #[test]
     fn the_hosts_own_file_wins_over_drop_ins_key_by_key() {
         let own = host("store = \"/own\"\n");
         let shared = tempfile::tempdir().expect("a directory");

@@ -194,6 +194,14 @@ fn cases() -> Vec<Case> {
             &[Why::Quiet],
         ),
         unknown("a worker's CPU cannot be read", steady(Signals { cpu_milli: None, ..worker() }), &[Why::CpuUnknown]),
+        unknown(
+            "a worker's CPU was busy, and then cannot be read: after a minute the old figures say nothing",
+            then(
+                steady(Signals { cpu_milli: Some(900), ..worker() }),
+                times(6, Signals { cpu_milli: None, ..worker() }),
+            ),
+            &[Why::CpuUnknown],
+        ),
         Case {
             name: "unknown for more than two idle times",
             series: times(14, Signals { after: minute, ..silent }),

@@ -89,7 +89,8 @@ pub struct Judgement {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Engine {
-    window: VecDeque<u64>,
+    /// CPU of the last samples; none: could not be read.
+    window: VecDeque<Option<u64>>,
     gpus: VecDeque<Signal>,
     traffic: Traffic,
     person: Person,
@@ -209,11 +210,10 @@ impl Engine {
             Some(activity) if signals.decides => Some(activity.workers_cpu_milli),
             _ => signals.cpu_milli,
         };
-        if let Some(milli) = cpu {
-            self.window.push_back(milli);
-            if self.window.len() > WINDOW {
-                self.window.pop_front();
-            }
+        // One that could not be read has its place, too: an old figure must not count for ever.
+        self.window.push_back(cpu);
+        if self.window.len() > WINDOW {
+            self.window.pop_front();
         }
         self.gpus.push_back(signals.gpu);
         if self.gpus.len() > WINDOW {
@@ -230,7 +230,7 @@ impl Engine {
         let heard = signals.scheduler.filter(|_| signals.decides);
         let word = of_cluster(heard, seen);
         let busy_from = if heard.is_some() { WORKERS_BUSY_MILLI } else { CPU_BUSY_MILLI };
-        let works = self.window.iter().filter(|milli| **milli >= busy_from).count() >= BUSY_IN_WINDOW;
+        let works = self.window.iter().flatten().filter(|milli| **milli >= busy_from).count() >= BUSY_IN_WINDOW;
         let mut busy: Vec<VerdictReason> = [
             (signals.held, VerdictReason::Held),
             (signals.starting, VerdictReason::Starting),

@@ -65,6 +65,11 @@ impl Source {
         made.map(|source| Some(Arc::new(source))).map_err(RuntimeError::Metadata)
     }
 
+    /// Ask once, for who only wants to know whether it answers.
+    pub async fn is_reached(&self) -> Result<(), HttpError> {
+        Read::new(self).ask(self, unix_time()).await.map(drop)
+    }
+
     /// Between two questions. Google gives half a minute of notice, Azure as little for spot, AWS two minutes.
     fn interval(&self) -> Duration {
         match self {

@@ -28,6 +28,7 @@ pub use memory::MemoryError;
 pub use parties::{AdoptFailure, Environments, Launched, Parties, Runner, Runners, StepError, story};
 
 use crate::cluster::{activity, gateway};
+use crate::doctor;
 use crate::ending;
 use crate::interruption;
 use crate::metrics;
@@ -112,7 +113,9 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
     let numbers = tokio::spawn(metrics::serve(host.settings.metrics_listen, published.clone(), stop.clone()));
     let source = interruption::Source::of(&host.settings.machine)?;
     let poller = tokio::spawn(interruption::watch(source.clone(), announcements, stop.clone()));
-    let publisher = tokio::spawn(status::publish(published, host.directory.clone(), stop.clone()));
+    let (found, checks) = watch::channel(Vec::new());
+    let doctor = tokio::spawn(doctor::at_start(host.settings.clone(), host.directory.clone(), found, stop.clone()));
+    let publisher = tokio::spawn(status::publish(published, checks, host.directory.clone(), stop.clone()));
     // Without systemd there is no socket and nothing is sent.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -124,6 +127,7 @@ pub async fn run(host: Host, parties: Parties, shutdown: CancellationToken) -> R
         ("gateway", gateway),
         ("metrics", numbers),
         ("notices", poller),
+        ("doctor", doctor),
         ("status", publisher),
     ];
     for (name, task) in tasks {

@@ -17,7 +17,7 @@ mod read;
 use crate::idle::Presence;
 use gpu::Gpus;
 use meter::Meter;
-use people::Notebooks;
+use people::{Notebooks, Terminals};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -42,8 +42,8 @@ pub struct Sample {
     pub gpus_of_others: Vec<bool>,
 }
 
-/// Where Linux has the terminals of logins and of programs that open one.
-const TERMINALS: &str = "/dev/pts";
+/// Between two looks of a doctor: some ticks of the kernel's counters.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the sampler is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,16 @@ impl Sampler {
     }
 }
 
+/// Two looks, a moment apart, so that rates are known as well; without GPUs and workload. For who only wants to know what
+/// can be measured.
+pub fn look_twice(directory: &Path) -> Vitals {
+    let begun = Instant::now();
+    let mut meter = Meter::default();
+    meter.measure(read::reading(begun.elapsed(), directory, None));
+    std::thread::sleep(LOOK_PAUSE);
+    meter.measure(read::reading(begun.elapsed(), directory, None)).0
+}
+
 /// Bytes per second that the workload moved. The kernel counts network bytes of machines, not of processes, so they count
 /// only where the machine is the workload's.
 fn moved(vitals: &Vitals, whole_host: bool) -> Option<u64> {
@@ -124,7 +134,7 @@ fn sample_until_dropped(
         vitals.gpus = seen.map(|all| all.into_iter().map(|gpu| gpu.vitals).collect());
         number += 1;
         let workload_traffic = moved(&vitals, wish.whole_host);
-        let terminals = wish.whole_host.then(|| people::terminals(Path::new(TERMINALS))).flatten();
+        let terminals = wish.whole_host.then(|| Terminals::of_this_machine().look()).flatten();
         let presence = people::together(terminals, notebooks.look(pids.as_deref().unwrap_or_default()));
         let sample = Sample { number, vitals, workload_cpu_milli, workload_traffic, presence, gpus_of_others };
         outbox.send_replace(Some(sample));

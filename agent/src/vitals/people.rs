@@ -26,19 +26,48 @@ const MOST_SERVERS: usize = 8;
 /// Longest file and answer that is read.
 const LONGEST: u64 = 1 << 20;
 
-/// When terminals were last typed in, as a mark; none: there is no terminal. Linux notes what was read from a terminal as its
-/// file's access: <https://man7.org/linux/man-pages/man4/pts.4.html>. What programs show there is no use of it.
-pub fn terminals(folder: &Path) -> Option<u64> {
-    let entries = fs::read_dir(folder).ok()?.flatten();
-    let numbered =
-        entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
-    let used: BTreeSet<_> = numbered
-        .filter_map(|entry| {
-            let times = entry.metadata().ok()?;
-            Some((entry.file_name(), times.atime(), times.atime_nsec()))
-        })
-        .collect();
-    (!used.is_empty()).then(|| mark(&used))
+/// Where a machine's terminals are.
+#[derive(Clone, Copy, Debug)]
+pub struct Terminals<'a> {
+    /// Those that programs open: ssh, tmux, an editor from afar.
+    pub opened: &'a Path,
+    /// Devices, consoles among them: of a screen, and the serial one that clouds bring to a browser.
+    pub devices: &'a Path,
+    /// Who has the consoles on which nobody is logged in.
+    pub machine: u32,
+}
+
+/// Names of consoles begin with one of these and go on with a number.
+const CONSOLES: [&str; 4] = ["tty", "ttyS", "ttyAMA", "hvc"];
+
+impl Terminals<'static> {
+    /// Linux's.
+    pub fn of_this_machine() -> Self {
+        Self { opened: Path::new("/dev/pts"), devices: Path::new("/dev"), machine: 0 }
+    }
+}
+
+impl Terminals<'_> {
+    /// When they were last typed in, as a mark; none: there is none that is somebody's. Linux notes what was read from a
+    /// terminal as its file's access: <https://man7.org/linux/man-pages/man4/pts.4.html>. What programs show there is no
+    /// use of it. A console becomes its person's at the login; before, it is only a prompt that waits.
+    pub fn look(self) -> Option<u64> {
+        let numbered = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
+        let is_console = |name: &str| CONSOLES.iter().any(|kind| name.strip_prefix(kind).is_some_and(numbered));
+        let opened = files(self.opened, numbered);
+        let consoles = files(self.devices, is_console).filter(|(_, file)| file.uid() != self.machine);
+        let used: BTreeSet<_> =
+            opened.chain(consoles).map(|(name, file)| (name, file.atime(), file.atime_nsec())).collect();
+        (!used.is_empty()).then(|| mark(&used))
+    }
+}
+
+/// The files of a folder whose names are wanted.
+fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (String, fs::Metadata)> {
+    fs::read_dir(folder).into_iter().flatten().flatten().filter_map(move |entry| {
+        let name = entry.file_name().into_string().ok().filter(|name| wanted(name))?;
+        Some((name, entry.metadata().ok()?))
+    })
 }
 
 fn mark(of: &impl std::hash::Hash) -> u64 {
@@ -210,19 +239,41 @@ mod tests {
     #[test]
     fn a_terminal_is_used_when_it_is_read_and_not_when_it_shows_something() {
         let folder = tempfile::tempdir().expect("a directory");
-        assert_eq!(terminals(folder.path()), None);
+        let terminals = || Terminals { opened: folder.path(), devices: Path::new("/nowhere"), machine: 0 }.look();
+        assert_eq!(terminals(), None);
         fs::write(folder.path().join("ptmx"), "").expect("written");
-        assert_eq!(terminals(folder.path()), None, "no terminal of anybody");
+        assert_eq!(terminals(), None, "no terminal of anybody");
         let terminal = fs::File::create(folder.path().join("3")).expect("made");
         let set = |read: u64, shown: u64| {
             let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             terminal.set_times(fs::FileTimes::new().set_accessed(at(read)).set_modified(at(shown))).expect("set");
-            terminals(folder.path())
+            terminals()
         };
         let first = set(100, 100);
         assert!(first.is_some());
         assert_eq!(set(100, 900), first);
         assert_ne!(set(108, 900), first);
+    }
+
+    #[test]
+    fn a_console_counts_once_somebody_has_logged_in_to_it() {
+        let folder = tempfile::tempdir().expect("a directory");
+        for name in ["tty1", "ttyS0", "tty", "ttyprintk", "hvc0", "null"] {
+            fs::write(folder.path().join(name), "").expect("written");
+        }
+        let me = fs::metadata(folder.path()).expect("there").uid();
+        let look = |machine| Terminals { opened: Path::new("/nowhere"), devices: folder.path(), machine }.look();
+        assert_eq!(look(me), None, "nobody is logged in");
+        let before = look(me + 1).expect("somebody is");
+        let typed = |name: &str| {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+            let file = fs::File::open(folder.path().join(name)).expect("there");
+            file.set_times(fs::FileTimes::new().set_accessed(at)).expect("set");
+            look(me + 1)
+        };
+        assert_eq!(typed("null"), Some(before));
+        assert_eq!(typed("ttyprintk"), Some(before), "the kernel's own");
+        assert_ne!(typed("ttyS0"), Some(before));
     }
 
     #[test]

@@ -13,12 +13,12 @@ fn said(library: PathBuf) -> (LibraryState, Option<Vec<GpuVitals>>) {
 }
 
 /// The library, built into a folder of its own, with this as its word on the GPUs.
-struct Fake {
+pub struct Fake {
     folder: tempfile::TempDir,
 }
 
 impl Fake {
-    fn build(gpus: &str) -> Self {
+    pub fn build(gpus: &str) -> Self {
         let folder = tempfile::tempdir().expect("a directory");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fakes/nvml/nvml.c");
         let library = folder.path().join("libnvidia-ml.so.1");
@@ -41,7 +41,7 @@ impl Fake {
         std::fs::rename(new, file).expect("put in its place");
     }
 
-    fn library(&self) -> PathBuf {
+    pub fn library(&self) -> PathBuf {
         self.folder.path().join("libnvidia-ml.so.1")
     }
 }
@@ -106,6 +106,29 @@ fn a_library_without_its_driver_is_broken_and_one_that_is_not_there_means_no_gpu
     assert!(library.look().is_none() && !library.is_open());
     fake.say(WHOLE);
     assert!(library.look().is_some_and(|gpus| gpus.len() == 1) && library.is_open());
+}
+
+/// What a person sees who asks the program itself, and the exit code of each answer.
+#[test]
+fn the_command_says_what_the_gpus_do_and_ends_with_a_driver_that_fails() {
+    let ask = |library: PathBuf| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_towline-agent"));
+        let done = command.args(["gpu", "--json", "--nvml-library"]).arg(library).output().expect("it runs");
+        let said: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        (done.status.code(), said)
+    };
+    let fake = Fake::build(&format!("{WHOLE}\nname=Small\n"));
+    let (code, said) = ask(fake.library());
+    assert_eq!((code, &said["driver"], &said["state"]), (Some(0), &"999.1".into(), &"open".into()), "{said:#}");
+    let whole = &said["gpus"][0];
+    assert_eq!((&whole["busy_percent"], &whole["power_milliwatts"]), (&42.into(), &70_500.into()), "{said:#}");
+    assert!(said["gpus"][1]["busy_percent"].is_null(), "unknown is not zero: {said:#}");
+    let (code, said) = ask("/nowhere/libnvidia-ml.so.1".into());
+    assert_eq!((code, &said["state"], &said["gpus"]), (Some(0), &"missing".into(), &serde_json::json!([])));
+    fake.say("init=18\n");
+    let (code, said) = ask(fake.library());
+    assert_eq!((code, &said["state"]), (Some(1), &"broken".into()), "{said:#}");
+    assert!(said["gpus"].is_null() && said["why"].is_string(), "{said:#}");
 }
 
 #[tokio::test]

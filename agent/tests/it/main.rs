@@ -6,6 +6,7 @@
 mod binary;
 mod control_plane;
 mod deadlines;
+mod doctor;
 mod fakes;
 mod gpu;
 mod host;

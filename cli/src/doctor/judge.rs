@@ -109,24 +109,6 @@ pub fn hard_links(data: &Path, works: Result<bool, String>) -> Finding {
     }
 }
 
-#[cfg(feature = "host")]
-pub fn holes(data: &Path, works: Result<bool, String>) -> Finding {
-    match works {
-        Ok(true) => Finding::ok("log spools", "delivered log lines free their room at once"),
-        Ok(false) => Finding::warn(
-            "log spools",
-            format!(
-                "the file system of {} has no holes: delivered log lines keep their room until the cap",
-                data.display()
-            ),
-            "nothing to do, or put the data on ext4, XFS or Btrfs",
-        ),
-        Err(why) => {
-            Finding::warn("log spools", format!("could not be tried: {why}"), "check that the directory is yours")
-        }
-    }
-}
-
 /// `taken`: the ports of the server's defaults that somebody listens on, and how many of a sample of cluster ports.
 pub fn ports(taken: (Vec<u16>, usize, usize)) -> Finding {
     let (defaults, busy, sampled) = taken;
@@ -202,10 +184,6 @@ mod tests {
             disk("disk", path, Err("denied".into())),
             hard_links(path, Ok(false)),
             hard_links(path, Err("x".into())),
-            #[cfg(feature = "host")]
-            holes(path, Ok(false)),
-            #[cfg(feature = "host")]
-            holes(path, Err("x".into())),
             ports((vec![4410], 0, 20)),
             ports((vec![], 11, 20)),
             descriptors(Some(10)),

@@ -165,21 +165,6 @@ pub fn hard_links(data: &Path, cache: &Option<PathBuf>) -> Result<bool, String> 
     Ok(linked.is_ok())
 }
 
-/// Whether blocks can be taken out of a file in the data directory: tried with a file of our own.
-#[cfg(feature = "host")]
-pub fn holes(data: &Path) -> Result<bool, String> {
-    use rustix::fs::FallocateFlags;
-    let there = existing(data).ok_or("the data directory has no place")?;
-    let probe = there.join(format!(".towline-doctor-{}-holes", std::process::id()));
-    let tried = std::fs::write(&probe, vec![b'x'; 64 * 1024]).and_then(|()| {
-        let file = std::fs::File::options().write(true).open(&probe)?;
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(rustix::fs::fallocate(&file, flags, 0, 32 * 1024).is_ok())
-    });
-    let _ = std::fs::remove_file(&probe);
-    tried.map_err(|error| error.to_string())
-}
-
 fn existing(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     path.ancestors().find(|ancestor| ancestor.is_dir()).map(Path::to_path_buf)
@@ -219,14 +204,6 @@ mod tests {
     fn reads_the_date_of_an_answer() {
         assert_eq!(http_date("Sun, 22 Nov 2026 08:00:00 GMT"), Some(1_795_334_400));
         assert_eq!(http_date("yesterday"), None);
-    }
-
-    #[cfg(feature = "host")]
-    #[test]
-    fn holes_are_tried_where_the_data_will_be_and_leave_nothing() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        assert_eq!(holes(&directory.path().join("not/yet")), Ok(true), "the tests' file system has holes");
-        assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 0);
     }
 
     #[test]

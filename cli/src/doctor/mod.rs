@@ -4,7 +4,7 @@
 //! removes.
 
 #[cfg(feature = "host")]
-pub mod gpus;
+mod host;
 pub mod judge;
 pub mod measure;
 
@@ -22,6 +22,9 @@ use serde_json::json;
 pub enum Grade {
     /// Nothing to do.
     Ok,
+    /// Not here, and needed only by who asks for it.
+    #[cfg(feature = "host")]
+    Missing,
     /// Works, but worth knowing.
     Warn,
     /// Will not work.
@@ -57,6 +60,10 @@ impl Finding {
 
 /// Run every check.
 pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
+    #[cfg(feature = "host")]
+    if let Some(host_dir) = &arguments.host_dir {
+        return Ok(tell(&host::of_host(host_dir).await, "This host", output));
+    }
     let data = match &arguments.data_dir {
         Some(path) => path.clone(),
         None => paths::data()?,
@@ -71,25 +78,26 @@ pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
         judge::interpreters(&measure::interpreters().await),
         judge::disk("disk", &data, measure::free_bytes(&data)),
         judge::hard_links(&data, measure::hard_links(&data, &measure::uv_cache())),
-        #[cfg(feature = "host")]
-        judge::holes(&data, measure::holes(&data)),
         judge::ports(measure::taken_ports()),
         judge::descriptors(measure::descriptors()),
     ];
     #[cfg(feature = "host")]
-    {
-        // On a thread of its own: it may wait for a driver.
-        let seen = tokio::task::spawn_blocking(gpus::look).await.ok();
-        findings.extend(seen.and_then(|seen| gpus::judge(&seen)));
-    }
+    findings.extend(host::of_machine(&data).await);
     if let Some(finding) = judge::server(&measure::server().await) {
         findings.push(finding);
     }
+    Ok(tell(&findings, "This machine", output))
+}
+
+/// Tell the findings, for people or programs, and what they come to.
+fn tell(findings: &[Finding], what: &str, output: Output) -> Exit {
     let worst = findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
     output.value(&json!({ "version": env!("CARGO_PKG_VERSION"), "grade": worst, "checks": findings }));
     let rows = findings.iter().map(|finding| {
         let word = match finding.grade {
             Grade::Ok => "ok",
+            #[cfg(feature = "host")]
+            Grade::Missing => "missing",
             Grade::Warn => "warn",
             Grade::Fail => "FAIL",
         };
@@ -101,10 +109,12 @@ pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
         vec![word.to_owned(), finding.check.to_owned(), text]
     });
     output.table(&["", "check", "finding"], rows.collect());
-    output.line(match worst {
-        Grade::Ok => "This machine is ready. Try `towline demo`.",
-        Grade::Warn => "This machine will do. Try `towline demo`.",
-        Grade::Fail => "Something is missing: see the lines marked FAIL.",
+    output.line(&match worst {
+        Grade::Ok => format!("{what} is ready. Try `towline demo`."),
+        #[cfg(feature = "host")]
+        Grade::Missing => format!("{what} is ready; what is missing is for those who want it. Try `towline demo`."),
+        Grade::Warn => format!("{what} will do. Try `towline demo`."),
+        Grade::Fail => "Something does not work: see the lines marked FAIL.".to_owned(),
     });
-    Ok(if worst == Grade::Fail { Exit::Failed } else { Exit::Ok })
+    if worst == Grade::Fail { Exit::Failed } else { Exit::Ok }
 }

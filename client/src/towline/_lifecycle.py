@@ -26,6 +26,7 @@ from distributed.objects import SchedulerInfo
 from distributed.utils import NoOpAwaitable
 
 from towline import _ending, _environ, _farewell
+from towline._advice import Advice
 from towline._api import ControlPlane
 from towline._binary import Binary, locate
 from towline._dashboard import Dashboard
@@ -156,6 +157,8 @@ class Lifecycle(DaskCluster):
             self.security = await self._within(self._way(self._attempt), self._timeout)
             view = self._view
             assert view is not None
+            assert self._attempt.watch is not None
+            self._attempt.watch.listeners.append(Advice().saw)
             self.name = view.name
             await self._connect(view)
             if self._environ:

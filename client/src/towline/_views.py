@@ -51,6 +51,7 @@ class HostView:
     waiting_for: str | None
     late: bool
     sign_off: dict[str, Any] | None
+    gpus_unused: bool = False
 
     @classmethod
     def parse(cls, value: object) -> HostView:
@@ -69,6 +70,7 @@ class HostView:
             waiting_for=str(current["waiting_for"]) if isinstance(current, dict) and "waiting_for" in current else None,
             late=bool(current.get("late")) if isinstance(current, dict) else False,
             sign_off=table.get("sign_off") if isinstance(table.get("sign_off"), dict) else None,
+            gpus_unused=table.get("gpus_unused_since_ms") is not None,
         )
 
     @property

@@ -1,10 +1,11 @@
 //! Records as people see them. Pure: records, settings and `now` in, views out.
 
 use crate::model::{
-    AdmissionRequestView, ClientView, ClusterRecord, ClusterView, CurrentPhase, Doorway, HostRecord, HostState,
-    HostView, MemberRecord, StartPhase,
+    AdmissionRequestView, ClientView, ClusterRecord, ClusterView, CurrentPhase, Doorway, HeardView, HostRecord,
+    HostState, HostView, MemberRecord, StartPhase,
 };
 use crate::settings::PhaseLimits;
+use crate::why::gpus;
 use towline_protocol::assignment::RoleKind;
 
 /// The phase after this one; none after the last.
@@ -35,6 +36,16 @@ pub fn current_phase(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> Op
     Some(CurrentPhase { waiting_for, since_ms, deadline_seconds: deadline.as_secs(), late })
 }
 
+fn heard_view(host: &HostRecord) -> HeardView {
+    HeardView {
+        observed: host.said.observed.map(|position| position.to_string()),
+        agent_version: host.said.agent_version.clone(),
+        reports: host.said.reports,
+        last_seen_at_ms: host.said.at_ms,
+        gpus_unused_since_ms: gpus::unused_for(&host.said).and(host.said.gpus_unused_since_ms),
+    }
+}
+
 /// A host as people see it.
 pub fn host_view(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> HostView {
     HostView {
@@ -45,10 +56,7 @@ pub fn host_view(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> HostVi
         reason: host.reason.clone(),
         phases: host.phases.clone(),
         current: current_phase(host, limits, now_ms),
-        observed: host.said.observed.map(|position| position.to_string()),
-        agent_version: host.said.agent_version.clone(),
-        reports: host.said.reports,
-        last_seen_at_ms: host.said.at_ms,
+        heard: heard_view(host),
         vitals: host.said.vitals.clone(),
         verdict: host.said.verdict.clone(),
         processes: host.said.processes.clone(),
@@ -195,6 +203,18 @@ mod tests {
         assert_eq!(seen(&host).as_deref(), Some("[::1]:4321"));
         host.state = HostState::Ended;
         assert_eq!(seen(&host), None);
+    }
+
+    #[test]
+    fn unused_gpus_show_once_they_are_worth_a_word() {
+        let settings = Settings::default();
+        let mut host = records::host(&records::cluster("a"), 1);
+        host.said.gpus_unused_since_ms = Some(5_000);
+        let mut shown = |minutes: u64| {
+            host.said.at_ms = Some(5_000 + minutes * 60_000);
+            host_view(&host, &settings.phases, 0).heard.gpus_unused_since_ms
+        };
+        assert_eq!((shown(14), shown(15)), (None, Some(5_000)));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use host::{
     BackendHandle, DaskNode, EnrolmentRecord, HostRecord, HostState, LastSaid, PhaseTiming, SignedAssignment,
     StartPhase,
 };
-pub use view::{ClientView, ClusterView, CurrentPhase, HostView, LogsView};
+pub use view::{ClientView, ClusterView, CurrentPhase, HeardView, HostView, LogsView};
 
 /// Where a cluster is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

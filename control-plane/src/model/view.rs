@@ -99,6 +99,21 @@ pub struct LogsView {
     pub look: Option<String>,
 }
 
+/// How a host was heard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct HeardView {
+    /// The newest assignment it holds durably, as `epoch/generation`.
+    pub observed: Option<String>,
+    /// Its agent's version.
+    pub agent_version: Option<String>,
+    /// How many reports it sent.
+    pub reports: u64,
+    /// When it was last heard, Unix milliseconds.
+    pub last_seen_at_ms: Option<u64>,
+    /// Since when its GPUs have done nothing, Unix milliseconds, once that is 15 minutes; else null.
+    pub gpus_unused_since_ms: Option<u64>,
+}
+
 /// A host as people see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct HostView {
@@ -118,14 +133,9 @@ pub struct HostView {
     pub phases: Vec<PhaseTiming>,
     /// The phase it is in now, when it is starting.
     pub current: Option<CurrentPhase>,
-    /// The newest assignment it holds durably, as `epoch/generation`.
-    pub observed: Option<String>,
-    /// Its agent's version.
-    pub agent_version: Option<String>,
-    /// How many reports it sent.
-    pub reports: u64,
-    /// When it was last heard, Unix milliseconds.
-    pub last_seen_at_ms: Option<u64>,
+    /// What is known of it because it speaks to us.
+    #[serde(flatten)]
+    pub heard: HeardView,
     /// Measurements.
     #[schema(value_type = Option<Object>)]
     pub vitals: Option<Vitals>,

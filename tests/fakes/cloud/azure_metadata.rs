@@ -1,7 +1,8 @@
 //! The metadata service of an Azure virtual machine: instance, managed identity, scheduled events.
 //!
 //! `PUT /_fake/events [{…}]` sets the scheduled events (each change has a new incarnation); `GET /_fake/approved` lists
-//! the events that were approved; `GET /_fake/asked` counts questions by path.
+//! the events that were approved, `GET /_fake/approved_at` when, in Unix milliseconds by event; `GET /_fake/asked` counts
+//! questions by path.
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -11,6 +12,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The machine's path in Azure Resource Manager.
 pub const RESOURCE_ID: &str = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/towline/providers/Microsoft.Compute/virtualMachines/worker-1";
@@ -27,6 +29,7 @@ struct Service {
     events: Vec<Value>,
     incarnation: u64,
     approved: Vec<String>,
+    approved_at: BTreeMap<String, u128>,
     asked: BTreeMap<String, u64>,
 }
 
@@ -41,6 +44,7 @@ pub fn face() -> Router {
         .route("/metadata/scheduledevents", any(events))
         .route("/_fake/events", put(set))
         .route("/_fake/approved", get(approved))
+        .route("/_fake/approved_at", get(approved_at))
         .route("/_fake/asked", get(asked))
         .with_state(Shared::default())
 }
@@ -114,6 +118,11 @@ async fn events(
             if ids.is_empty() || !ids.iter().all(known) {
                 return StatusCode::BAD_REQUEST.into_response();
             }
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+            for id in &ids {
+                // The first word counts: from then on it may begin.
+                service.approved_at.entry(id.clone()).or_insert(now);
+            }
             service.approved.extend(ids);
             StatusCode::OK.into_response()
         }
@@ -130,6 +139,10 @@ async fn set(State(service): State<Shared>, Json(events): Json<Vec<Value>>) -> S
 
 async fn approved(State(service): State<Shared>) -> Json<Vec<String>> {
     Json(service.lock().expect("nobody panics with it").approved.clone())
+}
+
+async fn approved_at(State(service): State<Shared>) -> Json<BTreeMap<String, u128>> {
+    Json(service.lock().expect("nobody panics with it").approved_at.clone())
 }
 
 async fn asked(State(service): State<Shared>) -> Json<BTreeMap<String, u64>> {

@@ -9,6 +9,7 @@ mod azure_logs;
 mod azure_machines;
 mod azure_metadata;
 mod cloudwatch;
+mod google_compute;
 mod google_metadata;
 mod knobs;
 mod otlp;
@@ -27,6 +28,7 @@ fn faces() -> Vec<(&'static str, Router)> {
         ("aws_metadata", aws_metadata::face()),
         ("azure_machines", azure_machines::face()),
         ("azure_metadata", azure_metadata::face()),
+        ("google_compute", google_compute::face()),
         ("google_metadata", google_metadata::face()),
         ("cloudwatch", cloudwatch::face()),
         ("azure_logs", azure_logs::face()),

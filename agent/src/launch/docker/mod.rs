@@ -103,16 +103,11 @@ impl Launcher for DockerLauncher {
 
 impl DockerLauncher {
     fn socket(&self) -> PathBuf {
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        self.settings.socket_path(runtime.as_deref(), Path::exists)
+        socket_of(&self.settings)
     }
 
     fn image_missing(&self) -> (String, String) {
-        let image = container::image(&self.settings);
-        (
-            format!("the container engine has no image {image}, and images are never pulled here"),
-            format!("pull or load it first, for example `docker pull {image}`, or change docker_image in agent.toml"),
-        )
+        image_missing(&self.settings)
     }
 
     /// The id of the image, which is made if it is our own.
@@ -351,6 +346,27 @@ fn end_of(seen: Option<&Seen>, memory: Option<u64>) -> String {
 }
 
 /// PURE: what is wrong with an engine, and what a person can do.
+fn socket_of(settings: &DockerSettings) -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    settings.socket_path(runtime.as_deref(), Path::exists)
+}
+
+fn image_missing(settings: &DockerSettings) -> (String, String) {
+    let image = container::image(settings);
+    (
+        format!("the container engine has no image {image}, and images are never pulled here"),
+        format!("pull or load it first, for example `docker pull {image}`, or change docker_image in agent.toml"),
+    )
+}
+
+/// Whether containers could be made: as [`Launcher::check`], and leaves nothing behind, not even our own empty image.
+pub async fn look(settings: &DockerSettings) -> Result<(), Unfit> {
+    let unfit = |(reason, remedy)| Unfit { launcher: LauncherKind::Docker, reason, remedy };
+    let engine = Engine::connect(&socket_of(settings)).await.map_err(|error| unfit(trouble(&error)))?;
+    let found = engine.image(container::image(settings)).await.map_err(|error| unfit(trouble(&error)))?;
+    if found.is_some() || settings.image.is_none() { Ok(()) } else { Err(unfit(image_missing(settings))) }
+}
+
 fn trouble(error: &EngineError) -> (String, String) {
     let remedy = match error {
         EngineError::Connect { kind: io::ErrorKind::NotFound, .. } => {
