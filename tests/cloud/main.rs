@@ -3,3 +3,5 @@
 mod ending;
 mod logs;
 mod metadata;
+mod signatures;
+mod tools;

@@ -120,6 +120,7 @@ impl Tools {
             ("PATH", path),
             ("TOWLINE_BINARY", target().join("debug/towline").into_os_string()),
             ("TOWLINE_TEST_PYTHON", self.dask.clone().into_os_string()),
+            ("TOWLINE_TEST_TOOLS", self.python.clone().into_os_string()),
         ])
     }
 }

@@ -136,6 +136,16 @@ struct Refusal {
     message: String,
 }
 
+impl Refusal {
+    /// The older form, in which what stands before the service may answer, and moto: `<Code>` and `<Message>`.
+    fn of_xml(body: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(body).ok().filter(|text| text.contains("<ErrorResponse"))?;
+        let between = |open: &str, close: &str| Some(text.split_once(open)?.1.split_once(close)?.0.to_owned());
+        let message = between("<Message>", "</Message>").unwrap_or_default();
+        Some(Self { kind: between("<Code>", "</Code>")?, message })
+    }
+}
+
 /// What is done about a refusal within one call.
 enum Meant {
     Answer(Answer),
@@ -239,7 +249,7 @@ impl LogsClient {
             return Ok(Meant::Answer(answer));
         }
         let retry_after = http::retry_after(&answer.headers, now);
-        let refusal: Option<Refusal> = serde_json::from_slice(&answer.body).ok();
+        let refusal = serde_json::from_slice(&answer.body).ok().or_else(|| Refusal::of_xml(&answer.body));
         let unavailable = |answer: &Answer| {
             let source = answer.unexpected("the service's JSON");
             LogsError::Unavailable { retry_after, source }
@@ -265,11 +275,13 @@ impl LogsClient {
             "ExpiredTokenException" | "UnrecognizedClientException" | "InvalidClientTokenId" => {
                 return Ok(Meant::Again(Freshness::New, denied(kind)));
             }
-            "InvalidSignatureException" | "RequestExpired" => {
+            "InvalidSignatureException" | "SignatureDoesNotMatch" | "RequestExpired" => {
                 self.learn_clock(&answer, now);
                 return Ok(Meant::Again(Freshness::New, denied(kind)));
             }
-            "AccessDeniedException" | "MissingAuthenticationTokenException" | "OptInRequired" => denied(kind),
+            "AccessDeniedException" | "AccessDenied" | "MissingAuthenticationTokenException" | "OptInRequired" => {
+                denied(kind)
+            }
             // The only words that the service has for what is in an event.
             "InvalidParameterException" | "ValidationException" => LogsError::Invalid { kind, message },
             // Two calls for one stream at once.
@@ -306,6 +318,11 @@ mod tests {
         for kind in ["UnknownOperationException", "SerializationException", "InvalidOperationException", "New", ""] {
             assert!(matches!(meant(400, kind), Err(LogsError::Refused { .. })), "{kind}");
         }
+        let xml = Refusal::of_xml(
+            b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>m</Message></Error></ErrorResponse>",
+        );
+        assert_eq!(xml.map(|xml| (xml.kind, xml.message)), Some(("AccessDenied".to_owned(), "m".to_owned())));
+        assert!(Refusal::of_xml(b"<html><Code>AccessDenied</Code></html>").is_none(), "a proxy's page");
         for (status, kind) in [(400, "OperationAbortedException"), (500, "New"), (503, "ServiceUnavailableException")] {
             assert!(matches!(meant(status, kind), Err(LogsError::Unavailable { .. })), "{kind}");
         }
