@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -150,6 +151,19 @@ def find() -> str | None:
     return shutil.which("rsyslogd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
+def unpacked(bench: Bench) -> str | None:
+    """The same from its unpacked package: a script that says where libraries and modules lie."""
+    if bench.packages is None:
+        return None
+    libraries = bench.packages / f"usr/lib/{os.uname().machine}-linux-gnu"
+    script = bench.work / "rsyslogd"
+    program = shlex.quote(str(bench.packages / "usr/sbin/rsyslogd"))
+    modules, libraries_ = shlex.quote(str(libraries / "rsyslog")), shlex.quote(str(libraries))
+    script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={libraries_} exec {program} -M {modules} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
 def version(program: str) -> str:
     """What it says of itself."""
     return named(subprocess.run([program, "-v"], check=True, capture_output=True, text=True).stdout)
@@ -165,7 +179,7 @@ def rows(bench: Bench) -> list[Row]:
     """All rounds, ours and the peer's in turns."""
     source = bench.work / "lines.log"
     count = generate(source, bench.megabytes)
-    program = find()
+    program = find() or unpacked(bench)
     if program:
         bench.peers["rsyslog"] = version(program)
     mine: list[Shipped] = []

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import logs
 import sessions
+import stores
 from page import Taken, page, table
 from parts import Bench, Row, spin
 
@@ -26,6 +27,7 @@ ROWS: dict[str, tuple[Callable[[Bench], list[Row]], Callable[[Sequence[Row]], li
     "start": (cluster.start, cluster.where_start),
     "rest": (cluster.rest, cluster.where_rest),
     "logs": (logs.rows, logs.where),
+    "stores": (stores.rows, stores.where),
     "sessions": (sessions.rows, sessions.where),
 }
 
@@ -50,6 +52,8 @@ def asked() -> argparse.Namespace:
     parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="rows to measure; all when none is named")
     for name in ("towline", "helper", "uv", "work"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--cloud", required=True, help="the fake cloud")
+    parser.add_argument("--packages", type=Path, help="folder of the peers' unpacked packages")
     parser.add_argument("--page", type=Path, help="Markdown file to write when all rows were measured")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--megabytes", type=int, default=190, help="size of the log file")
@@ -74,6 +78,7 @@ def main() -> None:
     bench = Bench(
         wish.towline, wish.helper, wish.uv, Path(wish.work), wish.rounds, wish.megabytes, wish.hosts,
         lambda line: print(line, file=sys.stderr, flush=True),
+        wish.cloud, wish.packages,
     )  # fmt: skip
     idle, found, where = [spin()], [], []
     for name in names:

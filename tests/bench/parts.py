@@ -57,6 +57,10 @@ class Bench:
     megabytes: int
     hosts: list[int]
     say: Callable[[str], None]
+    #: The fake cloud.
+    cloud: str = ""
+    #: Where the packages of peers are unpacked; none: they could not be fetched.
+    packages: Path | None = None
     #: Peers and their versions, as they were found.
     peers: dict[str, str] = field(default_factory=dict)
 

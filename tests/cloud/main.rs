@@ -4,4 +4,5 @@ mod ec2;
 mod ending;
 mod logs;
 mod metadata;
+mod signatures;
 mod tools;

@@ -14,6 +14,7 @@ import main
 import page
 import parts
 import sessions
+import stores
 from parts import Bench, Row
 
 
@@ -101,6 +102,37 @@ def test_rounds_take_turns_and_a_missing_peer_leaves_ours(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
+def test_an_unpacked_rsyslog_is_told_where_its_libraries_lie(tmp_path):
+    one = bench(tmp_path)
+    assert logs.unpacked(one) is None
+    one.packages = tmp_path / "ro ot"
+    script = Path(logs.unpacked(one))
+    assert script.stat().st_mode & stat.S_IXUSR
+    assert f"exec '{tmp_path}/ro ot/usr/sbin/rsyslogd' -M" in script.read_text()
+
+
+def test_a_cursor_is_as_far_as_its_newest_slot(tmp_path):
+    cursor = tmp_path / "a.cursor"
+    assert stores.offset(cursor) == 0
+    slot = 'towline-cursor-0 {} sha256:ab {{"offset":{},"base":0,"parts":0,"gap":null}}\n'
+    cursor.write_text(slot.format(9, 50).ljust(4096) + slot.format(10, 70).ljust(4096))
+    assert stores.offset(cursor) == 70
+
+
+def test_stores_become_rows_and_a_missing_peer_says_how_to_get_it():
+    mine, theirs = logs.Shipped(2.0, 0.5, 16.0, 0, 0), logs.Shipped(2.0, 2.0, 32.0, 1, 2)
+    azure, late = stores.STORES[1], [0.5, 2.75, 5.0]
+    rows = stores.judge(azure, [mine], [theirs], late, 100_000, there=True)
+    ratios = {row.name.removeprefix("logs to Azure Monitor: "): row.ratio() for row in rows}
+    assert ratios["megabytes for a second of CPU"] == 4.0
+    assert ratios["peak resident memory"] == 0.5
+    assert ratios["line to acknowledged, p50"] == 1.0
+    assert [row.theirs for row in rows if "lost" in row.name or "doubled" in row.name] == [[1], [2]]
+    assert "apt-get download" in page.table(stores.judge(azure, [mine], [], late, 100_000, there=False))
+    assert "cannot sign" in page.table(stores.judge(stores.STORES[0], [mine], [], late, 100_000, there=True))
+    assert "26.3 to 26.3 CPU-ms" in stores.where(rows)[0]
+
+
 def test_a_fleet_is_clusters_of_a_hundred():
     assert sessions.sizes(2) == [2]
     assert sessions.sizes(100) == [100]
@@ -150,7 +182,7 @@ def test_no_page_comes_from_a_debug_binary_unless_asked_for(tmp_path, monkeypatc
     monkeypatch.setattr(main, "spin", lambda: 1.0)
     monkeypatch.setattr(main.signal, "signal", lambda *arguments: None)
     monkeypatch.setenv("TOWLINE_BINARY", "restored afterwards")
-    words = ["--towline", str(binary), "--helper", "h", "--uv", "u", "--work", str(tmp_path), "--page", str(out)]
+    words = ["--towline", str(binary), "--helper", "h", "--cloud", "cloud", "--uv", "u", "--work", str(tmp_path), "--page", str(out)]
     monkeypatch.setattr(sys, "argv", ["main.py", *words, *(["--allow-debug"] if allow else [])])
     if written:
         main.main()

@@ -2,15 +2,17 @@
 //!
 //! Decides nothing by the numbers: there is no gate yet.
 
+use crate::peers;
 use crate::process::{Outcome, cargo, root, step, target};
 use crate::test::Tools;
 use std::process::Command;
 
 /// The rows that can be measured alone, in the order of the page.
-pub const ROWS: [(&str, &str); 4] = [
+pub const ROWS: [(&str, &str); 5] = [
     ("start", "starts, cold and warm, beside LocalCluster; syncs beside uv"),
     ("rest", "an agent at rest beside Dask's nanny"),
-    ("logs", "log shipping beside rsyslog (Debian: apt-get install --no-install-recommends rsyslog)"),
+    ("logs", "log shipping to files beside rsyslog; `logs` brings `stores` along"),
+    ("stores", "log shipping to CloudWatch, Azure Monitor and OTLP beside syslog-ng"),
     ("sessions", "simulated hosts beside bare TLS websockets"),
 ];
 
@@ -67,7 +69,13 @@ impl Wish {
                     }
                     wish.passed.extend([word.to_owned(), value.to_owned()]);
                 }
-                row if ROWS.iter().any(|(name, _)| *name == row) => wish.rows.push(row.to_owned()),
+                row if ROWS.iter().any(|(name, _)| *name == row) => {
+                    wish.rows.push(row.to_owned());
+                    // Whoever asks for logs asks for all of them.
+                    if row == "logs" {
+                        wish.rows.push("stores".to_owned());
+                    }
+                }
                 other => {
                     let names: Vec<&str> = ROWS.iter().map(|(name, _)| *name).collect();
                     return Err(format!("`bench` has no row or option {other:?}; rows are {}", names.join(", ")));
@@ -86,7 +94,10 @@ pub fn run(wish: &Wish) -> Outcome {
     // Apart, so that the binary that people hold is built with its own features only.
     for (title, what) in [
         ("build", &["build", "-p", "towline", "--locked"][..]),
-        ("build of the helper", &["build", "-p", "towline-tests", "--bin", "towline-bench", "--locked"][..]),
+        (
+            "build of the helpers",
+            &["build", "-p", "towline-tests", "--bin", "towline-bench", "--bin", "towline-fake-cloud", "--locked"][..],
+        ),
     ] {
         step(title, cargo(what).args(profile))?;
     }
@@ -99,7 +110,13 @@ pub fn run(wish: &Wish) -> Outcome {
     let mut bench = Command::new(&tools.dask);
     bench.arg(root().join("tests/bench/main.py")).args(&wish.rows).args(&wish.passed);
     bench.arg("--towline").arg(folder.join("towline")).arg("--helper").arg(folder.join("towline-bench"));
-    bench.arg("--uv").arg(&tools.uv).arg("--work").arg(&work);
+    bench.arg("--uv").arg(&tools.uv).arg("--work").arg(&work).arg("--cloud").arg(folder.join("towline-fake-cloud"));
+    match peers::unpacked() {
+        Ok(packages) => {
+            bench.arg("--packages").arg(packages);
+        }
+        Err(error) => eprintln!("without syslog-ng: {error}"),
+    }
     if wish.page {
         bench.arg("--page").arg(root().join("docs/performance.md"));
     }
@@ -119,7 +136,7 @@ mod tests {
     #[test]
     fn rows_and_options_go_to_the_measuring_program() {
         let wish = parsed("logs --rounds 3 --hosts 10,20 sessions --json").expect("fits").expect("no help");
-        assert_eq!(wish.rows, ["logs", "sessions"]);
+        assert_eq!(wish.rows, ["logs", "stores", "sessions"]);
         assert_eq!(wish.passed, ["--rounds", "3", "--hosts", "10,20", "--json"]);
         assert!(wish.page && !wish.debug);
     }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod install;
+mod peers;
 mod process;
 mod strangers;
 mod test;

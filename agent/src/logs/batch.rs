@@ -24,8 +24,14 @@ pub struct BatchLimits {
 /// However much a store is asked to bear less, this often it is tried.
 const LONGEST_SPACING: Duration = Duration::from_secs(60);
 
-/// By so much the spacing shrinks again with each request that was taken.
-const SPACING_STEP: Duration = Duration::from_secs(1);
+/// The least that is added to the spacing when a store asks for fewer requests.
+const LEAST_SLOWER: Duration = Duration::from_secs(1);
+
+/// In this time half of what was added is gone. Services count for each minute: who hurries back meets the limit again.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+/// Less than this is nothing.
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
 
 impl BatchLimits {
     /// Small enough for any sink and for a daemon with little memory; old enough that a sync pays.
@@ -55,7 +61,10 @@ pub struct Batch {
     /// Records that came before those that wait were sent, so that these are due too.
     begun: bool,
     sent: Option<BootTime>,
-    spacing: Duration,
+    /// What is added to the spacing, because the store asked for fewer requests.
+    slower: Duration,
+    /// When it did so last.
+    throttled: BootTime,
 }
 
 impl Batch {
@@ -69,7 +78,8 @@ impl Batch {
             since: None,
             begun: false,
             sent: None,
-            spacing: limits.spacing,
+            slower: Duration::ZERO,
+            throttled: BootTime::ZERO,
         }
     }
 
@@ -103,9 +113,20 @@ impl Batch {
 
     /// It is time to hand it over.
     pub fn is_due(&self, now: BootTime) -> bool {
-        let old = self.since.is_some_and(|since| now.since(since) >= self.limits.age);
-        let spaced = self.sent.is_none_or(|sent| now.since(sent) >= self.spacing);
-        self.is_full() || (old && (spaced || self.begun))
+        self.due(now).is_some_and(|due| now >= due)
+    }
+
+    /// When it is to be handed over, as it looks now; none: there is nothing. A full one goes at once, unless the store asked for
+    /// fewer requests.
+    pub fn due(&self, now: BootTime) -> Option<BootTime> {
+        let since = self.since?;
+        let after = |pause| self.sent.map_or(since, |sent: BootTime| sent.plus(pause));
+        let slower = self.slower(now);
+        Some(match (self.is_full(), self.begun) {
+            (true, _) => after(slower),
+            (false, true) => since.plus(self.limits.age),
+            (false, false) => since.plus(self.limits.age).max(after(self.limits.spacing + slower)),
+        })
     }
 
     /// The place behind the first `count` records.
@@ -122,12 +143,19 @@ impl Batch {
         self.begun = !self.records.is_empty();
         self.since = self.since.filter(|_| self.begun);
         self.sent = Some(now);
-        self.spacing = self.spacing.saturating_sub(SPACING_STEP).max(self.limits.spacing);
     }
 
     /// The store asks for fewer requests.
-    pub fn throttled(&mut self) {
-        self.spacing = (self.spacing * 2).clamp(SPACING_STEP, LONGEST_SPACING);
+    pub fn throttled(&mut self, now: BootTime) {
+        let spacing = self.limits.spacing + self.slower(now);
+        self.slower = (spacing * 2).clamp(LEAST_SLOWER, LONGEST_SPACING).saturating_sub(self.limits.spacing);
+        self.throttled = now;
+    }
+
+    fn slower(&self, now: BootTime) -> Duration {
+        let halvings = now.since(self.throttled).as_secs_f64() / RECOVERY.as_secs_f64();
+        let slower = self.slower.mul_f64(0.5_f64.powf(halvings));
+        if slower < LEAST_PAUSE { Duration::ZERO } else { slower }
     }
 
     /// Begin anew.
@@ -204,13 +232,20 @@ mod tests {
         };
         assert_eq!(due_after(&mut batch, 1_000), 200, "after a pause");
         assert_eq!(due_after(&mut batch, 1_200), 5_000);
-        batch.throttled();
-        assert_eq!(due_after(&mut batch, 6_200), 10_000);
-        assert_eq!(due_after(&mut batch, 16_200), 9_000, "and back by and by");
-        (0..9).for_each(|_| batch.throttled());
-        assert_eq!(batch.spacing, LONGEST_SPACING);
-        (0..3).for_each(|_| batch.push(line(1), END, at(25_200)));
-        assert!(batch.is_due(at(25_200)), "a full batch does not wait");
+        batch.throttled(at(6_200));
+        assert_eq!(due_after(&mut batch, 6_200), 9_800, "twice as long, and by and by less");
+        assert_eq!(due_after(&mut batch, 136_000), 200, "after a pause");
+        assert_eq!(due_after(&mut batch, 136_200), 7_300, "half of it is gone");
+        (0..9).for_each(|_| batch.throttled(at(200_000)));
+        assert_eq!(LIMITS.spacing + batch.slower(at(200_000)), LONGEST_SPACING);
+        (0..3).for_each(|_| batch.push(line(1), END, at(200_000)));
+        batch.delivered(2, at(200_000));
+        (0..2).for_each(|_| batch.push(line(1), END, at(200_000)));
+        assert!(batch.is_full() && !batch.is_due(at(201_000)), "also a full batch, while the store is to be spared");
+        assert!(batch.is_due(at(260_000)));
+        batch.delivered(3, at(2_000_000));
+        (0..3).for_each(|_| batch.push(line(1), END, at(2_000_000)));
+        assert!(batch.is_due(at(2_000_000)), "else a full batch does not wait");
     }
 
     #[test]
@@ -226,5 +261,66 @@ mod tests {
             }
         }
         assert!(minutes.iter().all(|requests| (9..=12).contains(requests)), "{minutes:?} for one host");
+    }
+
+    /// One host of many: what it prints in a fifth of a second, and when it may ask again.
+    struct Host {
+        batch: Batch,
+        backlog: u32,
+        busy: bool,
+        rest_until: u64,
+    }
+
+    impl Host {
+        fn new(number: usize, busy: bool) -> Self {
+            // Of a busy one five records stand for the megabyte that it prints in half a second.
+            let count = if busy { 5 } else { BatchLimits::REMOTE.count };
+            let batch = Batch::new(BatchLimits { count, ..BatchLimits::REMOTE });
+            Self { batch, backlog: 0, busy, rest_until: number as u64 * 7 % 5_000 }
+        }
+
+        /// True: it sends a request.
+        fn looks(&mut self, millis: u64) -> bool {
+            self.backlog += u32::from(self.busy || millis.is_multiple_of(1_000)) + u32::from(self.busy);
+            while self.backlog > 0 && !self.batch.is_full() {
+                self.backlog -= 1;
+                self.batch.push(line(1), END, at(millis));
+            }
+            millis >= self.rest_until && self.batch.is_due(at(millis))
+        }
+    }
+
+    /// Requests that were taken and that were refused, for each minute.
+    fn minutes_of(hosts: usize, busy: usize) -> Vec<(u32, u32)> {
+        let mut hosts: Vec<Host> = (0..hosts).map(|number| Host::new(number, number < busy)).collect();
+        let mut minutes = vec![(0, 0); 10];
+        for millis in (0..600_000).step_by(200) {
+            let minute = &mut minutes[usize::try_from(millis / 60_000).expect("small")];
+            for host in &mut hosts {
+                if !host.looks(millis) {
+                } else if minute.0 < 12_000 {
+                    minute.0 += 1;
+                    let all = host.batch.records().len();
+                    host.batch.delivered(all, at(millis));
+                } else {
+                    minute.1 += 1;
+                    host.batch.throttled(at(millis));
+                    host.rest_until = (millis / 60_000 + 1) * 60_000;
+                }
+            }
+        }
+        minutes
+    }
+
+    #[test]
+    fn a_thousand_hosts_of_which_many_are_busy_find_a_pace_that_azure_takes() {
+        let quiet = minutes_of(1_000, 0);
+        assert!(quiet.iter().all(|(taken, refused)| *taken <= 12_000 && *refused == 0), "{quiet:?}");
+        let busy = minutes_of(1_000, 100);
+        eprintln!("{busy:?}");
+        assert!(busy[0].1 > 0, "without a pace of their own they would be too many: {busy:?}");
+        let later = &busy[2..];
+        let (taken, refused) = later.iter().fold((0, 0), |(all, none), minute| (all + minute.0, none + minute.1));
+        assert!(taken > 9_000 * 8 && refused * 20 < taken, "{busy:?}");
     }
 }

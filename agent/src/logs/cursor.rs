@@ -63,9 +63,16 @@ impl Cursor {
                 File::open(directory)?.sync_all()?;
             }
         }
-        let newest = [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|(sequence, _)| *sequence);
-        let (sequence, place) = newest.map_or((0, None), |(sequence, place)| (sequence, Some(place)));
+        let (sequence, place) = newest(&file).map_or((0, None), |(sequence, place)| (sequence, Some(place)));
         Ok(Self { file, sequence, place })
+    }
+
+    /// What is durable at `path`, for whoever does not ship.
+    pub fn durable(path: &Path) -> io::Result<Option<Place>> {
+        match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => Ok(newest(&file?).map(|(_, place)| place)),
+        }
     }
 
     /// What is durable; none: nothing was ever saved, or it is damaged.
@@ -92,6 +99,10 @@ fn encode(sequence: u64, place: &Place) -> io::Result<Vec<u8>> {
     }
     slot.resize(SLOT as usize, b' ');
     Ok(slot)
+}
+
+fn newest(file: &File) -> Option<(u64, Place)> {
+    [0, 1].into_iter().filter_map(|slot| read_slot(file, slot)).max_by_key(|(sequence, _)| *sequence)
 }
 
 /// None: empty, torn, or of another format.

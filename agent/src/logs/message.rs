@@ -40,7 +40,14 @@ impl<'a> Message<'a> {
 
     /// As text.
     pub fn text(&self) -> String {
-        serde_json::to_string(self).expect("a message holds only strings and numbers")
+        let mut text = Vec::with_capacity(self.line.map_or(0, str::len) + ENVELOPE / 2);
+        self.append_to(&mut text);
+        String::from_utf8(text).expect("JSON is UTF-8")
+    }
+
+    /// As text, behind what is there.
+    pub fn append_to(&self, text: &mut Vec<u8>) {
+        serde_json::to_writer(text, self).expect("a message holds only strings and numbers");
     }
 }
 

@@ -26,7 +26,7 @@ impl Quarantine {
     }
 
     /// Put records aside, durably. False: it is full.
-    pub fn keep(&mut self, records: &[Record]) -> io::Result<bool> {
+    pub fn keep<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> io::Result<bool> {
         let file = match self.file.take() {
             Some(file) => file,
             None => OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?,
@@ -35,9 +35,12 @@ impl Quarantine {
         if file.metadata()?.len() >= FULL {
             return Ok(false);
         }
+        let mut lines = Vec::new();
         for record in records {
-            writeln!(file, "{}", Message::new(record, Some(record.time_ms)).text())?;
+            Message::new(record, Some(record.time_ms)).append_to(&mut lines);
+            lines.push(b'\n');
         }
+        file.write_all(&lines)?;
         file.sync_data()?;
         Ok(true)
     }

@@ -11,6 +11,7 @@ use super::sink::{Sink, SinkError};
 use crate::metrics;
 use crate::runner::facts::unix_ms;
 use std::future::Future;
+use std::ops::Range;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
@@ -41,14 +42,17 @@ pub enum Verdict {
 
 /// One store's own part.
 pub trait Service: Send + 'static {
-    /// How many of the first records one request holds: one at least.
-    fn fit(&self, records: &[Record], now_ms: u64) -> usize;
+    /// A legal request, encoded: made once, whether it is to be weighed or sent.
+    type Request: Send;
+
+    /// A request of the first records, and how many they are: one at least.
+    fn prepare(&self, records: &[Record], now_ms: u64) -> (usize, Self::Request);
 
     /// Whether it could take lines.
     fn check(&mut self, now_ms: u64) -> Answering<'_, ()>;
 
-    /// One request, with all of these records.
-    fn send<'a>(&'a mut self, records: &'a [Record], now_ms: u64) -> Answering<'a, Verdict>;
+    /// Send a request, which was prepared from exactly these records.
+    fn send<'a>(&'a mut self, records: &'a [Record], request: Self::Request, now_ms: u64) -> Answering<'a, Verdict>;
 }
 
 /// A store over a network.
@@ -68,47 +72,101 @@ impl<S: Service> Remote<S> {
         Ok(Self { service, runtime, quarantine: Quarantine::new(quarantine.to_owned()), suspects: 0 })
     }
 
-    fn send(&mut self, records: &[Record], now_ms: u64) -> Result<Verdict, SinkError> {
-        self.runtime.block_on(self.service.send(records, now_ms))
+    /// One request of the first records. Gives how many they were.
+    fn send(&mut self, records: &[Record], now_ms: u64) -> Result<(usize, Verdict), SinkError> {
+        let (count, request) = self.service.prepare(records, now_ms);
+        let count = count.clamp(1, records.len());
+        let verdict = self.runtime.block_on(self.service.send(&records[..count], request, now_ms))?;
+        Ok((count, verdict))
     }
 
-    /// Put records aside and tell the store of it.
-    fn put_aside(&mut self, records: &[Record], lost: u64, why: &str, now_ms: u64) -> Result<(), SinkError> {
-        let gap = gap(records, lost, now_ms);
-        if let Verdict::Refused(why) = self.send(std::slice::from_ref(&gap), now_ms)? {
-            let doing = "the log store refuses every record, also a harmless one; look at how it is set up";
-            let why = why.chars().take(WORDS).collect::<String>();
-            return Err(SinkError::new(doing, why).after(Some(PERSON_PAUSE)));
+    /// Put records aside and tell the store of them with as few requests as hold the gaps.
+    fn put_aside<'a>(
+        &mut self,
+        gaps: &[Record],
+        records: impl Iterator<Item = &'a Record>,
+        why: &str,
+        now_ms: u64,
+    ) -> Result<(), SinkError> {
+        let mut told = 0;
+        while told < gaps.len() {
+            let (count, verdict) = self.send(&gaps[told..], now_ms)?;
+            match verdict {
+                Verdict::Taken => told += count,
+                Verdict::Refused(why) => return Err(harmless(&why)),
+                Verdict::Partly(_) | Verdict::Short(_) => return Err(harmless("it drops gaps")),
+            }
         }
-        // The gap is told and counts them: a full disk must not keep the others, whose delivery makes room.
+        // The gaps are told and count them: a full disk must not keep the others, whose delivery makes room.
         let kept = self.quarantine.keep(records).unwrap_or_else(|error| {
             tracing::warn!(component = "logs", %error, "refused log lines cannot be put aside");
             false
         });
-        metrics::refused(lost);
+        let lines =
+            gaps.iter().map(|gap| if let Body::Gap(gap) = &gap.body { gap.lines.unwrap_or(1) } else { 0 }).sum();
+        metrics::refused(lines);
         let why = why.chars().take(WORDS).collect::<String>();
         tracing::warn!(
             component = "logs",
-            id = gap.id,
-            lines = lost,
+            id = gaps.first().map(|gap| gap.id),
+            lines,
             kept,
             why,
-            "the log store refuses a line: it is put aside beside the spool and counted as a gap"
+            "the log store refuses lines: they are put aside beside the spool and counted as gaps"
         );
         Ok(())
     }
 }
 
-/// In place of records that a store does not take. Its ids are theirs and no other line's.
-fn gap(records: &[Record], lost: u64, now_ms: u64) -> Record {
-    let from = records.first().map_or(0, |record| record.id);
-    let to = records.last().map_or(from, |record| record.id) + 1;
-    let bytes = records.iter().map(|record| match &record.body {
-        Body::Gap(_) => 0,
-        Body::Line { text, .. } => text.len() as u64,
-    });
-    let gap = Gap { from, to, bytes: bytes.sum(), lines: Some(lost), reason: GapReason::Refused };
-    Record { id: from, time_ms: now_ms, body: Body::Gap(gap) }
+/// Not the record is to blame, so that nothing is put aside.
+fn harmless(why: &str) -> SinkError {
+    let doing = "the log store refuses every record, also a harmless one; look at how it is set up";
+    SinkError::new(doing, why.chars().take(WORDS).collect::<String>()).after(Some(PERSON_PAUSE))
+}
+
+/// Rising numbers below `count` as runs of neighbours.
+fn runs(indices: &[usize], count: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for index in indices.iter().copied().filter(|index| *index < count) {
+        match runs.last_mut() {
+            Some(run) if run.end == index => run.end += 1,
+            _ => runs.push(index..index + 1),
+        }
+    }
+    runs
+}
+
+/// In place of records that a store does not take. Its ids are theirs and no other line's; a gap among them stays counted.
+fn gap_for(records: &[Record], now_ms: u64) -> Record {
+    let id = records.first().map_or(0, |record| record.id);
+    let mut gap = Gap { from: id, to: id, bytes: 0, lines: Some(0), reason: GapReason::Refused };
+    for record in records {
+        let (to, bytes, lines) = match &record.body {
+            Body::Gap(told) => (told.to, told.bytes, told.lines),
+            Body::Line { text, .. } => (record.id + 1, text.len() as u64, Some(1)),
+        };
+        gap.to = gap.to.max(to);
+        gap.bytes = gap.bytes.saturating_add(bytes);
+        gap.lines = gap.lines.zip(lines).map(|(all, lines)| all.saturating_add(lines));
+    }
+    Record { id, time_ms: now_ms, body: Body::Gap(gap) }
+}
+
+/// For `lost` of some records, and nobody knows which. The store has the others with their ids, so that the gap takes an id
+/// between two of them: a line with a text is longer than its first byte.
+fn gap_among(records: &[Record], lost: u64, now_ms: u64) -> Record {
+    let mut record = gap_for(records, now_ms);
+    if lost >= records.len() as u64 {
+        return record;
+    }
+    let free = |record: &Record| matches!(&record.body, Body::Line { text, .. } if !text.is_empty());
+    record.id = records.iter().rev().find(|record| free(record)).map_or(record.id, |record| record.id + 1);
+    // A gap that was dropped stands for more lines than one.
+    let counted = records.iter().all(|record| matches!(record.body, Body::Line { .. }));
+    if let Body::Gap(gap) = &mut record.body {
+        gap.lines = counted.then_some(lost);
+    }
+    record
 }
 
 impl<S: Service> Sink for Remote<S> {
@@ -118,29 +176,27 @@ impl<S: Service> Sink for Remote<S> {
 
     fn write(&mut self, batch: &[Record]) -> Result<usize, SinkError> {
         let now_ms = unix_ms();
-        let mut count = self.service.fit(batch, now_ms).clamp(1, batch.len());
-        if self.suspects > 0 {
-            count = count.min(self.suspects.div_ceil(2));
-        }
+        let mut most = if self.suspects > 0 { self.suspects.div_ceil(2).min(batch.len()) } else { batch.len() };
         loop {
-            match self.send(&batch[..count], now_ms)? {
+            let (count, verdict) = self.send(&batch[..most], now_ms)?;
+            let sent = &batch[..count];
+            match verdict {
                 Verdict::Taken => {}
                 Verdict::Partly(refused) => {
-                    for index in refused.into_iter().filter(|index| *index < count) {
-                        self.put_aside(&batch[index..=index], 1, "not kept", now_ms)?;
-                    }
+                    let runs = runs(&refused, count);
+                    let gaps: Vec<Record> = runs.iter().map(|run| gap_for(&sent[run.clone()], now_ms)).collect();
+                    self.put_aside(&gaps, runs.into_iter().flat_map(|run| &sent[run]), "not kept", now_ms)?;
                 }
-                Verdict::Short(lost) => self.put_aside(&batch[..count], lost, "not kept", now_ms)?,
+                Verdict::Short(lost) => {
+                    self.put_aside(&[gap_among(sent, lost, now_ms)], sent.iter(), "not kept", now_ms)?;
+                }
                 Verdict::Refused(_) if count > 1 => {
                     self.suspects = count;
-                    count /= 2;
+                    most = count / 2;
                     continue;
                 }
-                Verdict::Refused(why) if matches!(batch[0].body, Body::Gap(_)) => {
-                    let doing = "the log store refuses every record, also a harmless one; look at how it is set up";
-                    return Err(SinkError::new(doing, why).after(Some(PERSON_PAUSE)));
-                }
-                Verdict::Refused(why) => self.put_aside(&batch[..1], 1, &why, now_ms)?,
+                Verdict::Refused(why) if matches!(sent[0].body, Body::Gap(_)) => return Err(harmless(&why)),
+                Verdict::Refused(why) => self.put_aside(&[gap_for(sent, now_ms)], sent.iter(), &why, now_ms)?,
             }
             self.suspects = self.suspects.saturating_sub(count);
             return Ok(count);
@@ -163,26 +219,31 @@ mod tests {
         taken: Vec<Record>,
         requests: usize,
         refuses_all: bool,
-        short: bool,
+        /// What it says of the next request that has lines in it.
+        says: Option<Verdict>,
     }
 
     impl Service for Picky {
-        fn fit(&self, records: &[Record], _: u64) -> usize {
-            records.len().min(100)
+        type Request = ();
+
+        fn prepare(&self, records: &[Record], _: u64) -> (usize, ()) {
+            (records.len().min(100), ())
         }
 
         fn check(&mut self, _: u64) -> Answering<'_, ()> {
             Box::pin(std::future::ready(Ok(())))
         }
 
-        fn send<'a>(&'a mut self, records: &'a [Record], _: u64) -> Answering<'a, Verdict> {
+        fn send<'a>(&'a mut self, records: &'a [Record], (): (), _: u64) -> Answering<'a, Verdict> {
             self.requests += 1;
             let poison = |record: &Record| matches!(&record.body, Body::Line { text, .. } if text == "poison");
             let verdict = if self.refuses_all || records.iter().any(poison) {
                 Verdict::Refused("InvalidParameter".to_owned())
             } else {
-                self.taken.extend_from_slice(records);
-                if std::mem::take(&mut self.short) { Verdict::Short(2) } else { Verdict::Taken }
+                let says = self.says.take().unwrap_or(Verdict::Taken);
+                let kept = |index: &usize| !matches!(&says, Verdict::Partly(refused) if refused.contains(index));
+                self.taken.extend((0..records.len()).filter(kept).map(|index| records[index].clone()));
+                says
             };
             Box::pin(std::future::ready(Ok(verdict)))
         }
@@ -238,14 +299,57 @@ mod tests {
 
     #[test]
     fn what_a_store_dropped_without_saying_which_is_kept_whole_and_counted() {
-        let (directory, mut remote) = remote(Picky { short: true, ..Picky::default() });
-        let records: Vec<Record> = (0..5).map(|id| line(id, "good")).collect();
+        let (directory, mut remote) = remote(Picky { says: Some(Verdict::Short(2)), ..Picky::default() });
+        let records: Vec<Record> = (0..5).map(|number| line(number * 10 + 9, "good")).collect();
         assert_eq!(remote.write(&records).expect("taken"), 5);
         let Some(Body::Gap(gap)) = remote.service.taken.last().map(|record| record.body.clone()) else {
             panic!("a gap comes last")
         };
-        assert_eq!((gap.from, gap.to, gap.lines), (0, 5, Some(2)));
+        assert_eq!((gap.from, gap.to, gap.lines), (9, 50, Some(2)));
+        let ids: std::collections::BTreeSet<u64> = remote.service.taken.iter().map(|record| record.id).collect();
+        assert_eq!(ids.len(), 6, "the gap has an id of its own: {ids:?}");
         let aside = std::fs::read_to_string(directory.path().join("a.quarantine.jsonl")).expect("put aside");
         assert_eq!(aside.lines().count(), 5);
+    }
+
+    #[test]
+    fn what_a_store_dropped_whole_keeps_its_id() {
+        let (_directory, mut remote) = remote(Picky { says: Some(Verdict::Short(1)), ..Picky::default() });
+        assert_eq!(remote.write(&[line(7, "good")]).expect("taken"), 1);
+        assert_eq!(gaps(&remote), [(7, 8, Some(1))]);
+        assert_eq!(remote.service.taken.last().map(|record| record.id), Some(7));
+    }
+
+    #[test]
+    fn a_gap_that_is_dropped_stays_counted() {
+        let told = Gap { from: 10, to: 9_310, bytes: 9_300, lines: Some(200), reason: GapReason::SpoolFull };
+        let records = [line(0, "good"), Record { id: 10, time_ms: 1, body: Body::Gap(told) }, line(9_310, "good")];
+        let (_directory, mut partly) = remote(Picky { says: Some(Verdict::Partly(vec![1])), ..Picky::default() });
+        assert_eq!(partly.write(&records).expect("taken"), 3);
+        assert_eq!(gaps(&partly), [(10, 9_310, Some(200))]);
+        let (_directory, mut short) = remote(Picky { says: Some(Verdict::Short(1)), ..Picky::default() });
+        assert_eq!(short.write(&records).expect("taken"), 3);
+        assert_eq!(gaps(&short).last(), Some(&(0, 9_311, None)), "one line or two hundred");
+    }
+
+    #[test]
+    fn what_a_store_does_not_keep_is_told_of_in_one_request() {
+        let refused: Vec<usize> = (0..100).filter(|index| index % 4 != 3).collect();
+        let (directory, mut remote) = remote(Picky { says: Some(Verdict::Partly(refused)), ..Picky::default() });
+        let records: Vec<Record> = (0..100).map(|id| line(id, "")).collect();
+        assert_eq!(remote.write(&records).expect("taken"), 100);
+        assert_eq!(remote.service.requests, 2);
+        let told = gaps(&remote);
+        assert_eq!((told.len(), told[0], told[24]), (25, (0, 3, Some(3)), (96, 99, Some(3))));
+        let aside = std::fs::read_to_string(directory.path().join("a.quarantine.jsonl")).expect("put aside");
+        assert_eq!(aside.lines().count(), 75);
+    }
+
+    fn gaps(remote: &Remote<Picky>) -> Vec<(u64, u64, Option<u64>)> {
+        let gap = |record: &Record| match record.body {
+            Body::Gap(gap) => Some((gap.from, gap.to, gap.lines)),
+            Body::Line { .. } => None,
+        };
+        remote.service.taken.iter().filter_map(gap).collect()
     }
 }

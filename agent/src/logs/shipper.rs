@@ -7,7 +7,7 @@
 use super::LogFiles;
 use super::batch::BatchLimits;
 use super::open::{self, Destination};
-use super::shipping::{Now, ShipError, Shipping, Step};
+use super::shipping::{self, Now, ShipError, Shipping, Step};
 use super::sink::{Sink, SinkError, Unmade};
 use crate::runner::facts::{boot_time, unix_ms};
 use crate::runtime::story;
@@ -20,6 +20,9 @@ use towline_transport::keys::random_fraction;
 
 /// Between two looks at a spool: how late a line may be in a store that answers.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// The shortest pause: clocks and waits are not exact.
+const SOON: Duration = Duration::from_millis(1);
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -50,6 +53,7 @@ struct Flush {
 /// The running shipper of one spool.
 #[derive(Debug)]
 pub struct Shipper {
+    files: LogFiles,
     flushes: mpsc::SyncSender<Flush>,
     trouble: watch::Receiver<Option<String>>,
     catches_up: watch::Receiver<bool>,
@@ -75,6 +79,7 @@ impl Shipper {
         let (tell, trouble) = watch::channel(None);
         let (behind, catches_up) = watch::channel(false);
         let mut voice = Voice { tell, behind, files: false };
+        let spool = files.clone();
         let thread = move || {
             let sink = Arc::new(sink);
             let sink = || Box::new(Unmade::new(sink.clone()));
@@ -82,10 +87,10 @@ impl Shipper {
             if let Err(error) = sink().check() {
                 voice.failed(&ShipError::Sink(error));
             }
-            ship(&|| Shipping::open(files.clone(), sink(), limits, cap), &mut voice, &inbox);
+            ship(&|| Shipping::open(spool.clone(), sink(), limits, cap), &mut voice, &inbox);
         };
         std::thread::Builder::new().name("logs".to_owned()).spawn(thread)?;
-        Ok(Self { flushes, trouble, catches_up })
+        Ok(Self { files, flushes, trouble, catches_up })
     }
 
     /// Why lines wait on this host, with the remedy; none: they do not.
@@ -102,12 +107,19 @@ impl Shipper {
     pub async fn flush(&self, within: Duration) -> Flushed {
         let (done, flushed) = oneshot::channel();
         if self.flushes.try_send(Flush { until: Instant::now() + within, done }).is_err() {
-            return Flushed::default();
+            return self.hangs();
         }
         match tokio::time::timeout(within + FLUSH_MARGIN, flushed).await {
             Ok(Ok(flushed)) => flushed,
-            _ => Flushed::default(),
+            _ => self.hangs(),
         }
+    }
+
+    /// The thread does not answer: what its files say.
+    fn hangs(&self) -> Flushed {
+        // Who cannot read them knows of no byte.
+        let left = shipping::left(&self.files).unwrap_or(0);
+        Flushed { left, complete: false }
     }
 }
 
@@ -157,7 +169,9 @@ fn ship(open: &impl Fn() -> Result<Option<Shipping>, ShipError>, voice: &mut Voi
                 if step == Step::CaughtUp {
                     answer(&mut flush, &shipping, true);
                 }
-                if step == Step::More { Duration::ZERO } else { LOOK }
+                let due = shipping.as_ref().and_then(|shipping| shipping.due_in(boot_time()));
+                // A batch goes when it is due, not at the look after that.
+                if step == Step::More { Duration::ZERO } else { due.map_or(LOOK, |due| due.clamp(SOON, LOOK)) }
             }
             Err(error) => {
                 // Lines that nobody takes keep no host alive.
@@ -218,11 +232,15 @@ mod tests {
         lines: Arc<Mutex<Vec<String>>>,
         refuses: Arc<AtomicBool>,
         pauses: Arc<AtomicBool>,
+        hangs: Arc<AtomicBool>,
         tries: Arc<AtomicU32>,
     }
 
     impl Sink for Store {
         fn write(&mut self, batch: &[Record]) -> Result<usize, SinkError> {
+            while self.hangs.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             if self.refuses.load(Ordering::SeqCst) {
                 let pause = self.pauses.load(Ordering::SeqCst).then_some(Duration::from_secs(600));
                 self.tries.fetch_add(1, Ordering::SeqCst);
@@ -288,6 +306,22 @@ mod tests {
         // It goes on by itself when the store takes lines again.
         store.refuses.store(false, Ordering::SeqCst);
         eventually("both lines", || store.lines.lock().expect("no panic").len() == 2).await;
+    }
+
+    #[tokio::test]
+    async fn of_a_store_that_hangs_a_flush_says_what_is_left() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::default();
+        let (files, shipper) = start(directory.path(), &store);
+        append(&files, "one\n");
+        assert!(shipper.flush(Duration::from_secs(5)).await.complete);
+        store.hangs.store(true, Ordering::SeqCst);
+        append(&files, "two\nthree\n");
+        let left = Flushed { left: 10, complete: false };
+        assert_eq!(shipper.flush(Duration::from_millis(10)).await, left);
+        assert_eq!(shipper.flush(Duration::from_millis(10)).await, left, "again, with the first one unanswered");
+        store.hangs.store(false, Ordering::SeqCst);
+        eventually("all lines", || store.lines.lock().expect("no panic").len() == 3).await;
     }
 
     #[tokio::test]

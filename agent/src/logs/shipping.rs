@@ -144,6 +144,12 @@ impl Shipping {
         self.rest_until = None;
     }
 
+    /// How long until something is due without anybody's doing; none: nothing waits for its time.
+    pub fn due_in(&self, now: BootTime) -> Option<Duration> {
+        let due = self.batch.due(now)?;
+        Some(due.max(self.rest_until.unwrap_or(due)).since(now))
+    }
+
     /// Undelivered bytes.
     pub fn left(&self) -> u64 {
         self.spool.look().map_or(0, |look| look.length.saturating_sub(self.delivered.offset))
@@ -166,6 +172,9 @@ impl Shipping {
         let all_read = self.fill(look, now, finished)?;
         if !self.batch.is_empty() && (finished || self.batch.is_due(now.boot)) {
             self.deliver(now)?;
+        }
+        if self.batch.is_full() && !finished && !self.batch.is_due(now.boot) {
+            return Ok(Step::Resting);
         }
         if !all_read || (finished && !self.batch.is_empty()) {
             return Ok(Step::More);
@@ -220,7 +229,7 @@ impl Shipping {
             let taken = self.sink.write(self.batch.records()).inspect_err(|error| {
                 self.rest_until = error.retry_after.map(|pause| now.boot.plus(pause.min(LONGEST_REST)));
                 if error.throttled {
-                    self.batch.throttled();
+                    self.batch.throttled(now.boot);
                 }
             })?;
             self.taken = taken.clamp(1, self.batch.records().len());
@@ -320,6 +329,16 @@ impl Shipping {
         self.read = Place { gap: None, ..place };
         Ok(())
     }
+}
+
+/// Undelivered bytes of a spool that somebody else has open, as its files say.
+pub fn left(files: &LogFiles) -> io::Result<u64> {
+    let Some(spool) = Spool::open(&files.spool)? else { return Ok(0) };
+    let delivered = match Cursor::durable(&files.cursor)? {
+        Some(place) => place.offset,
+        None => spool.first_data(0)?,
+    };
+    Ok(spool.look()?.length.saturating_sub(delivered))
 }
 
 /// Times are right to about a second: a smaller step back is none. A larger one is a clock that was set.

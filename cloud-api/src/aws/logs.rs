@@ -68,9 +68,17 @@ pub enum LogsError {
         /// Its sentence.
         message: String,
     },
-    /// The request itself is not right.
-    #[error("CloudWatch Logs finds the request not right ({kind}: {message})")]
+    /// An event of the request is not right, or all are too large.
+    #[error("CloudWatch Logs finds an event not right ({kind}: {message})")]
     Invalid {
+        /// The service's word.
+        kind: String,
+        /// Its sentence.
+        message: String,
+    },
+    /// The request is refused, and for nothing that is in its events: with others it would be as well.
+    #[error("CloudWatch Logs refuses the request ({kind}: {message})")]
+    Refused {
         /// The service's word.
         kind: String,
         /// Its sentence.
@@ -128,6 +136,16 @@ struct Refusal {
     message: String,
 }
 
+impl Refusal {
+    /// The older form, in which what stands before the service may answer, and moto: `<Code>` and `<Message>`.
+    fn of_xml(body: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(body).ok().filter(|text| text.contains("<ErrorResponse"))?;
+        let between = |open: &str, close: &str| Some(text.split_once(open)?.1.split_once(close)?.0.to_owned());
+        let message = between("<Message>", "</Message>").unwrap_or_default();
+        Some(Self { kind: between("<Code>", "</Code>")?, message })
+    }
+}
+
 /// What is done about a refusal within one call.
 enum Meant {
     Answer(Answer),
@@ -179,7 +197,7 @@ impl LogsClient {
     pub async fn create_stream(&self, group: &str, stream: &str, now: i64) -> Result<(), LogsError> {
         let body = serde_json::json!({ "logGroupName": group, "logStreamName": stream });
         match self.call("CreateLogStream", &body, now).await {
-            Err(LogsError::Invalid { kind, .. }) if kind == "ResourceAlreadyExistsException" => Ok(()),
+            Err(LogsError::Refused { kind, .. }) if kind == "ResourceAlreadyExistsException" => Ok(()),
             done => done.map(|_| ()),
         }
     }
@@ -231,7 +249,7 @@ impl LogsClient {
             return Ok(Meant::Answer(answer));
         }
         let retry_after = http::retry_after(&answer.headers, now);
-        let refusal: Option<Refusal> = serde_json::from_slice(&answer.body).ok();
+        let refusal = serde_json::from_slice(&answer.body).ok().or_else(|| Refusal::of_xml(&answer.body));
         let unavailable = |answer: &Answer| {
             let source = answer.unexpected("the service's JSON");
             LogsError::Unavailable { retry_after, source }
@@ -257,13 +275,19 @@ impl LogsClient {
             "ExpiredTokenException" | "UnrecognizedClientException" | "InvalidClientTokenId" => {
                 return Ok(Meant::Again(Freshness::New, denied(kind)));
             }
-            "InvalidSignatureException" | "RequestExpired" => {
+            "InvalidSignatureException" | "SignatureDoesNotMatch" | "RequestExpired" => {
                 self.learn_clock(&answer, now);
                 return Ok(Meant::Again(Freshness::New, denied(kind)));
             }
-            "AccessDeniedException" | "MissingAuthenticationTokenException" | "OptInRequired" => denied(kind),
+            "AccessDeniedException" | "AccessDenied" | "MissingAuthenticationTokenException" | "OptInRequired" => {
+                denied(kind)
+            }
+            // The only words that the service has for what is in an event.
+            "InvalidParameterException" | "ValidationException" => LogsError::Invalid { kind, message },
+            // Two calls for one stream at once.
+            "OperationAbortedException" => unavailable(&answer),
             _ if answer.status.is_server_error() => unavailable(&answer),
-            _ => LogsError::Invalid { kind, message },
+            _ => LogsError::Refused { kind, message },
         })
     }
 
@@ -279,6 +303,30 @@ impl LogsClient {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_word_about_events_is_about_events() {
+        let source = Arc::new(crate::aws::file::CredentialFile::new("/none".as_ref()));
+        let client = LogsClient::new("eu-central-1", None, source).expect("made");
+        let meant = |status: u16, kind: &str| {
+            let body = serde_json::json!({ "__type": kind, "message": "m" }).to_string().into_bytes();
+            let status = StatusCode::from_u16(status).expect("a status");
+            client.meant(Answer { status, headers: reqwest::header::HeaderMap::new(), body, url: String::new() }, 0)
+        };
+        assert!(matches!(meant(400, "InvalidParameterException"), Err(LogsError::Invalid { .. })));
+        assert!(matches!(meant(400, "com.amazonaws.logs#InvalidParameterException"), Err(LogsError::Invalid { .. })));
+        for kind in ["UnknownOperationException", "SerializationException", "InvalidOperationException", "New", ""] {
+            assert!(matches!(meant(400, kind), Err(LogsError::Refused { .. })), "{kind}");
+        }
+        let xml = Refusal::of_xml(
+            b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>m</Message></Error></ErrorResponse>",
+        );
+        assert_eq!(xml.map(|xml| (xml.kind, xml.message)), Some(("AccessDenied".to_owned(), "m".to_owned())));
+        assert!(Refusal::of_xml(b"<html><Code>AccessDenied</Code></html>").is_none(), "a proxy's page");
+        for (status, kind) in [(400, "OperationAbortedException"), (500, "New"), (503, "ServiceUnavailableException")] {
+            assert!(matches!(meant(status, kind), Err(LogsError::Unavailable { .. })), "{kind}");
+        }
+    }
 
     #[test]
     fn the_service_says_which_events_it_did_not_keep() {

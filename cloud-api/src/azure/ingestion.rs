@@ -6,7 +6,7 @@
 use super::TokenSource;
 use crate::http::{self, HttpError};
 use crate::{CredentialError, Freshness};
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use reqwest::{Client, StatusCode, Url};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,10 +34,18 @@ pub enum IngestionError {
         /// What it said.
         message: String,
     },
-    /// The request itself is not right: its fields, or its size.
-    #[error("Azure Monitor finds the request not right, with status {status} ({message})")]
+    /// A row is not right, or all are too large.
+    #[error("Azure Monitor finds the rows not right, with status {status} ({message})")]
     Invalid {
         /// 400 or 413.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+    /// The request is refused, and for nothing that is in its rows: with others it would be as well.
+    #[error("Azure Monitor refuses the request with status {status} ({message})")]
+    Refused {
+        /// 400 or another.
         status: u16,
         /// What it said.
         message: String,
@@ -100,8 +108,9 @@ impl IngestionClient {
     }
 
     /// Hand a JSON array of records over.
-    pub async fn put(&self, body: Vec<u8>, now: i64) -> Result<(), IngestionError> {
+    pub async fn put(&self, body: &[u8], now: i64) -> Result<(), IngestionError> {
         let mut freshness = Freshness::Any;
+        let body = http::gzip(body);
         loop {
             let token = self.source.token(RESOURCE, freshness).await?;
             let request = self
@@ -109,6 +118,7 @@ impl IngestionClient {
                 .post(self.url.clone())
                 .bearer_auth(token.secret.as_str())
                 .header(CONTENT_TYPE, "application/json")
+                .header(CONTENT_ENCODING, "gzip")
                 .body(body.clone());
             let unavailable = |source| IngestionError::Unavailable { retry_after: None, source };
             let answer = http::send(&self.http, request, WITHIN).await.map_err(unavailable)?;
@@ -124,13 +134,26 @@ impl IngestionClient {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(IngestionError::Denied { status, message }),
                 StatusCode::TOO_MANY_REQUESTS => Err(IngestionError::Throttled { retry_after }),
                 // A proxy's page is no word of the service about the request.
+                StatusCode::BAD_REQUEST if is_json(&answer.body) && about_the_request(&message) => {
+                    Err(IngestionError::Refused { status, message })
+                }
                 StatusCode::BAD_REQUEST if is_json(&answer.body) => Err(IngestionError::Invalid { status, message }),
                 StatusCode::PAYLOAD_TOO_LARGE => Err(IngestionError::Invalid { status, message }),
+                StatusCode::METHOD_NOT_ALLOWED | StatusCode::UNSUPPORTED_MEDIA_TYPE if is_json(&answer.body) => {
+                    Err(IngestionError::Refused { status, message })
+                }
                 StatusCode::NOT_FOUND if is_json(&answer.body) => Err(IngestionError::NotFound { message }),
                 _ => Err(IngestionError::Unavailable { retry_after, source: answer.unexpected("204") }),
             };
         }
     }
+}
+
+/// Whether a refusal names what every request has, and no row. The service has no list of its codes; those that are seen
+/// name the stream, the rule, the version, the encoding or the media type.
+fn about_the_request(message: &str) -> bool {
+    let code = message.split(':').next().unwrap_or_default().to_ascii_lowercase();
+    ["stream", "dcr", "datacollection", "apiversion", "encoding", "mediatype"].iter().any(|word| code.contains(word))
 }
 
 fn is_json(body: &[u8]) -> bool {
@@ -166,5 +189,13 @@ mod tests {
     fn an_answer_is_told_with_its_own_words() {
         assert_eq!(said(br#"{"error":{"code":"A","message":"b"}}"#), "A: b");
         assert!(!is_json(b"<html>"));
+        assert!(
+            ["InvalidStream: x", "UnsupportedApiVersion: x", "InvalidDcrImmutableId: x"]
+                .into_iter()
+                .all(about_the_request)
+        );
+        assert!(
+            !["InvalidRecord: the stream", "ContentLengthLimitExceeded: x", ": "].into_iter().any(about_the_request)
+        );
     }
 }

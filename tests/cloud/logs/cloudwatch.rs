@@ -85,6 +85,22 @@ async fn a_poisonous_line_is_put_aside_and_counted_and_the_others_arrive() -> Re
 }
 
 #[tokio::test]
+async fn a_refusal_that_is_not_about_a_line_puts_none_aside() -> Result<()> {
+    let mut bench = Bench::start().await?;
+    let shipper = bench.ship(destination(&bench)?)?;
+    bench.print(1)?;
+    ensure!(shipper.flush(LIMIT).await.complete);
+    let refused = answer(400, r#"{"__type":"UnknownOperationException","message":"not in this region"}"#);
+    bench.cloud.knobs(FACE, json!({ "script": [refused] })).await?;
+    bench.print(1)?;
+    ensure!(!shipper.flush(Duration::from_millis(500)).await.complete, "people are told, and nothing is tried at once");
+    ensure!(shipper.trouble().is_some_and(|told| told.contains("not in this region")), "{:?}", shipper.trouble());
+    ensure!(shipper.flush(LIMIT).await.complete);
+    ensure!(complete(&messages(&bench).await?, 2)? == 0 && bench.aside().is_empty(), "{:?}", bench.aside());
+    Ok(())
+}
+
+#[tokio::test]
 async fn lines_that_are_too_old_for_the_group_are_told_as_of_now_with_their_own_time() -> Result<()> {
     let mut bench = Bench::start().await?;
     bench.cloud.put(FACE, "/_fake/rules", json!({ "retention_days": 1 })).await?;

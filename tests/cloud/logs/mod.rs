@@ -4,6 +4,7 @@ mod azure;
 mod cloudwatch;
 mod crashes;
 mod otlp;
+mod strangers;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;

@@ -46,6 +46,23 @@ async fn a_store_of_few_words_has_taken_the_lines() -> Result<()> {
 }
 
 #[tokio::test]
+async fn requests_go_compressed_unless_a_store_cannot_read_that() -> Result<()> {
+    let mut bench = Bench::start().await?;
+    bench.print(100)?;
+    let shipper = bench.ship(destination(&bench, None)?)?;
+    ensure!(shipper.flush(LIMIT).await.complete);
+    let compressed = bench.cloud.get(FACE, "/_fake/compressed").await?;
+    ensure!(compressed.as_u64() >= Some(2), "{compressed}");
+    drop(shipper);
+    bench.cloud.put(FACE, "/_fake/rules", json!({ "plain": true })).await?;
+    bench.print(100)?;
+    ensure!(bench.ship(destination(&bench, None)?)?.flush(LIMIT).await.complete);
+    ensure!(bench.cloud.get(FACE, "/_fake/compressed").await? == compressed);
+    ensure!(complete(&bench.texts(FACE, "body").await?, 200)? == 0);
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_store_drops_is_kept_here_and_counted() -> Result<()> {
     let mut bench = Bench::start().await?;
     bench.cloud.put(FACE, "/_fake/rules", json!({ "drops": "feather", "poison": "arsenic" })).await?;

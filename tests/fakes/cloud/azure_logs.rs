@@ -1,7 +1,9 @@
 //! Azure's Logs Ingestion API, as strict as it is documented: token, rule, stream, fields, sizes, the span of times.
 //!
-//! Told below `/_fake/`: `rules` (what it knows and refuses), `events` (the rows that it took, in its order).
+//! Told below `/_fake/`: `rules` (what it knows and refuses), `events` (the rows that it took, in its order),
+//! `numbers` and their `count` (with the rule of that name).
 
+use super::body::{number, unpacked};
 use super::knobs::is_token;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
@@ -25,12 +27,14 @@ struct Rules {
     poison: Option<String>,
     /// The identity has no role on the rule.
     forbidden: bool,
+    /// Keep only the numbers of lines.
+    numbers: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
         let (token, rule, stream) = ("test-token".into(), "dcr-test".into(), "Custom-Towline_CL".into());
-        Self { token, rule, stream, poison: None, forbidden: false }
+        Self { token, rule, stream, poison: None, forbidden: false, numbers: false }
     }
 }
 
@@ -38,6 +42,7 @@ impl Default for Rules {
 struct Cloud {
     rules: Rules,
     taken: Vec<Map<String, Value>>,
+    numbers: Vec<u32>,
 }
 
 type Shared = Arc<Mutex<Cloud>>;
@@ -48,6 +53,8 @@ pub fn face() -> Router {
         .route("/dataCollectionRules/{rule}/streams/{stream}", post(ingest))
         .route("/_fake/rules", put(rules))
         .route("/_fake/events", get(events))
+        .route("/_fake/numbers", get(numbers))
+        .route("/_fake/count", get(count))
         .layer(axum::extract::DefaultBodyLimit::max(8 * 1024 * 1024))
         .with_state(Shared::default())
 }
@@ -59,6 +66,14 @@ async fn rules(State(cloud): State<Shared>, Json(rules): Json<Rules>) -> StatusC
 
 async fn events(State(cloud): State<Shared>) -> Json<Vec<Map<String, Value>>> {
     Json(cloud.lock().expect("nobody panics with it").taken.clone())
+}
+
+async fn count(State(cloud): State<Shared>) -> Json<usize> {
+    Json(cloud.lock().expect("nobody panics with it").numbers.len())
+}
+
+async fn numbers(State(cloud): State<Shared>) -> Json<Vec<u32>> {
+    Json(cloud.lock().expect("nobody panics with it").numbers.clone())
 }
 
 async fn ingest(
@@ -86,15 +101,24 @@ async fn ingest(
     if rule != cloud.rules.rule || stream != cloud.rules.stream {
         return refused(StatusCode::NOT_FOUND, "NotFound", "Data collection rule or stream not found");
     }
-    if header("content-type") != "application/json" || !header("content-encoding").is_empty() {
-        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", "JSON as it is");
+    if header("content-type") != "application/json" {
+        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", "JSON");
     }
+    let Ok(body) = unpacked(header("content-encoding"), &body) else {
+        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", "as it is, or gzip");
+    };
+    // The limit is for the rows, however small they come.
     if body.len() > 1_000_000 {
         return refused(StatusCode::PAYLOAD_TOO_LARGE, "ContentLengthLimitExceeded", "Maximum allowed: 1 MB");
     }
     match checked(&body, cloud.rules.poison.as_deref()) {
         Ok(rows) => {
-            cloud.taken.extend(rows);
+            if cloud.rules.numbers {
+                let found = rows.iter().filter_map(|row| number(row["Message"].as_str().unwrap_or_default()));
+                cloud.numbers.extend(found);
+            } else {
+                cloud.taken.extend(rows);
+            }
             StatusCode::NO_CONTENT.into_response()
         }
         Err(message) => refused(StatusCode::BAD_REQUEST, "InvalidRecord", &message),

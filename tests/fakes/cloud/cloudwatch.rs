@@ -1,8 +1,10 @@
 //! Amazon CloudWatch Logs, as strict as it is documented: signatures, limits, order, known groups and streams.
 //!
 //! Signatures are computed here once more, from the documentation and not from the product's code. Told below `/_fake/`:
-//! `rules` (what it knows and refuses), `events` (what it took, in its order), `calls` (how often it was asked what).
+//! `rules` (what it knows and refuses), `events` (what it took, in its order), `calls` (how often it was asked what), `numbers` of lines and
+//! their `count` (with the rule of that name).
 
+use super::body::number;
 use super::knobs::is_token;
 use aws_lc_rs::{digest, hmac};
 use axum::body::Bytes;
@@ -38,6 +40,8 @@ struct Rules {
     clock_offset: i64,
     /// Error types carry their namespace.
     namespace: bool,
+    /// Keep only the numbers of lines.
+    numbers: bool,
 }
 
 impl Default for Rules {
@@ -53,6 +57,7 @@ impl Default for Rules {
             poison: None,
             clock_offset: 0,
             namespace: false,
+            numbers: false,
         }
     }
 }
@@ -71,6 +76,7 @@ struct Cloud {
     rules: Rules,
     streams: BTreeSet<(String, String)>,
     taken: Vec<Taken>,
+    numbers: Vec<u32>,
     calls: BTreeMap<String, u64>,
 }
 
@@ -84,6 +90,8 @@ pub fn face() -> Router {
         .route("/_fake/rules", put(rules))
         .route("/_fake/events", get(events))
         .route("/_fake/calls", get(calls))
+        .route("/_fake/numbers", get(numbers))
+        .route("/_fake/count", get(count))
         .layer(axum::extract::DefaultBodyLimit::max(8 * 1024 * 1024))
         .with_state(shared)
 }
@@ -99,6 +107,14 @@ async fn events(State(cloud): State<Shared>) -> Json<Vec<Taken>> {
 
 async fn calls(State(cloud): State<Shared>) -> Json<BTreeMap<String, u64>> {
     Json(cloud.lock().expect("nobody panics with it").calls.clone())
+}
+
+async fn count(State(cloud): State<Shared>) -> Json<usize> {
+    Json(cloud.lock().expect("nobody panics with it").numbers.len())
+}
+
+async fn numbers(State(cloud): State<Shared>) -> Json<Vec<u32>> {
+    Json(cloud.lock().expect("nobody panics with it").numbers.clone())
 }
 
 /// An error as the service says it.
@@ -199,7 +215,9 @@ fn take(cloud: &mut Cloud, group: &str, stream: &str, events: &Value, now_ms: i6
     let new = events.iter().position(|event| event.timestamp > now_ms + 2 * 3_600_000);
     let kept = expired.max(old)..new.unwrap_or(events.len());
     for (index, event) in events.into_iter().enumerate() {
-        if kept.contains(&index) {
+        if kept.contains(&index) && cloud.rules.numbers {
+            cloud.numbers.extend(number(&event.message));
+        } else if kept.contains(&index) {
             let Event { timestamp, message } = event;
             cloud.taken.push(Taken { group: group.to_owned(), stream: stream.to_owned(), timestamp, message });
         }

@@ -8,6 +8,7 @@ mod aws_metadata;
 mod azure_logs;
 mod azure_machines;
 mod azure_metadata;
+mod body;
 mod cloudwatch;
 mod google_compute;
 mod google_metadata;

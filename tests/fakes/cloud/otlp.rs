@@ -1,7 +1,9 @@
 //! An OpenTelemetry collector's HTTP receiver for logs in JSON, as strict as the specification.
 //!
-//! Told below `/_fake/`: `rules` (what it asks for and drops), `events` (what it took, in its order).
+//! Told below `/_fake/`: `rules` (what it asks for and drops), `events` (what it took, in its order),
+//! `compressed` (how many requests came so), `numbers` and their `count` (with the rule of that name).
 
+use super::body::{number, unpacked};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -22,12 +24,18 @@ struct Rules {
     poison: Option<String>,
     /// Records with this text are dropped, and their number told.
     drops: Option<String>,
+    /// It takes nothing compressed, as no collector should.
+    plain: bool,
+    /// Keep only the numbers of lines.
+    numbers: bool,
 }
 
 #[derive(Default)]
 struct Cloud {
     rules: Rules,
     taken: Vec<Value>,
+    compressed: u64,
+    numbers: Vec<u32>,
 }
 
 type Shared = Arc<Mutex<Cloud>>;
@@ -38,6 +46,9 @@ pub fn face() -> Router {
         .route("/v1/logs", post(export))
         .route("/_fake/rules", put(rules))
         .route("/_fake/events", get(events))
+        .route("/_fake/compressed", get(compressed))
+        .route("/_fake/numbers", get(numbers))
+        .route("/_fake/count", get(count))
         .layer(axum::extract::DefaultBodyLimit::max(20 * 1024 * 1024))
         .with_state(Shared::default())
 }
@@ -51,6 +62,18 @@ async fn events(State(cloud): State<Shared>) -> Json<Vec<Value>> {
     Json(cloud.lock().expect("nobody panics with it").taken.clone())
 }
 
+async fn compressed(State(cloud): State<Shared>) -> Json<u64> {
+    Json(cloud.lock().expect("nobody panics with it").compressed)
+}
+
+async fn count(State(cloud): State<Shared>) -> Json<usize> {
+    Json(cloud.lock().expect("nobody panics with it").numbers.len())
+}
+
+async fn numbers(State(cloud): State<Shared>) -> Json<Vec<u32>> {
+    Json(cloud.lock().expect("nobody panics with it").numbers.clone())
+}
+
 async fn export(State(cloud): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let mut cloud = cloud.lock().expect("nobody panics with it");
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -60,6 +83,12 @@ async fn export(State(cloud): State<Shared>, headers: HeaderMap, body: Bytes) ->
     if header("content-type") != "application/json" {
         return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response();
     }
+    let encoding = header("content-encoding");
+    let body = match unpacked(encoding, &body) {
+        Ok(body) if encoding.is_empty() || !cloud.rules.plain => body,
+        _ => return StatusCode::UNSUPPORTED_MEDIA_TYPE.into_response(),
+    };
+    cloud.compressed += u64::from(!encoding.is_empty());
     let refused =
         |message: &str| (StatusCode::BAD_REQUEST, Json(json!({ "code": 3, "message": message }))).into_response();
     let records = match records(&body) {
@@ -76,7 +105,12 @@ async fn export(State(cloud): State<Shared>, headers: HeaderMap, body: Bytes) ->
     let drops = cloud.rules.drops.clone();
     let kept: Vec<Value> = records.into_iter().filter(|record| !holds(record, &drops)).collect();
     let dropped = count - kept.len();
-    cloud.taken.extend(kept);
+    if cloud.rules.numbers {
+        let found = kept.iter().filter_map(|record| number(record["body"].as_str().unwrap_or_default()));
+        cloud.numbers.extend(found);
+    } else {
+        cloud.taken.extend(kept);
+    }
     let answer = match dropped {
         0 => json!({}),
         dropped => {
@@ -118,6 +152,9 @@ fn records(body: &[u8]) -> Result<Vec<Value>, String> {
 /// Attributes as an object; each value must be of one known kind.
 fn attributes(list: &Value) -> Result<Value, String> {
     let mut found = serde_json::Map::new();
+    if list.is_null() {
+        return Ok(found.into());
+    }
     for one in list.as_array().ok_or("attributes are no list")? {
         let key = one["key"].as_str().ok_or("an attribute has no key")?;
         let value = one["value"].as_object().filter(|value| value.len() == 1).ok_or("an attribute has no value")?;

@@ -50,7 +50,7 @@ impl AzureMonitor {
                 let retry_after = *retry_after;
                 return SinkError::new(to, error).after(retry_after);
             }
-            IngestionError::Invalid { .. } | IngestionError::Client { .. } => {
+            IngestionError::Invalid { .. } | IngestionError::Refused { .. } | IngestionError::Client { .. } => {
                 "look at the `[logs]` section of the server's settings"
             }
         };
@@ -59,20 +59,21 @@ impl AzureMonitor {
 }
 
 impl Service for AzureMonitor {
-    fn fit(&self, records: &[Record], now_ms: u64) -> usize {
-        plan::request(records, &self.source, now_ms).0
+    type Request = Vec<u8>;
+
+    fn prepare(&self, records: &[Record], now_ms: u64) -> (usize, Vec<u8>) {
+        plan::request(records, &self.source, now_ms)
     }
 
     fn check(&mut self, _: u64) -> Answering<'_, ()> {
         Box::pin(async move { self.client.check().await.map_err(|error| self.error(error)) })
     }
 
-    fn send<'a>(&'a mut self, records: &'a [Record], now_ms: u64) -> Answering<'a, Verdict> {
+    fn send<'a>(&'a mut self, _: &'a [Record], request: Vec<u8>, now_ms: u64) -> Answering<'a, Verdict> {
         Box::pin(async move {
-            let (_, body) = plan::request(records, &self.source, now_ms);
-            match self.client.put(body, seconds(now_ms)).await {
+            match self.client.put(&request, seconds(now_ms)).await {
                 Ok(()) => Ok(Verdict::Taken),
-                Err(IngestionError::Invalid { status, .. }) => Ok(Verdict::Refused(format!("status {status}"))),
+                Err(IngestionError::Invalid { message, .. }) => Ok(Verdict::Refused(message)),
                 Err(error) => Err(self.error(error)),
             }
         })

@@ -4,10 +4,10 @@
 
 use super::super::message::{Message, Window, millis};
 use super::super::record::Record;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::time::Duration;
 
-/// A request, compressed or not. Bodies are sent as they are, so that one figure is both.
+/// A request. The limit is for the rows as they are, however small they are sent.
 pub const MAX_BYTES: usize = 1_000_000;
 
 /// From the first to the last time: what tables of the Auxiliary plan take.
@@ -21,12 +21,17 @@ pub const TIMES: Window =
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Row<'a> {
-    time_generated: String,
+    time_generated: &'a str,
     cluster: &'a str,
     stream: &'a str,
     /// As text: ids are unsigned, and the table's numbers are not.
-    id: String,
-    message: String,
+    #[serde(serialize_with = "quoted")]
+    id: u64,
+    message: &'a str,
+}
+
+fn quoted<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(number)
 }
 
 /// Which stream the rows are of.
@@ -40,37 +45,44 @@ pub struct Source {
 
 /// How many of the first records make a legal request, and its body.
 pub fn request(records: &[Record], source: &Source, now_ms: u64) -> (usize, Vec<u8>) {
-    let mut body = b"[".to_vec();
+    let (mut body, mut message) = (b"[".to_vec(), Vec::new());
     let mut span: Option<(u64, u64)> = None;
+    // Neighbours mostly have the same time, and a date is dear.
+    let (mut dated, mut date) = (None, String::new());
     for (count, record) in records.iter().enumerate() {
         let (time, original) = TIMES.stamp(record.time_ms, now_ms);
-        let (first, last) = span.map_or((time, time), |(first, last)| (first.min(time), last.max(time)));
-        let row = row(record, source, time, original);
-        let full = body.len() + row.len() + 2 > MAX_BYTES || last - first >= millis(MAX_SPAN);
-        if full && count > 0 {
-            body.push(b']');
-            return (count, body);
+        if dated != Some(time) {
+            (dated, date) = (Some(time), date_of(time));
         }
+        message.clear();
+        Message::new(record, original).append_to(&mut message);
+        let before = body.len();
         if count > 0 {
             body.push(b',');
         }
-        body.extend_from_slice(&row);
+        let row = Row {
+            time_generated: &date,
+            cluster: &source.cluster,
+            stream: &source.stream,
+            id: record.id,
+            message: std::str::from_utf8(&message).expect("JSON is UTF-8"),
+        };
+        serde_json::to_writer(&mut body, &row).expect("a row holds only text");
+        let (first, last) = span.map_or((time, time), |(first, last)| (first.min(time), last.max(time)));
+        if count > 0 && (body.len() >= MAX_BYTES || last - first >= millis(MAX_SPAN)) {
+            body.truncate(before);
+            body.push(b']');
+            return (count, body);
+        }
         span = Some((first, last));
     }
     body.push(b']');
     (records.len(), body)
 }
 
-fn row(record: &Record, source: &Source, time_ms: u64, original: Option<u64>) -> Vec<u8> {
+fn date_of(time_ms: u64) -> String {
     let moment = i64::try_from(time_ms).ok().and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
-    let row = Row {
-        time_generated: moment.unwrap_or_default().to_string(),
-        cluster: &source.cluster,
-        stream: &source.stream,
-        id: record.id.to_string(),
-        message: Message::new(record, original).text(),
-    };
-    serde_json::to_vec(&row).expect("a row holds only text")
+    moment.unwrap_or_default().to_string()
 }
 
 #[cfg(test)]

@@ -50,22 +50,20 @@ impl CloudWatch {
         Ok(rejected.indices(events.len()))
     }
 
-    async fn carry(&self, records: &[Record], now_ms: u64) -> Result<Verdict, SinkError> {
-        // Events are dated by the service's clock as far as it is known; the client corrects its own signature itself.
-        let dated = || self.client.service_time(now_ms);
+    async fn carry(&self, records: &[Record], events: Vec<Event>, now_ms: u64) -> Result<Verdict, SinkError> {
         let judged = |done: Result<Vec<usize>, LogsError>| match done {
             Ok(rejected) => Ok(Ok(rejected)),
             Err(LogsError::Invalid { kind, .. }) => Ok(Err(Verdict::Refused(kind))),
             Err(error) => Err(self.error(error)),
         };
-        let rejected = match judged(self.put(&plan::events(records.iter(), dated(), false), now_ms).await)? {
+        let rejected = match judged(self.put(&events, now_ms).await)? {
             Err(refused) => return Ok(refused),
             Ok(rejected) if rejected.is_empty() => return Ok(Verdict::Taken),
             Ok(rejected) => rejected,
         };
         // Too old, mostly because the group keeps its events for a shorter time: they are told as of now.
         let again = rejected.iter().filter_map(|index| records.get(*index));
-        match judged(self.put(&plan::events(again, dated(), true), now_ms).await)? {
+        match judged(self.put(&plan::restamped(again, self.client.service_time(now_ms)), now_ms).await)? {
             Ok(still) if still.is_empty() => Ok(Verdict::Taken),
             Ok(still) => Ok(Verdict::Partly(still.iter().filter_map(|index| rejected.get(*index)).copied().collect())),
             Err(_) => Ok(Verdict::Partly(rejected)),
@@ -92,7 +90,7 @@ impl CloudWatch {
                 let retry_after = *retry_after;
                 return SinkError::new(to, error).after(retry_after);
             }
-            LogsError::Invalid { .. } | LogsError::Client { .. } => {
+            LogsError::Invalid { .. } | LogsError::Refused { .. } | LogsError::Client { .. } => {
                 "look at the `[logs]` section of the server's settings"
             }
         };
@@ -101,8 +99,12 @@ impl CloudWatch {
 }
 
 impl Service for CloudWatch {
-    fn fit(&self, records: &[Record], now_ms: u64) -> usize {
-        plan::fit(records, self.client.service_time(now_ms))
+    type Request = Vec<Event>;
+
+    fn prepare(&self, records: &[Record], now_ms: u64) -> (usize, Vec<Event>) {
+        // Events are dated by the service's clock as far as it is known; the client corrects its own signature itself.
+        let events = plan::request(records, self.client.service_time(now_ms));
+        (events.len(), events)
     }
 
     fn check(&mut self, now_ms: u64) -> Answering<'_, ()> {
@@ -112,7 +114,7 @@ impl Service for CloudWatch {
         })
     }
 
-    fn send<'a>(&'a mut self, records: &'a [Record], now_ms: u64) -> Answering<'a, Verdict> {
-        Box::pin(self.carry(records, now_ms))
+    fn send<'a>(&'a mut self, records: &'a [Record], request: Vec<Event>, now_ms: u64) -> Answering<'a, Verdict> {
+        Box::pin(self.carry(records, request, now_ms))
     }
 }

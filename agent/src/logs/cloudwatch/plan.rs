@@ -29,32 +29,34 @@ pub const TIMES: Window =
 // Also the longest piece fits an event of the old limit.
 const _: () = assert!(PIECE + ENVELOPE + OVERHEAD <= 256 * 1024);
 
-/// How many of the first records make a legal request: one at least. Where the time steps back a request ends, so that
-/// both the order of the lines and that of the times hold.
-pub fn fit(records: &[Record], now_ms: u64) -> usize {
+/// The events of the first records, as many as make a legal request: one at least. Where the time steps back a request ends,
+/// so that both the order of the lines and that of the times hold.
+pub fn request(records: &[Record], now_ms: u64) -> Vec<Event> {
     let (mut bytes, mut first, mut last) = (0, None, 0);
-    for (count, record) in records.iter().enumerate() {
+    let mut events = Vec::with_capacity(records.len().min(MAX_EVENTS));
+    for record in records {
         let (time, original) = TIMES.stamp(record.time_ms, now_ms);
-        bytes += Message::new(record, original).text().len() + OVERHEAD;
+        let event = event(record, time, original);
+        bytes += event.message.len() + OVERHEAD;
         let first = *first.get_or_insert(time);
-        let legal = bytes <= MAX_BYTES && count < MAX_EVENTS && time >= last && time - first < millis(MAX_SPAN);
-        if !legal {
-            return count.max(1);
+        let legal = bytes <= MAX_BYTES && events.len() < MAX_EVENTS && time >= last && time - first < millis(MAX_SPAN);
+        if !legal && !events.is_empty() {
+            break;
         }
         last = time;
+        events.push(event);
     }
-    records.len()
+    events
 }
 
-/// The events of records. With `restamped` they all happen now.
-pub fn events<'a>(records: impl Iterator<Item = &'a Record>, now_ms: u64, restamped: bool) -> Vec<Event> {
-    let each = records.map(|record| {
-        let (time, original) =
-            if restamped { (now_ms, Some(record.time_ms)) } else { TIMES.stamp(record.time_ms, now_ms) };
-        let timestamp = i64::try_from(time).unwrap_or(i64::MAX);
-        Event { timestamp, message: Message::new(record, original).text() }
-    });
-    each.collect()
+/// The events of records that all happen now.
+pub fn restamped<'a>(records: impl Iterator<Item = &'a Record>, now_ms: u64) -> Vec<Event> {
+    records.map(|record| event(record, now_ms, Some(record.time_ms))).collect()
+}
+
+fn event(record: &Record, time_ms: u64, original: Option<u64>) -> Event {
+    let timestamp = i64::try_from(time_ms).unwrap_or(i64::MAX);
+    Event { timestamp, message: Message::new(record, original).text() }
 }
 
 #[cfg(test)]
@@ -70,8 +72,8 @@ mod tests {
         fn every_request_is_legal_and_nothing_is_lost_or_moved(records in records()) {
             let (mut at, mut seen) = (0, Vec::new());
             while at < records.len() {
-                let count = fit(&records[at..], NOW_MS);
-                let events = events(records[at..at + count].iter(), NOW_MS, false);
+                let events = request(&records[at..], NOW_MS);
+                let count = events.len();
                 let bytes: usize = events.iter().map(|event| event.message.len() + 26).sum();
                 prop_assert!(bytes <= 1_048_576 && events.len() <= 10_000 && !events.is_empty());
                 prop_assert!(events.iter().all(|event| event.message.len() + 26 <= 262_144));
@@ -103,11 +105,12 @@ mod tests {
             body: Body::Line { text: "x".repeat(size), part: 0, more: false },
         };
         let many: Vec<Record> = (0..10_001).map(|id| line(id, NOW_MS, 1)).collect();
-        assert_eq!(fit(&many, NOW_MS), 10_000);
+        let fit = |records: &[Record]| request(records, NOW_MS).len();
+        assert_eq!(fit(&many), 10_000);
         let large: Vec<Record> = (0..5).map(|id| line(id, NOW_MS, PIECE)).collect();
-        assert_eq!(fit(&large, NOW_MS), 4);
+        assert_eq!(fit(&large), 4);
         let day = 86_400_000;
-        assert_eq!(fit(&[line(0, NOW_MS - day, 1), line(1, NOW_MS - 1, 1), line(2, NOW_MS, 1)], NOW_MS), 2);
-        assert_eq!(fit(&[line(0, NOW_MS, 1), line(1, NOW_MS - 5_000, 1)], NOW_MS), 1);
+        assert_eq!(fit(&[line(0, NOW_MS - day, 1), line(1, NOW_MS - 1, 1), line(2, NOW_MS, 1)]), 2);
+        assert_eq!(fit(&[line(0, NOW_MS, 1), line(1, NOW_MS - 5_000, 1)]), 1);
     }
 }

@@ -10,6 +10,8 @@ use super::record::Record;
 use super::remote::{Answering, PERSON_PAUSE, Service, Verdict, seconds};
 use super::sink::SinkError;
 use plan::Source;
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::Deserialize;
 use std::time::Duration;
 use towline_cloud_api::azure::file::TokenFile;
@@ -24,6 +26,8 @@ pub struct Otlp {
     url: reqwest::Url,
     source: Source,
     token: Option<TokenFile>,
+    /// Bodies go compressed. Every collector takes that; a store that says that it does not gets them as they are.
+    gzip: bool,
 }
 
 /// A 200 answer.
@@ -61,12 +65,25 @@ impl Otlp {
         let url = reqwest::Url::parse(&url).map_err(|error| SinkError::new(doing, error))?;
         let client = http::service_client().map_err(|error| SinkError::new(doing, error))?;
         let source = Source { cluster: cluster.to_owned(), stream: stream.to_owned() };
-        Ok(Self { client, url, source, token })
+        Ok(Self { client, url, source, token, gzip: true })
     }
 
-    async fn call(&self, body: Vec<u8>) -> Result<Answer, SinkError> {
-        let mut request =
-            self.client.post(self.url.clone()).header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
+    async fn call(&mut self, body: &[u8]) -> Result<Answer, SinkError> {
+        let answer = self.call_once(body).await?;
+        if self.gzip && answer.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            self.gzip = false;
+            return self.call_once(body).await;
+        }
+        Ok(answer)
+    }
+
+    async fn call_once(&self, body: &[u8]) -> Result<Answer, SinkError> {
+        let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json");
+        let mut request = if self.gzip {
+            request.header(CONTENT_ENCODING, "gzip").body(http::gzip(body))
+        } else {
+            request.body(body.to_vec())
+        };
         if let Some(token) = &self.token {
             // Read anew each time: one that was renewed counts from the next request on.
             let token = token.load();
@@ -115,22 +132,23 @@ impl Otlp {
 }
 
 impl Service for Otlp {
-    fn fit(&self, records: &[Record], now_ms: u64) -> usize {
-        plan::request(records, &self.source, now_ms).0
+    type Request = Vec<u8>;
+
+    fn prepare(&self, records: &[Record], now_ms: u64) -> (usize, Vec<u8>) {
+        plan::request(records, &self.source, now_ms)
     }
 
     fn check(&mut self, now_ms: u64) -> Answering<'_, ()> {
         Box::pin(async move {
             // An export of nothing is legal.
-            let answer = self.call(br#"{"resourceLogs":[]}"#.to_vec()).await?;
+            let answer = self.call(br#"{"resourceLogs":[]}"#).await?;
             self.judge(&answer, now_ms).map(drop)
         })
     }
 
-    fn send<'a>(&'a mut self, records: &'a [Record], now_ms: u64) -> Answering<'a, Verdict> {
+    fn send<'a>(&'a mut self, _: &'a [Record], request: Vec<u8>, now_ms: u64) -> Answering<'a, Verdict> {
         Box::pin(async move {
-            let (_, body) = plan::request(records, &self.source, now_ms);
-            let answer = self.call(body).await?;
+            let answer = self.call(&request).await?;
             self.judge(&answer, now_ms)
         })
     }

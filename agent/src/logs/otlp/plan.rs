@@ -21,11 +21,13 @@ pub struct Source {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LogRecord<'a> {
-    time_unix_nano: String,
-    observed_time_unix_nano: String,
+    #[serde(serialize_with = "quoted")]
+    time_unix_nano: u64,
+    #[serde(serialize_with = "quoted")]
+    observed_time_unix_nano: u64,
     severity_number: u8,
     body: Value<'a>,
-    attributes: Vec<Attribute<'a>>,
+    attributes: &'a [Attribute<'a>],
 }
 
 #[derive(Serialize)]
@@ -63,51 +65,51 @@ pub fn request(records: &[Record], source: &Source, now_ms: u64) -> (usize, Vec<
     let mut body = head.into_bytes();
     let mut count = 0;
     for record in records {
-        let one = log_record(record, now_ms);
+        let before = body.len();
         if count > 0 {
-            if body.len() + one.len() + 1 + tail.len() > MAX_BYTES {
-                break;
-            }
             body.push(b',');
         }
-        body.extend_from_slice(&one);
+        append(record, now_ms, &mut body);
+        if count > 0 && body.len() + tail.len() > MAX_BYTES {
+            body.truncate(before);
+            break;
+        }
         count += 1;
     }
     body.extend_from_slice(tail);
     (count, body)
 }
 
-fn log_record(record: &Record, now_ms: u64) -> Vec<u8> {
-    let mut attributes = vec![Attribute { key: "towline.id", value: Value::Int(record.id) }];
-    let gap;
-    let (text, severity_number) = match &record.body {
+fn append(record: &Record, now_ms: u64, body: &mut Vec<u8>) {
+    let id = Attribute { key: "towline.id", value: Value::Int(record.id) };
+    // What a program prints has no level that we could know.
+    let mut write = |text, severity_number, attributes: &[Attribute<'_>]| {
+        let record = LogRecord {
+            time_unix_nano: nanos(record.time_ms),
+            observed_time_unix_nano: nanos(now_ms),
+            severity_number,
+            body: Value::String(text),
+            attributes,
+        };
+        serde_json::to_writer(&mut *body, &record).expect("a record holds only text and numbers");
+    };
+    match &record.body {
+        Body::Line { text, part: 0, .. } => write(text, 0, &[id]),
         Body::Line { text, part, more } => {
-            if *part > 0 {
-                attributes.push(Attribute { key: "towline.part", value: Value::Int(u64::from(*part)) });
-                attributes.push(Attribute { key: "towline.more", value: Value::Bool(*more) });
-            }
-            // What a program prints has no level that we could know.
-            (text.as_str(), 0)
+            let part = Attribute { key: "towline.part", value: Value::Int(u64::from(*part)) };
+            write(text, 0, &[id, part, Attribute { key: "towline.more", value: Value::Bool(*more) }]);
         }
         Body::Gap(lost) => {
-            gap = serde_json::to_string(lost).expect("a gap holds only numbers and words");
-            attributes.push(Attribute { key: "towline.gap", value: Value::String(&gap) });
+            let lost = serde_json::to_string(lost).expect("a gap holds only numbers and words");
+            let lost = Attribute { key: "towline.gap", value: Value::String(&lost) };
             // WARN.
-            ("log lines are missing here", 13)
+            write("log lines are missing here", 13, &[id, lost]);
         }
-    };
-    let record = LogRecord {
-        time_unix_nano: nanos(record.time_ms),
-        observed_time_unix_nano: nanos(now_ms),
-        severity_number,
-        body: Value::String(text),
-        attributes,
-    };
-    serde_json::to_vec(&record).expect("a record holds only text and numbers")
+    }
 }
 
-fn nanos(millis: u64) -> String {
-    millis.saturating_mul(1_000_000).to_string()
+fn nanos(millis: u64) -> u64 {
+    millis.saturating_mul(1_000_000)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What `cargo xtask bench` cannot measure from outside: the shipper alone, and bare sessions as a floor.
 //!
-//! `ship` runs the agent's own shipper with its own sink over a file that is there; `serve` and `connect` are a TLS
+//! `ship` and `follow` run the agent's own shipper with its own sink over a file that is there or grows; `serve` and `connect` are a TLS
 //! websocket echo with the product's TLS settings and nothing else. Driven by `tests/bench`; never installed.
 
 mod echo;
@@ -10,8 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use std::path::Path;
 use std::time::Duration;
 
-const USAGE: &str =
-    "towline-bench ship SPOOL SINK [SECRET] | serve FOLDER | connect FOLDER PORT COUNT EVERY_MS SECONDS";
+const USAGE: &str = "towline-bench ship SPOOL SINK [SECRET] | follow SPOOL SINK SECRET | serve FOLDER | connect FOLDER PORT COUNT EVERY_MS SECONDS";
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -21,6 +20,7 @@ async fn main() -> Result<()> {
     match words.as_slice() {
         ["ship", spool, sink] => ship::run(Path::new(spool), sink, None).await,
         ["ship", spool, sink, secret] => ship::run(Path::new(spool), sink, Some(secret)).await,
+        ["follow", spool, sink, secret] => ship::follow(Path::new(spool), sink, Some(secret)).await,
         ["serve", folder] => echo::serve(Path::new(folder)).await,
         ["connect", folder, port, count, every, seconds] => {
             let wish = echo::Wish {

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt as _;
 use towline_agent::logs::{Access, Destination, LogFiles, Shipper};
 use towline_protocol::assignment::Sink;
 use towline_protocol::ids::ClusterId;
@@ -14,6 +15,25 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Deliver `spool` into `sink`, a folder or a sink of an assignment as JSON, and say how long it took. The spool's blocks are
 /// freed on the way. `secret` lets it into the store: AWS keys, or a token.
 pub async fn run(spool: &Path, sink: &str, secret: Option<&str>) -> Result<()> {
+    let begun = Instant::now();
+    let shipper = start(spool, sink, secret)?;
+    let flushed = shipper.flush(LIMIT).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let peak_mib = peak()?;
+    let said = json!({ "seconds": seconds, "complete": flushed.complete, "left": flushed.left, "peak_mib": peak_mib });
+    println!("{said}");
+    Ok(())
+}
+
+/// Deliver what is written to `spool` at the shipper's own pace, until standard input closes.
+pub async fn follow(spool: &Path, sink: &str, secret: Option<&str>) -> Result<()> {
+    let shipper = start(spool, sink, secret)?;
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    println!("{}", json!({ "trouble": shipper.trouble(), "peak_mib": peak()? }));
+    Ok(())
+}
+
+fn start(spool: &Path, sink: &str, secret: Option<&str>) -> Result<Shipper> {
     ensure!(spool.is_file(), "{} is no file", spool.display());
     let sink = if sink.starts_with('{') { serde_json::from_str(sink)? } else { folder(Path::new(sink))? };
     let secret = secret.map(Into::into);
@@ -25,14 +45,7 @@ pub async fn run(spool: &Path, sink: &str, secret: Option<&str>) -> Result<()> {
     };
     let destination =
         Destination { sink, cluster: ClusterId::from_random([7; 10]), stream: "bench".to_owned(), access };
-    let begun = Instant::now();
-    let shipper = Shipper::start(LogFiles::of(spool), destination, None)?;
-    let flushed = shipper.flush(LIMIT).await;
-    let seconds = begun.elapsed().as_secs_f64();
-    let peak_mib = peak()?;
-    let said = json!({ "seconds": seconds, "complete": flushed.complete, "left": flushed.left, "peak_mib": peak_mib });
-    println!("{said}");
-    Ok(())
+    Ok(Shipper::start(LogFiles::of(spool), destination, None)?)
 }
 
 fn folder(path: &Path) -> Result<Sink> {
