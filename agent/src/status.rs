@@ -1,8 +1,9 @@
-//! One snapshot of the host: the report, systemd's status line and `run/status.json` all come from it.
+//! One snapshot of the host: the report, systemd's status line and `agent/status.json` all come from it.
 //!
 //! Owns the publishing task. Must not compute anything that the report does not hold. Driven by `runtime` over a watch.
 
 use crate::launch::RunnerRecord;
+use crate::shared;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,7 +57,7 @@ fn word(value: &impl Serialize) -> String {
 
 /// Publish snapshots until `stop`; the last one is always written.
 pub async fn publish(mut snapshots: watch::Receiver<Snapshot>, host_dir: PathBuf, stop: CancellationToken) {
-    let file = host_dir.join("run/status.json");
+    let file = host_dir.join(shared::AGENT).join("status.json");
     let mut last = None;
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
@@ -128,7 +129,7 @@ mod tests {
         sender.send_modify(|snapshot| snapshot.connected = true);
         stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), task).await.expect("ends").expect("no panic");
-        let text = std::fs::read_to_string(directory.path().join("run/status.json")).expect("written");
+        let text = std::fs::read_to_string(directory.path().join("agent/status.json")).expect("written");
         assert!(text.contains("\"connected\":true"), "{text}");
     }
 }

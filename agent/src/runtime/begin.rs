@@ -10,8 +10,10 @@ use super::work::Done;
 use crate::cluster::CloseAnswer;
 use crate::ending::Evidence;
 use crate::launch::{RunnerSpec, RunnerStatus};
+use crate::logs::LogFiles;
 use crate::reconcile::{Adoption, Effect, Outcome, RosterPlace, Seen as Look};
 use crate::runner::facts::{boot_time, unix_time};
+use std::path::PathBuf;
 use std::time::Duration;
 use towline_protocol::assignment::{Assignment, RoleKind};
 use towline_protocol::report::{EndReason, Event, EventCode, Failure, FailureKind, IssuedCertificate, Phase, SignOff};
@@ -126,7 +128,14 @@ impl Owner {
             agent_lost: Duration::from_secs(assignment.deadlines.agent_lost),
             position: assignment.position(),
             users: self.host.users,
+            outputs: self.outputs(assignment),
         })
+    }
+
+    /// What Dask's processes append to. A plan that names no usable stream is refused when its file is made.
+    fn outputs(&self, assignment: &Assignment) -> Vec<PathBuf> {
+        let planned = LogFiles::planned(&self.host.directory, &assignment.logs);
+        planned.map_or_else(|_| Vec::new(), |files| vec![files.spool, files.index])
     }
 
     fn evidence(&self, reason: EndReason) -> Evidence {
