@@ -333,9 +333,17 @@ async fn found_by_label(engine: &PrivateEngine) {
         Err(LaunchError::AlreadyRunning { record, .. }) => assert_eq!(record, records[0]),
         other => panic!("{other:?}"),
     }
-    let handle = one.adopt(&records[0], &host.spec).await.expect("adopted");
+    // Nor does the journal of one that was killed between its start and the record, and that is to end its host.
+    let handle = one.find(&host.spec).await.expect("looked for").expect("found");
+    assert_eq!(handle.record(), &records[0]);
     handle.stop(GRACE).await.expect("stops");
     assert_eq!(cluster.left_over(), Vec::<String>::new());
+    assert!(one.find(&host.spec).await.expect("looked for").is_none(), "it is gone");
+    // One that was made and never started is nobody's.
+    let label = format!("towline.host={}", host.id);
+    engine.run(&["create", "--label", &label, "docker.io/towline/host:latest", "/bin/true"]);
+    assert!(one.find(&host.spec).await.expect("looked for").is_none(), "nothing answers in it");
+    assert_eq!(engine.containers(), Vec::<String>::new());
 }
 
 async fn killed_from_outside(engine: &PrivateEngine) {
