@@ -225,6 +225,7 @@ fn gpus(machine: &Machine, settings: &DockerSettings) -> Gpus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::time::Duration;
     use towline_protocol::ids::{ClusterId, Epoch, Generation, HostId, Position};
 
@@ -370,14 +371,20 @@ mod tests {
 
     #[test]
     fn gpus_are_devices_beside_the_machines_driver_and_a_request_for_an_image() {
-        let machine = Machine { gpu_devices: vec!["/dev/nvidia0".into()], ..machine() };
+        let machine = Machine { gpu_devices: vec!["/dev/nvidia0".into(), "/dev/nvidiactl".into()], ..machine() };
+        // As the engine is sent it.
+        let sent = |settings: &DockerSettings| {
+            let body = body(&spec(), &machine, settings, "sha256:0".to_owned());
+            let host = serde_json::to_value(body).expect("JSON")["HostConfig"].clone();
+            (host["Devices"].clone(), host["DeviceRequests"].clone())
+        };
         let plain = DockerSettings::default();
-        let (devices, requests) = gpus(&machine, &plain);
-        assert_eq!((devices.map(|all| all.len()), requests), (Some(1), None));
+        let device = |path: &str| json!({ "PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw" });
+        assert_eq!(sent(&plain), (json!([device("/dev/nvidia0"), device("/dev/nvidiactl")]), json!(null)));
         let image = DockerSettings { image: Some("cuda".to_owned()), ..plain.clone() };
-        let (devices, requests) = gpus(&machine, &image);
-        assert_eq!((devices, requests.map(|all| all[0].count)), (None, Some(Some(-1))));
+        let all = json!([{ "Count": -1, "Capabilities": [["gpu", "compute", "utility"]] }]);
+        assert_eq!(sent(&image), (json!(null), all));
         let off = DockerSettings { gpus: Some(false), ..plain };
-        assert_eq!(gpus(&machine, &off), (None, None));
+        assert_eq!(sent(&off), (json!(null), json!(null)));
     }
 }
