@@ -40,6 +40,10 @@ pub struct State {
     pub roster: Option<Kept>,
     /// The runner that was started.
     pub runner: Option<RunnerRecord>,
+    /// A start was begun that is not recorded: whatever it made has to be found. Not written where it is not so, which an
+    /// older agent can read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starting: bool,
     /// The assignment whose launch was begun.
     pub launch: Option<Position>,
     /// How far the start got.
@@ -66,6 +70,7 @@ impl State {
             assignment: None,
             roster: None,
             runner: None,
+            starting: false,
             launch: None,
             phases: Vec::new(),
             cluster_ca: None,
@@ -74,6 +79,11 @@ impl State {
             ending: None,
             sign_off: None,
         }
+    }
+
+    /// The runner, or what was begun of one, is known to be gone.
+    pub fn forget_runner(&mut self) {
+        (self.runner, self.starting) = (None, false);
     }
 }
 

@@ -16,8 +16,12 @@ pub const APPEND: u32 = 0o620;
 /// A file that it reads and appends to.
 pub const READ_APPEND: u32 = 0o660;
 
+/// The folder of small files that the agent alone writes, and Dask may read.
+pub const AGENT: &str = "agent";
+
 /// Folders of a host that Dask's user gets through, or writes in; all others stay the agent's.
-const FOLDERS: [(&str, u32); 5] = [("", 0o710), ("keys", 0o710), ("run", 0o770), ("spool", 0o710), ("work", 0o770)];
+const FOLDERS: [(&str, u32); 6] =
+    [("", 0o710), (AGENT, 0o710), ("keys", 0o710), ("run", 0o770), ("spool", 0o710), ("work", 0o770)];
 
 /// Open a file to the group, where there is another user.
 pub fn file(path: &Path, mode: u32, users: Option<Users>) -> io::Result<()> {

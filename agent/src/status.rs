@@ -1,9 +1,10 @@
-//! One snapshot of the host: the report, systemd's status line and `run/status.json` all come from it.
+//! One snapshot of the host: the report, systemd's status line and `agent/status.json` all come from it.
 //!
 //! Owns the publishing task. Must not compute anything that the report does not hold. Driven by `runtime` over a watch.
 
 use crate::doctor::Finding;
 use crate::launch::RunnerRecord;
+use crate::shared;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -70,7 +71,7 @@ pub async fn publish(
     host_dir: PathBuf,
     stop: CancellationToken,
 ) {
-    let file = host_dir.join("run/status.json");
+    let file = host_dir.join(shared::AGENT).join("status.json");
     let mut last = None;
     loop {
         let status =
@@ -147,7 +148,7 @@ mod tests {
         tell.send_replace(vec![Finding::warn("gpus", "hung", "look")]);
         stop.cancel();
         tokio::time::timeout(Duration::from_secs(10), task).await.expect("ends").expect("no panic");
-        let text = std::fs::read_to_string(directory.path().join("run/status.json")).expect("written");
+        let text = std::fs::read_to_string(directory.path().join("agent/status.json")).expect("written");
         assert!(text.contains("\"connected\":true"), "{text}");
         assert!(
             text.contains(r#""checks":[{"check":"gpus","grade":"warn","detail":"hung","remedy":"look"}]"#),

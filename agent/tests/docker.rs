@@ -36,6 +36,8 @@ async fn suite(kind: Kind) {
     life(&engine).await;
     name("the workload sees neither the machine's processes nor the host's identity");
     confined(&engine).await;
+    name("the workload writes to nothing that the agent trusts");
+    written_nowhere_else(&engine).await;
     name("an agent that was killed finds the same container again");
     agent_killed(&engine).await;
     name("a lost record and a second agent find the container by its label");
@@ -152,6 +154,94 @@ async fn confined(engine: &PrivateEngine) {
     handle.stop(GRACE).await.expect("stops");
 }
 
+/// What the agent trusts in its host's directory, and what it writes there by name.
+const TRUSTED: [&str; 11] = [
+    "agent.toml",
+    "user-data.json",
+    "agent.pid",
+    "gateway.port",
+    "agent/idle.json",
+    "agent/status.json",
+    "container/runner.json",
+    "container/towline",
+    "identity/key.pem",
+    "keys/dask.key",
+    "spool/a.cursor",
+];
+
+async fn written_nowhere_else(engine: &PrivateEngine) {
+    let cluster = TestCluster::new();
+    let mut host = cluster.host(MemberRole::Worker);
+    let directory = host.spec.host_dir.clone();
+    for folder in ["store", "agent", "identity", "keys", "spool"] {
+        std::fs::create_dir_all(directory.join(folder)).expect("made");
+    }
+    for name in TRUSTED.iter().filter(|name| !name.starts_with("container/")) {
+        std::fs::write(directory.join(name), format!("secret of {name}")).expect("written");
+    }
+    let log = directory.join("spool/a.log");
+    host.spec.outputs = vec![log.clone(), directory.join("spool/a.index")];
+    // The agent's program was replaced since it started, so that it is handed in as a copy.
+    let mut replaced = ReplacedProgram::start();
+    let mut launcher = launcher(engine, &host);
+    launcher.program.exe = replaced.exe();
+    let handle = launcher.start(&host.spec).await.unwrap_or_else(|error| panic!("{}", whole(&error)));
+    let mut script = "cd \"$(dirname \"$0\")\"\n".to_owned();
+    for name in TRUSTED {
+        // To write, to replace by another file or a link, to remove, to make what is not there.
+        script += &format!(
+            "(echo bad >> {name}) 2>/dev/null && echo wrote {name}\nln -sf /tmp/x {name} 2>/dev/null && echo linked {name}\n\
+             unlink {name} 2>/dev/null && echo removed {name}\n(echo bad > {name}.new) 2>/dev/null && echo made {name}\n"
+        );
+    }
+    script += "cat agent.toml user-data.json identity/key.pem 2>/dev/null\n";
+    script +=
+        "for name in run work spool spool/a.log keys; do mv $name $name.moved 2>/dev/null && echo moved $name; done\n";
+    script += "mkdir other 2>/dev/null && echo made other\n";
+    script += "echo yes > work/there && echo yes > run/there && cat work/there\nsleep 300";
+    let mut plan = plan(&host, &script);
+    plan.log_file = log.clone();
+    let before: Vec<Vec<u8>> = TRUSTED.map(|name| std::fs::read(directory.join(name)).expect("readable")).into();
+    handle.launch(&plan).await.expect("launches");
+    let text = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("it has tried", || text().contains("yes")).await;
+    assert_eq!(text(), "yes\n");
+    assert!(directory.join("work/there").exists() && directory.join("run/there").exists());
+    let after: Vec<Vec<u8>> = TRUSTED.map(|name| std::fs::read(directory.join(name)).expect("readable")).into();
+    assert!(before == after, "something was changed");
+    handle.stop(GRACE).await.expect("stops");
+    replaced.end();
+}
+
+/// A living process whose program is gone.
+struct ReplacedProgram {
+    process: std::process::Child,
+    _folder: tempfile::TempDir,
+}
+
+impl ReplacedProgram {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("towline-agent");
+        std::fs::copy(program().exe, &path).expect("copied");
+        // A runner waits for its specification.
+        let mut command = std::process::Command::new(&path);
+        command.args(["runner", "--host-dir"]).arg(folder.path()).stdin(std::process::Stdio::piped());
+        let process = command.spawn().expect("starts");
+        std::fs::remove_file(&path).expect("removed");
+        Self { process, _folder: folder }
+    }
+
+    fn exe(&self) -> std::path::PathBuf {
+        format!("/proc/{}/exe", self.process.id()).into()
+    }
+
+    fn end(&mut self) {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("waited for");
+    }
+}
+
 async fn agent_killed(engine: &PrivateEngine) {
     let cluster = TestCluster::new();
     let host = cluster.host(MemberRole::Worker);
@@ -243,9 +333,17 @@ async fn found_by_label(engine: &PrivateEngine) {
         Err(LaunchError::AlreadyRunning { record, .. }) => assert_eq!(record, records[0]),
         other => panic!("{other:?}"),
     }
-    let handle = one.adopt(&records[0], &host.spec).await.expect("adopted");
+    // Nor does the journal of one that was killed between its start and the record, and that is to end its host.
+    let handle = one.find(&host.spec).await.expect("looked for").expect("found");
+    assert_eq!(handle.record(), &records[0]);
     handle.stop(GRACE).await.expect("stops");
     assert_eq!(cluster.left_over(), Vec::<String>::new());
+    assert!(one.find(&host.spec).await.expect("looked for").is_none(), "it is gone");
+    // One that was made and never started is nobody's.
+    let label = format!("towline.host={}", host.id);
+    engine.run(&["create", "--label", &label, "docker.io/towline/host:latest", "/bin/true"]);
+    assert!(one.find(&host.spec).await.expect("looked for").is_none(), "nothing answers in it");
+    assert_eq!(engine.containers(), Vec::<String>::new());
 }
 
 async fn killed_from_outside(engine: &PrivateEngine) {

@@ -233,6 +233,21 @@ async fn a_new_runner_ends_what_a_killed_one_had_left() {
 }
 
 #[tokio::test]
+async fn a_runner_that_nobody_wrote_down_is_found_and_ended() {
+    let cluster = TestCluster::new();
+    let host = cluster.host(MemberRole::Worker);
+    let handle = host.start().await;
+    let record = handle.record().clone();
+    // The agent was killed between the start and its record.
+    drop(handle);
+    let found = towline_agent::launch::find(&host.spec).await.expect("looked for").expect("found");
+    assert_eq!(found.record(), &record);
+    found.stop(GRACE).await.expect("stops");
+    assert!(towline_agent::launch::find(&host.spec).await.expect("looked for").is_none());
+    assert_eq!(cluster.left_over(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_host_has_one_runner() {
     let (cluster, host, handle) = worker_running("sleep 300").await;
     match start(&host.spec, &program()).await {

@@ -126,7 +126,7 @@ if __name__ == "__main__":
 
 /// What the agent of the scheduler's host keeps of idleness: when it was last judged, and since when nobody needs it.
 fn kept(world: &World, host: &str) -> Result<(f64, Option<f64>)> {
-    let text = std::fs::read_to_string(world.data.join("hosts").join(host).join("run/idle.json"))?;
+    let text = std::fs::read_to_string(world.data.join("hosts").join(host).join("agent/idle.json"))?;
     let engine = &serde_json::from_str::<Value>(&text)?["engine"];
     let seconds = |time: &Value| Some(time["secs"].as_f64()? + time["nanos"].as_f64()? / 1e9);
     Ok((seconds(&engine["last"]).context("last")?, seconds(&engine["idle_since"])))

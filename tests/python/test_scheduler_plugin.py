@@ -97,7 +97,7 @@ def test_the_strongest_word_of_any_workers_host_counts() -> None:
 
 
 def test_a_hosts_word_is_read_and_an_old_one_leaves_only_what_was_quiet(tmp_path: Path) -> None:
-    file = tmp_path / "run/word.json"
+    file = tmp_path / "agent/word.json"
     file.parent.mkdir()
     word = {"gpu": "busy", "traffic": "quiet"}
     file.write_text(json.dumps({"at": 1000, "word": word}))

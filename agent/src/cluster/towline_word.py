@@ -21,7 +21,7 @@ def of_host(host: str) -> Callable[[Any], dict[str, str] | None]:
     """A metric of a worker: what the agent of the host in this directory says."""
 
     def metric(_: Any) -> dict[str, str] | None:
-        return read(os.path.join(host, "run", "word.json"), clock_gettime(CLOCK_BOOTTIME))
+        return read(os.path.join(host, "agent", "word.json"), clock_gettime(CLOCK_BOOTTIME))
 
     return metric
 

@@ -1,9 +1,11 @@
 //! The engine's memory over restarts of the agent: a host must not become young again because its agent did.
 //!
-//! Owns `run/idle.json`, and `run/word.json` for the host's own workers. Written at each sample without a sync: within one boot a rename survives the agent's death, and
+//! Owns `agent/idle.json`, and `agent/word.json` for the host's own workers, in a folder that no workload can write: whoever
+//! may put a link beside a file that we write would choose what we write over. Written at each sample without a sync: within one boot a rename survives the agent's death, and
 //! another boot makes the memory worthless anyway. Anything unreadable is a fresh start, which only lengthens a life.
 
 use super::{Engine, WorkersWord};
+use crate::shared;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ struct Kept {
 }
 
 fn file(host_dir: &Path) -> PathBuf {
-    host_dir.join("run/idle.json")
+    host_dir.join(shared::AGENT).join("idle.json")
 }
 
 /// What the agent before us knew, if that was in this boot.
@@ -52,7 +54,7 @@ struct Told {
 
 /// Leave this host's word where its workers read it before each heartbeat.
 pub fn tell(host_dir: &Path, word: WorkersWord, now: BootTime) -> io::Result<()> {
-    replace(&host_dir.join("run/word.json"), &serde_json::to_vec(&Told { at: now.0.as_secs(), word })?)
+    replace(&host_dir.join(shared::AGENT).join("word.json"), &serde_json::to_vec(&Told { at: now.0.as_secs(), word })?)
 }
 
 #[cfg(test)]

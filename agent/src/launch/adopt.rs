@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep};
 
 /// How long a runner that lives may leave a question without an answer.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the runner of a start that was cut off may take to answer: it listens within milliseconds of its start.
+const FIND_DEADLINE: Duration = Duration::from_secs(1);
 /// How often it is asked within that time.
 const SILENCE_POLL: Duration = Duration::from_millis(20);
 
@@ -92,6 +94,31 @@ pub(super) async fn adopt_with(
         return Err(AdoptError::OtherRunner);
     }
     Ok(RunnerHandle::hold(found, spec, around))
+}
+
+/// Find the runner of a start that was cut off before it was recorded.
+pub async fn find(spec: &RunnerSpec) -> Result<Option<RunnerHandle>, AdoptError> {
+    // The one who started it died a while ago: what is not there by now does not come.
+    find_with(spec, Surrounding::default(), FIND_DEADLINE).await
+}
+
+/// The same for a runner that something surrounds, and that has `patience` to answer.
+pub(super) async fn find_with(
+    spec: &RunnerSpec,
+    around: Surrounding,
+    patience: Duration,
+) -> Result<Option<RunnerHandle>, AdoptError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match RunnerHandle::hello(spec).await {
+            Ok((_, cluster, host)) if cluster != spec.cluster || host != spec.host => {
+                return Err(AdoptError::OtherRunner);
+            }
+            Ok((record, _, _)) => return Ok(Some(RunnerHandle::hold(record, spec, around))),
+            Err(_) if Instant::now() >= deadline => return Ok(None),
+            Err(_) => sleep(SILENCE_POLL).await,
+        }
+    }
 }
 
 /// What a dead runner wrote down last; without a last word, end whatever it left.

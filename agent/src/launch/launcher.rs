@@ -114,6 +114,12 @@ pub trait Launcher: Send + Sync + 'static {
         spec: &'a RunnerSpec,
     ) -> BoxFuture<'a, Result<RunnerHandle, AdoptError>>;
 
+    /// Find the runner of a start that was cut off before it was recorded. None: nothing of it is left, and what could not
+    /// answer was taken away.
+    fn find<'a>(&'a self, spec: &'a RunnerSpec) -> BoxFuture<'a, Result<Option<RunnerHandle>, AdoptError>> {
+        super::find(spec).boxed()
+    }
+
     /// Kill a recorded runner that does not answer, and all that it started; says how many processes that were.
     fn kill<'a>(&'a self, record: &'a RunnerRecord) -> BoxFuture<'a, io::Result<StopReport>>;
 }

@@ -251,7 +251,7 @@ impl Had {
             Effect::Exit => self.farewell = Farewell::Left,
             Effect::Issue(place) => self.authority = AuthorityHad::Issuing(*place),
             Effect::JournalForgetRunner => self.runner = RunnerHad::Absent,
-            Effect::JournalEnding(_) | Effect::JournalLaunch(_) | Effect::JournalRunner => {}
+            Effect::JournalEnding(_) | Effect::JournalLaunch(_) | Effect::JournalRunner | Effect::JournalStart => {}
             Effect::Launch(position) => (self.dask, self.tried) = (DaskHad::Launching, Some(*position)),
             Effect::Look => self.looking = true,
             Effect::OpenAuthority => self.authority = AuthorityHad::Opening,

@@ -29,6 +29,8 @@ pub struct Wanted {
     pub roster: Option<RosterPlace>,
     /// A runner is recorded.
     pub runner_recorded: bool,
+    /// A start was begun, now or in an earlier life, and no runner is recorded.
+    pub runner_starting: bool,
     /// The assignment whose launch was begun.
     pub launch_begun: Option<Position>,
     /// The ending that is under way.
@@ -90,6 +92,8 @@ pub enum Effect {
     JournalLaunch(Position),
     /// Write down which runner was started.
     JournalRunner,
+    /// Write down that a runner is about to be started, so that whatever the start leaves is looked for.
+    JournalStart,
     /// Start the Dask process.
     Launch(Position),
     /// Ask the runner what its children do.
@@ -216,7 +220,9 @@ fn authority_step(order: &Order, wanted: &Wanted, had: &Had, now: BootTime) -> O
 
 fn runner_step(order: &Order, wanted: &Wanted, had: &Had, now: BootTime) -> Option<Effect> {
     match &had.runner {
-        RunnerHad::Absent if wants_dask(order) && wanted.launch_begun.is_none() => Some(Effect::StartRunner),
+        RunnerHad::Absent if wants_dask(order) && wanted.launch_begun.is_none() => {
+            Some(if wanted.runner_starting { Effect::StartRunner } else { Effect::JournalStart })
+        }
         RunnerHad::Failed { retry_at } if wants_dask(order) && *retry_at <= now => Some(Effect::StartRunner),
         RunnerHad::Held if !wanted.runner_recorded => Some(Effect::JournalRunner),
         RunnerHad::Recorded => Some(Effect::AdoptRunner),
@@ -285,6 +291,10 @@ fn end(wanted: &Wanted, had: &Had, reason: EndReason, now: BootTime) -> Vec<Effe
     }
     match (&had.runner, had.stop) {
         (RunnerHad::Recorded, _) => vec![Effect::AdoptRunner],
+        // A start that failed or was cut off may have left one, which would live until it misses an agent.
+        (RunnerHad::Absent | RunnerHad::Failed { .. }, StopHad::No) if wanted.runner_starting => {
+            vec![Effect::AdoptRunner]
+        }
         (RunnerHad::Adopting | RunnerHad::Starting, _) => Vec::new(),
         (RunnerHad::Held, StopHad::No) if had.dask == DaskHad::Launching => Vec::new(),
         (RunnerHad::Held | RunnerHad::Silent { .. }, StopHad::No) => vec![Effect::Stop],

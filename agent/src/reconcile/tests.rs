@@ -53,13 +53,15 @@ fn nothing_happens_without_an_assignment() {
 #[test]
 fn a_worker_syncs_and_starts_its_runner_at_once() {
     let effects = reconcile(&wanted(RoleKind::Worker), &fresh(), at(0));
-    assert_eq!(effects, [Effect::Sync(digest(1)), Effect::StartRunner]);
+    assert_eq!(effects, [Effect::Sync(digest(1)), Effect::JournalStart]);
+    let begun = Wanted { runner_starting: true, ..wanted(RoleKind::Worker) };
+    assert_eq!(reconcile(&begun, &fresh(), at(0)), [Effect::Sync(digest(1)), Effect::StartRunner]);
 }
 
 #[test]
 fn a_scheduler_also_opens_the_cluster_ca() {
     let effects = reconcile(&wanted(RoleKind::Scheduler), &fresh(), at(0));
-    assert_eq!(effects, [Effect::Sync(digest(1)), Effect::OpenAuthority, Effect::StartRunner]);
+    assert_eq!(effects, [Effect::Sync(digest(1)), Effect::OpenAuthority, Effect::JournalStart]);
 }
 
 #[test]
@@ -124,6 +126,23 @@ fn nothing_is_started_beside_a_silent_runner() {
     assert_eq!(reconcile(&wanted, &silent, at(10)), [Effect::AdoptRunner]);
     let ending = Wanted { ending: Some(EndReason::Assigned), ..wanted };
     assert_eq!(reconcile(&ending, &silent, at(9)), [Effect::Stop]);
+}
+
+#[test]
+fn on_the_way_out_a_start_that_was_not_recorded_is_looked_for() {
+    for runner in [RunnerHad::Absent, RunnerHad::Failed { retry_at: at(5) }] {
+        let cut = Wanted { runner_starting: true, ending: Some(EndReason::Assigned), ..wanted(RoleKind::Worker) };
+        let mut had = Had { runner, ..fresh() };
+        assert_eq!(reconcile(&cut, &had, at(0)), [Effect::AdoptRunner]);
+        let never = Wanted { runner_starting: false, ..cut.clone() };
+        assert_eq!(reconcile(&never, &had, at(0)), [Effect::SignOff(EndReason::Assigned)]);
+        had.began(&Effect::AdoptRunner);
+        let mut gone = had.clone();
+        had.ended(&Outcome::Adopted(Adoption::Held));
+        assert_eq!(reconcile(&cut, &had, at(0)), [Effect::Stop]);
+        gone.ended(&Outcome::Adopted(Adoption::Gone));
+        assert_eq!(reconcile(&cut, &gone, at(0)), [Effect::SignOff(EndReason::Assigned)]);
+    }
 }
 
 #[test]
@@ -315,7 +334,10 @@ impl Life {
                 let asked = matches!(self.had.close, CloseHad::Closed(_));
                 assert!(asked, "{reason:?} was journaled before the scheduler had agreed");
             }
-            Effect::StartRunner => assert!(!wanted.runner_recorded && wanted.launch_begun.is_none()),
+            Effect::StartRunner => {
+                assert!(wanted.runner_starting, "started before that was journaled");
+                assert!(!wanted.runner_recorded && wanted.launch_begun.is_none());
+            }
             Effect::Stop => assert!(wanted.ending.is_some(), "stopped before the ending was journaled"),
             Effect::SignOff(reason) => {
                 assert_eq!(wanted.ending, Some(*reason));
@@ -332,9 +354,10 @@ impl Life {
         let wanted = &mut self.world.wanted;
         match effect {
             Effect::JournalEnding(reason) => wanted.ending = Some(reason),
-            Effect::JournalForgetRunner => wanted.runner_recorded = false,
+            Effect::JournalForgetRunner => (wanted.runner_recorded, wanted.runner_starting) = (false, false),
             Effect::JournalLaunch(position) => wanted.launch_begun = Some(position),
-            Effect::JournalRunner => wanted.runner_recorded = true,
+            Effect::JournalRunner => (wanted.runner_recorded, wanted.runner_starting) = (true, false),
+            Effect::JournalStart => wanted.runner_starting = true,
             Effect::Exit => self.world.left = true,
             other => self.running.push(other),
         }
@@ -396,7 +419,8 @@ impl Life {
             | Effect::JournalEnding(_)
             | Effect::JournalForgetRunner
             | Effect::JournalLaunch(_)
-            | Effect::JournalRunner => unreachable!("never runs"),
+            | Effect::JournalRunner
+            | Effect::JournalStart => unreachable!("never runs"),
         };
         self.had.ended(&outcome);
     }
@@ -496,6 +520,7 @@ proptest! {
         }
         prop_assert!(life.world.left, "no exit: {:?} {:?}", life.world, life.had);
         prop_assert!(!life.world.processes, "left with living processes");
+        prop_assert!(!life.world.runner_alive, "left with a living runner");
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub struct RunnerSpec {
     pub position: Position,
     /// Set where agent and runner are of different users; none: both are of the same.
     pub users: Option<Users>,
+    /// Files of the host that its processes append to. In a container nothing else beside its own folders can be written.
+    #[serde(default)]
+    pub outputs: Vec<PathBuf>,
 }
 
 /// Two users, by number: the agent's, and the one that people's code runs as.

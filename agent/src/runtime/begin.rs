@@ -9,11 +9,12 @@ use super::parties::{AdoptFailure, StepError};
 use super::work::Done;
 use crate::cluster::CloseAnswer;
 use crate::ending::Evidence;
-use crate::launch::{RunnerSpec, RunnerStatus};
+use crate::journal::State;
+use crate::launch::RunnerStatus;
 use crate::reconcile::{Adoption, Effect, Outcome, RosterPlace, Seen as Look};
 use crate::runner::facts::{boot_time, unix_time};
 use std::time::Duration;
-use towline_protocol::assignment::{Assignment, RoleKind};
+use towline_protocol::assignment::RoleKind;
 use towline_protocol::report::{EndReason, Event, EventCode, Failure, FailureKind, IssuedCertificate, Phase, SignOff};
 use towline_protocol::time::BootTime;
 
@@ -42,17 +43,14 @@ impl Owner {
         tracing::debug!(component = "runtime", ?effect, "an effect begins");
         match effect {
             Effect::JournalEnding(reason) => self.begin_ending(*reason).await,
-            Effect::JournalForgetRunner => return self.journal(|state| state.runner = None).await,
+            Effect::JournalForgetRunner => return self.journal(State::forget_runner).await,
             Effect::JournalLaunch(position) => return self.journal(|state| state.launch = Some(*position)).await,
             Effect::JournalRunner => {
                 let record = self.work.runner.as_ref().map(|runner| runner.record());
-                return self.journal(|state| state.runner = record).await;
+                return self.journal(|state| (state.runner, state.starting) = (record, false)).await;
             }
-            Effect::AdoptRunner => {
-                if let (Some(record), Some(spec)) = (self.memory.state().runner.clone(), self.runner_spec()) {
-                    self.work.adopt_runner(self.parties.runners.clone(), record, spec);
-                }
-            }
+            Effect::JournalStart => return self.journal(|state| state.starting = true).await,
+            Effect::AdoptRunner => self.begin_adopt(),
             Effect::StartRunner => {
                 if let Some(spec) = self.runner_spec() {
                     self.work.start_runner(self.parties.runners.clone(), spec);
@@ -81,7 +79,7 @@ impl Owner {
         true
     }
 
-    async fn journal(&mut self, change: impl FnOnce(&mut crate::journal::State)) -> bool {
+    async fn journal(&mut self, change: impl FnOnce(&mut State)) -> bool {
         match self.memory.change(change).await {
             Ok(()) => {
                 self.seen.failures.remove(&Step::Journal);
@@ -115,18 +113,6 @@ impl Owner {
         let Some(assignment) = self.memory.assignment() else { return };
         let deadline = Duration::from_secs(assignment.deadlines.phases.launched);
         self.work.launch(self.host.clone(), assignment, deadline);
-    }
-
-    fn runner_spec(&self) -> Option<RunnerSpec> {
-        let assignment: &Assignment = self.memory.assignment()?;
-        Some(RunnerSpec {
-            host_dir: self.host.directory.clone(),
-            cluster: self.host.user_data.cluster.clone(),
-            host: self.host.user_data.host.clone(),
-            agent_lost: Duration::from_secs(assignment.deadlines.agent_lost),
-            position: assignment.position(),
-            users: self.host.users,
-        })
     }
 
     fn evidence(&self, reason: EndReason) -> Evidence {

@@ -109,6 +109,7 @@ impl Memory {
             order: self.assignment.as_ref().map(Order::from),
             roster: self.roster.as_ref().map(|roster| RosterPlace { epoch: roster.epoch, version: roster.version }),
             runner_recorded: state.runner.is_some(),
+            runner_starting: state.starting,
             launch_begun: state.launch,
             ending: state.ending,
             signed_off: state.sign_off.is_some(),

@@ -15,6 +15,7 @@ mod memory;
 mod owner;
 mod parties;
 mod renewal;
+mod runner;
 mod store;
 mod telling;
 mod withheld;

@@ -65,6 +65,8 @@ pub trait Runners: Send + Sync + 'static {
     fn start(&self, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, StepError>>;
     /// Find a recorded one again.
     fn adopt(&self, record: RunnerRecord, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, AdoptFailure>>;
+    /// Find what a start left that was cut off before it was recorded. Where nothing is left of it, it is gone.
+    fn find(&self, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, AdoptFailure>>;
     /// Kill a recorded one that does not answer, and all that it started.
     fn kill(&self, record: RunnerRecord) -> BoxFuture<'_, Result<StopReport, StepError>>;
 }
@@ -141,6 +143,17 @@ impl Runners for Launched {
                 Err(error @ (AdoptError::Ended { .. } | AdoptError::Gone { .. } | AdoptError::OtherBoot)) => {
                     Err(AdoptFailure::Gone(story(&error)))
                 }
+                Err(error) => Err(AdoptFailure::Unknown(story(&error))),
+            }
+        }
+        .boxed()
+    }
+
+    fn find(&self, spec: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, AdoptFailure>> {
+        async move {
+            match self.0.find(&spec).await {
+                Ok(Some(handle)) => Ok(Arc::new(handle) as Arc<dyn Runner>),
+                Ok(None) => Err(AdoptFailure::Gone("the start that was cut off left no runner".to_owned())),
                 Err(error) => Err(AdoptFailure::Unknown(story(&error))),
             }
         }

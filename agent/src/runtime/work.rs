@@ -203,11 +203,15 @@ impl Work {
         });
     }
 
-    /// Find a recorded runner again.
-    pub fn adopt_runner(&mut self, runners: Arc<dyn Runners>, record: RunnerRecord, spec: RunnerSpec) {
+    /// Find a runner again: the recorded one, or what a start left that was not recorded.
+    pub fn adopt_runner(&mut self, runners: Arc<dyn Runners>, record: Option<RunnerRecord>, spec: RunnerSpec) {
         self.tasks.spawn(async move {
-            let late = || AdoptFailure::Unknown("the recorded runner did not answer in time".to_owned());
-            Done::Adopted(within(RUNNER_DEADLINE, runners.adopt(record, spec), late).await)
+            let late = || AdoptFailure::Unknown("the runner did not answer in time".to_owned());
+            let found = match record {
+                Some(record) => runners.adopt(record, spec),
+                None => runners.find(spec),
+            };
+            Done::Adopted(within(RUNNER_DEADLINE, found, late).await)
         });
     }
 

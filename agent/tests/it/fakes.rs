@@ -31,6 +31,8 @@ pub struct Holds {
     pub launch_takes: Duration,
     /// A launch takes hold, but its answer never comes.
     pub launch_hangs: bool,
+    /// A start takes hold, but its answer never comes.
+    pub start_hangs: bool,
     /// Runners do not answer.
     pub silent: bool,
 }
@@ -71,6 +73,17 @@ impl Machine {
         }
     }
 
+    /// The runner, which is made if there is none.
+    fn started(&self) -> RunnerRecord {
+        let mut holds = self.holds();
+        if holds.runner.is_none() {
+            holds.runners_started += 1;
+            let pid = 100_000 + holds.runners_started;
+            holds.runner = Some(RunnerRecord { pid, start_time: 1, boot_id: "fake".into() });
+        }
+        holds.runner.clone().expect("just made")
+    }
+
     fn handle(&self, record: RunnerRecord) -> Arc<dyn Runner> {
         Arc::new(Held { machine: self.clone(), record })
     }
@@ -88,17 +101,19 @@ fn refused(kind: FailureKind) -> StepError {
 impl Runners for Machine {
     fn start(&self, _: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, StepError>> {
         async move {
-            let mut holds = self.holds();
-            if holds.runner.is_none() {
-                holds.runners_started += 1;
-                let pid = 100_000 + holds.runners_started;
-                holds.runner = Some(RunnerRecord { pid, start_time: 1, boot_id: "fake".into() });
+            let record = self.started();
+            if self.holds().start_hangs {
+                std::future::pending::<()>().await;
             }
-            let record = holds.runner.clone().expect("just made");
-            drop(holds);
             Ok(self.handle(record))
         }
         .boxed()
+    }
+
+    fn find(&self, _: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, AdoptFailure>> {
+        let record = self.holds().runner.clone();
+        let found = record.map(|record| self.handle(record)).ok_or_else(|| AdoptFailure::Gone("not there".into()));
+        async { found }.boxed()
     }
 
     fn adopt(&self, record: RunnerRecord, _: RunnerSpec) -> BoxFuture<'_, Result<Arc<dyn Runner>, AdoptFailure>> {

@@ -53,7 +53,7 @@ impl TestHost {
 
     /// What the status file says.
     pub fn status(&self) -> serde_json::Value {
-        serde_json::from_slice(&fs::read(self.path().join("run/status.json")).expect("a status")).expect("JSON")
+        serde_json::from_slice(&fs::read(self.path().join("agent/status.json")).expect("a status")).expect("JSON")
     }
 }
 

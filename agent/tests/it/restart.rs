@@ -63,6 +63,27 @@ async fn a_crash_at_each_moment_of_the_start_leads_to_one_launch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_runner_whose_start_was_cut_off_is_ended_with_its_host() {
+    let mut plane = ControlPlane::start().await;
+    let host = TestHost::new(&plane, "");
+    host.machine.holds().start_hangs = true;
+    let mut assignment = plane.assignment(1, RoleKind::Worker, &host.logs());
+    plane.assign(&assignment);
+    let agent = host.start();
+    host.machine.until("started a runner", |holds| holds.runner.is_some()).await;
+    assignment.generation.0 = 2;
+    assignment.lifecycle = Lifecycle::End;
+    plane.assign(&assignment);
+    plane.report("the end accepted", |report| report.observed == Some(assignment.position())).await;
+    // Killed between the intent and the record, of a host that is not wanted any more.
+    agent.kill().await;
+    let agent = host.start();
+    assert_eq!(agent.left().await, Departure::Ended);
+    let holds = host.machine.holds();
+    assert_eq!((holds.runner.clone(), holds.stops), (None, 1), "it would have lived until it missed an agent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_launch_and_its_answer_is_looked_at_not_repeated() {
     let mut plane = ControlPlane::start().await;
     let host = TestHost::new(&plane, "");

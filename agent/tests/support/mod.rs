@@ -93,8 +93,10 @@ impl TestCluster {
     pub fn host(&self, role: MemberRole) -> TestHost {
         let id = HostId::from_random(random_id());
         let keys = self.member(id.as_str(), role);
+        let host_dir = self.directory.path().join(id.as_str());
         let spec = RunnerSpec {
-            host_dir: self.directory.path().join(id.as_str()),
+            outputs: ["dask.log", "dask.index"].map(|name| host_dir.join(name)).into(),
+            host_dir,
             cluster: self.id.clone(),
             host: id.clone(),
             // What a failed test leaves ends itself soon.

@@ -17,25 +17,35 @@ pub const CLUSTER_LABEL: &str = "towline.cluster";
 /// The label that names the host's directory.
 pub const DIRECTORY_LABEL: &str = "towline.directory";
 
-/// The specification, in the run directory.
+/// What the agent leaves for a container, below the host's directory. Nobody inside can write it.
+pub const FOLDER: &str = "container";
+/// The specification, in [`FOLDER`].
 pub const SPEC_FILE: &str = "runner.json";
+/// The empty folder and the empty file that are mounted over what is hidden, in [`FOLDER`].
+pub const NOTHING: [&str; 2] = ["nothing", "nothing-file"];
 /// The runner's own words, in the run directory.
 pub const LOG_FILE: &str = "runner.log";
 
 /// The mark by which the `local` backend knows a host's processes.
 const MARK: &str = "TOWLINE_HOST_DIR";
 
-/// The empty folder that is mounted over what is hidden, in the run directory.
-pub const NOTHING: &str = "nothing";
+/// Folders of a host that the workload writes to. The runner's own, and the one where tasks spill.
+pub const WRITABLE: [&str; 2] = ["run", "work"];
 
-/// Parts of a host's directory that the workload has no business with.
+/// Folders of a host that the workload has no business with.
 pub const HIDDEN: [&str; 3] = ["cluster-ca", "identity", "journal"];
+/// Files of the same kind, where they are there.
+pub const HIDDEN_FILES: [&str; 2] = ["agent.toml", "user-data.json"];
 
 /// What the machine is like, read beforehand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// The host's directory without links, and as the agent was given it.
     pub host_dir: (PathBuf, PathBuf),
+    /// Its files that the workload appends to, as paths below it.
+    pub outputs: Vec<PathBuf>,
+    /// Which of its files are hidden.
+    pub hidden_files: Vec<&'static str>,
     /// The program that is a runner, without links.
     pub program: PathBuf,
     /// Its first arguments.
@@ -70,7 +80,8 @@ pub fn body(spec: &RunnerSpec, machine: &Machine, settings: &DockerSettings, ima
     let run = machine.host_dir.0.join("run");
     let mut command = machine.arguments.clone();
     command.extend(["--host-dir".to_owned(), path(&machine.host_dir.0)]);
-    command.extend(["--spec".to_owned(), path(&run.join(SPEC_FILE)), "--log".to_owned(), path(&run.join(LOG_FILE))]);
+    command.extend(["--spec".to_owned(), path(&machine.host_dir.0.join(FOLDER).join(SPEC_FILE))]);
+    command.extend(["--log".to_owned(), path(&run.join(LOG_FILE))]);
     let labels = [
         (HOST_LABEL, spec.host.to_string()),
         (CLUSTER_LABEL, spec.cluster.to_string()),
@@ -129,16 +140,21 @@ fn environment(machine: &Machine, settings: &DockerSettings) -> Vec<String> {
     variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-/// Every mount by its target: the host's directory can be written, nothing else can.
+/// Every mount: nothing can be written but what `host` lists.
 fn mounts(machine: &Machine, settings: &DockerSettings) -> Vec<Mount> {
     let mut read_only: BTreeSet<&Path> = BTreeSet::new();
     if settings.image.is_none() {
         read_only.extend(machine.system.iter().map(PathBuf::as_path));
     }
     read_only.extend(settings.mounts.iter().map(PathBuf::as_path));
-    read_only.insert(&machine.store);
+    let (real, given) = &machine.host_dir;
     // What lies in a folder that is there already needs no mount of its own, and could not be given one.
-    let lies_in = |path: &Path, folders: &BTreeSet<&Path>| folders.iter().any(|folder| path.starts_with(folder));
+    let lies_in = |path: &Path, folders: &BTreeSet<&Path>| {
+        path.starts_with(real) || folders.iter().any(|folder| path.starts_with(folder))
+    };
+    if !lies_in(&machine.store, &read_only) {
+        read_only.insert(&machine.store);
+    }
     let interpreters: Vec<&Path> =
         machine.interpreters.iter().map(PathBuf::as_path).filter(|path| !lies_in(path, &read_only)).collect();
     // An image has its own of these; the machine's would take their place.
@@ -149,16 +165,24 @@ fn mounts(machine: &Machine, settings: &DockerSettings) -> Vec<Mount> {
         read_only.insert(&machine.program);
     }
     let mut all: Vec<Mount> = read_only.into_iter().map(|path| bind(path, path, true)).collect();
-    let (real, given) = &machine.host_dir;
-    all.push(bind(real, real, false));
-    if given != real {
-        all.push(bind(real, given, false));
-    }
-    // An empty folder over each, not a file system of its own: Podman would mount that below the host's directory.
-    let nothing = real.join("run").join(NOTHING);
     for folder in BTreeSet::from([real, given]) {
-        all.extend(HIDDEN.map(|name| bind(&nothing, &folder.join(name), true)));
+        all.extend(host(machine, folder));
     }
+    all
+}
+
+/// The host's directory at `target`. The agent trusts what lies in it and follows its names: the workload, which has the
+/// agent's user, writes to what is listed here and cannot put anything else in the place of these.
+fn host(machine: &Machine, target: &Path) -> Vec<Mount> {
+    let real = &machine.host_dir.0;
+    let mut all = vec![bind(real, target, true)];
+    let outputs = machine.outputs.iter().map(PathBuf::as_path);
+    let writable = WRITABLE.iter().map(Path::new).chain(outputs);
+    all.extend(writable.map(|name| bind(&real.join(name), &target.join(name), false)));
+    // An empty folder over each, not a file system of its own: Podman would mount that below the host's directory.
+    let [folder, file] = NOTHING.map(|name| real.join(FOLDER).join(name));
+    all.extend(HIDDEN.map(|name| bind(&folder, &target.join(name), true)));
+    all.extend(machine.hidden_files.iter().map(|name| bind(&file, &target.join(name), true)));
     all
 }
 
@@ -201,6 +225,7 @@ fn gpus(machine: &Machine, settings: &DockerSettings) -> Gpus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::time::Duration;
     use towline_protocol::ids::{ClusterId, Epoch, Generation, HostId, Position};
 
@@ -212,12 +237,15 @@ mod tests {
             agent_lost: Duration::from_secs(60),
             position: Position { epoch: Epoch(1), generation: Generation(1) },
             users: None,
+            outputs: Vec::new(),
         }
     }
 
     fn machine() -> Machine {
         Machine {
             host_dir: ("/real/h".into(), "/real/h".into()),
+            outputs: vec!["spool/a.log".into()],
+            hidden_files: vec!["user-data.json"],
             program: "/opt/towline/towline".into(),
             arguments: vec!["agent".into(), "runner".into()],
             user: (1000, 100),
@@ -240,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_has_no_rights_and_writes_only_to_its_host() {
+    fn a_workload_has_no_rights_and_writes_only_where_dask_must() {
         let body = body(&spec(), &machine(), &DockerSettings::default(), "sha256:0".to_owned());
         assert_eq!(
             shown(&body),
@@ -251,10 +279,14 @@ mod tests {
                 "/opt/towline/towline ro",
                 "/store ro",
                 "/usr ro",
-                "/real/h rw",
-                "/real/h/run/nothing at /real/h/cluster-ca ro",
-                "/real/h/run/nothing at /real/h/identity ro",
-                "/real/h/run/nothing at /real/h/journal ro",
+                "/real/h ro",
+                "/real/h/run rw",
+                "/real/h/work rw",
+                "/real/h/spool/a.log rw",
+                "/real/h/container/nothing at /real/h/cluster-ca ro",
+                "/real/h/container/nothing at /real/h/identity ro",
+                "/real/h/container/nothing at /real/h/journal ro",
+                "/real/h/container/nothing-file at /real/h/user-data.json ro",
             ]
         );
         assert_eq!(body.user.as_deref(), Some("1000:100"));
@@ -273,8 +305,8 @@ mod tests {
         let command = [body.entrypoint.expect("there"), body.cmd.expect("there")].concat().join(" ");
         assert_eq!(
             command,
-            "/opt/towline/towline agent runner --host-dir /real/h --spec /real/h/run/runner.json --log \
-             /real/h/run/runner.log"
+            "/opt/towline/towline agent runner --host-dir /real/h --spec /real/h/container/runner.json \
+             --log /real/h/run/runner.log"
         );
         assert_eq!(
             body.env.expect("there"),
@@ -294,8 +326,14 @@ mod tests {
     fn a_directory_that_is_known_by_a_link_is_there_under_both_names() {
         let machine = Machine { host_dir: ("/real/h".into(), "/link/h".into()), ..machine() };
         let body = body(&spec(), &machine, &DockerSettings::default(), "sha256:0".to_owned());
-        assert!(shown(&body).contains(&"/real/h at /link/h rw".to_owned()));
-        assert!(shown(&body).contains(&"/real/h/run/nothing at /link/h/identity ro".to_owned()));
+        let shown = shown(&body);
+        let there = |mount: &str| assert!(shown.contains(&mount.to_owned()), "{mount}: {shown:?}");
+        there("/real/h at /link/h ro");
+        there("/real/h/run at /link/h/run rw");
+        there("/real/h/spool/a.log at /link/h/spool/a.log rw");
+        there("/real/h/container/nothing at /link/h/identity ro");
+        let writable = shown.iter().filter(|mount| mount.ends_with(" rw")).count();
+        assert_eq!(writable, 2 * 3, "{shown:?}");
         assert!(body.env.expect("there").contains(&"TOWLINE_HOST_DIR=/link/h".to_owned()));
     }
 
@@ -316,10 +354,14 @@ mod tests {
                 "/home/ada/.pyenv/versions/3.11 ro",
                 "/opt/towline/towline ro",
                 "/store ro",
-                "/real/h rw",
-                "/real/h/run/nothing at /real/h/cluster-ca ro",
-                "/real/h/run/nothing at /real/h/identity ro",
-                "/real/h/run/nothing at /real/h/journal ro",
+                "/real/h ro",
+                "/real/h/run rw",
+                "/real/h/work rw",
+                "/real/h/spool/a.log rw",
+                "/real/h/container/nothing at /real/h/cluster-ca ro",
+                "/real/h/container/nothing at /real/h/identity ro",
+                "/real/h/container/nothing at /real/h/journal ro",
+                "/real/h/container/nothing-file at /real/h/user-data.json ro",
             ]
         );
         assert!(!body.env.expect("there").iter().any(|variable| variable.starts_with("PATH=")));
@@ -329,14 +371,20 @@ mod tests {
 
     #[test]
     fn gpus_are_devices_beside_the_machines_driver_and_a_request_for_an_image() {
-        let machine = Machine { gpu_devices: vec!["/dev/nvidia0".into()], ..machine() };
+        let machine = Machine { gpu_devices: vec!["/dev/nvidia0".into(), "/dev/nvidiactl".into()], ..machine() };
+        // As the engine is sent it.
+        let sent = |settings: &DockerSettings| {
+            let body = body(&spec(), &machine, settings, "sha256:0".to_owned());
+            let host = serde_json::to_value(body).expect("JSON")["HostConfig"].clone();
+            (host["Devices"].clone(), host["DeviceRequests"].clone())
+        };
         let plain = DockerSettings::default();
-        let (devices, requests) = gpus(&machine, &plain);
-        assert_eq!((devices.map(|all| all.len()), requests), (Some(1), None));
+        let device = |path: &str| json!({ "PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw" });
+        assert_eq!(sent(&plain), (json!([device("/dev/nvidia0"), device("/dev/nvidiactl")]), json!(null)));
         let image = DockerSettings { image: Some("cuda".to_owned()), ..plain.clone() };
-        let (devices, requests) = gpus(&machine, &image);
-        assert_eq!((devices, requests.map(|all| all[0].count)), (None, Some(Some(-1))));
+        let all = json!([{ "Count": -1, "Capabilities": [["gpu", "compute", "utility"]] }]);
+        assert_eq!(sent(&image), (json!(null), all));
         let off = DockerSettings { gpus: Some(false), ..plain };
-        assert_eq!(gpus(&machine, &off), (None, None));
+        assert_eq!(sent(&off), (json!(null), json!(null)));
     }
 }

@@ -1,11 +1,12 @@
 //! Reads what a container must be given of this machine. Decides nothing about the container: `container` does.
 
-use super::container::Machine;
+use super::container::{self, HIDDEN_FILES, Machine};
+use super::files;
 use crate::launch::{RunnerProgram, RunnerSpec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use towline_environments::interpreters;
 
 /// Folders of programs and libraries, as distributions have them (hier(7)).
@@ -42,7 +43,9 @@ pub fn read(spec: &RunnerSpec, program: &RunnerProgram, store: &Path, root_insid
     let user = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     Ok(Machine {
         host_dir: (spec.host_dir.canonicalize()?, spec.host_dir.clone()),
-        program: program_file(&program.exe, &spec.host_dir.join("run"))?,
+        outputs: below(&spec.host_dir, &spec.outputs),
+        hidden_files: HIDDEN_FILES.into_iter().filter(|name| spec.host_dir.join(name).exists()).collect(),
+        program: program_file(&program.exe, &spec.host_dir.join(container::FOLDER))?,
         arguments: program.args.clone(),
         user: if root_inside { (0, 0) } else { user },
         store: store.canonicalize().unwrap_or_else(|_| store.to_owned()),
@@ -53,17 +56,23 @@ pub fn read(spec: &RunnerSpec, program: &RunnerProgram, store: &Path, root_insid
     })
 }
 
-/// The program's file. One that was replaced or removed since this process started lives on as a copy beside the runner.
-fn program_file(exe: &Path, run_dir: &Path) -> io::Result<PathBuf> {
+/// The paths of files in the host's directory, seen from there. Others are not handed in.
+fn below(host_dir: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
+    let plain = |path: &&Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+    let inside = files.iter().filter_map(|file| file.strip_prefix(host_dir).ok());
+    inside.filter(plain).map(Path::to_owned).collect()
+}
+
+/// The program's file. One that was replaced or removed since this process started lives on as a copy in `folder`, where no
+/// workload can write.
+fn program_file(exe: &Path, folder: &Path) -> io::Result<PathBuf> {
     if let Ok(path) = fs::canonicalize(exe)
         && path.exists()
     {
         return Ok(path);
     }
-    let copy = run_dir.join("towline");
-    let new = run_dir.join(format!("towline.{}", std::process::id()));
-    fs::copy(exe, &new)?;
-    fs::rename(&new, &copy)?;
+    let copy = folder.join("towline");
+    files::replace(&copy, 0o700, |file| io::copy(&mut fs::File::open(exe)?, file).map(drop))?;
     copy.canonicalize()
 }
 
@@ -121,6 +130,12 @@ mod tests {
         child.kill().expect("kills");
         child.wait().expect("waited for");
         assert_eq!(fs::read(copy).expect("readable"), fs::read("/bin/sleep").expect("readable"));
+    }
+
+    #[test]
+    fn only_files_of_the_host_are_handed_in_for_writing() {
+        let files = ["/h/spool/a.log", "/h/../etc/passwd", "/etc/passwd", "/h2/x"].map(PathBuf::from);
+        assert_eq!(below(Path::new("/h"), &files), [PathBuf::from("spool/a.log")]);
     }
 
     #[test]

@@ -37,6 +37,8 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 const START_POLL: Duration = Duration::from_millis(20);
 /// How often the engine is asked meanwhile whether the container still runs.
 const STATE_POLL: Duration = Duration::from_millis(300);
+/// How long the runner of a container without a record may take to answer, before its container is removed.
+const FIND_PATIENCE: Duration = Duration::from_secs(8);
 /// Each try takes a dead container out of the way, or finds a living one.
 const CLAIM_TRIES: u32 = 50;
 /// Between two tries: an engine holds a name before it shows the container.
@@ -86,6 +88,10 @@ impl Launcher for DockerLauncher {
         spec: &'a RunnerSpec,
     ) -> BoxFuture<'a, Result<RunnerHandle, AdoptError>> {
         self.adopt_one(record, spec).boxed()
+    }
+
+    fn find<'a>(&'a self, spec: &'a RunnerSpec) -> BoxFuture<'a, Result<Option<RunnerHandle>, AdoptError>> {
+        self.find_one(spec).boxed()
     }
 
     fn kill<'a>(&'a self, record: &'a RunnerRecord) -> BoxFuture<'a, io::Result<StopReport>> {
@@ -222,6 +228,24 @@ impl DockerLauncher {
             }
             other => other,
         }
+    }
+
+    /// The runner in the host's container, if one answers. A container without a record in which none does is in nobody's
+    /// use, whether it was made, started or frozen.
+    async fn find_one(&self, spec: &RunnerSpec) -> Result<Option<RunnerHandle>, AdoptError> {
+        let unknown = |error: EngineError| AdoptError::Unreadable(io::Error::other(error));
+        let engine = Engine::connect(&self.socket()).await.map_err(unknown)?;
+        let Some(id) = engine.find(self.host.as_str()).await.map_err(unknown)? else {
+            return launch::find_with(spec, self.surrounding(), Duration::ZERO).await;
+        };
+        let seen = engine.inspect(&id).await.map_err(unknown)?;
+        let runs = seen.is_some_and(|seen| seen.state == State::Running);
+        let patience = if runs { FIND_PATIENCE } else { Duration::ZERO };
+        let found = launch::find_with(spec, self.surrounding(), patience).await?;
+        if found.is_none() {
+            engine.remove(&id).await.map_err(unknown)?;
+        }
+        Ok(found)
     }
 
     /// What the engine knows of a container whose runner left no word; the container is removed.
