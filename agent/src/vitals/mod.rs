@@ -89,6 +89,11 @@ impl Sampler {
     }
 }
 
+/// Every process below `root`; none: it is not there.
+pub(crate) fn descendants(root: u32) -> Option<Vec<u32>> {
+    Some(processes::tree(&read::processes()?, root)?.pids)
+}
+
 /// Bytes per second that the workload moved. The kernel counts network bytes of machines, not of processes, so they count
 /// only where the machine is the workload's.
 fn moved(vitals: &Vitals, whole_host: bool) -> Option<u64> {

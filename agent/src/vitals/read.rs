@@ -57,7 +57,8 @@ fn workload(runner: u32) -> WorkloadReading {
     }
 }
 
-fn processes() -> Option<Processes> {
+/// Every process that can be seen.
+pub(super) fn processes() -> Option<Processes> {
     let mut table = Processes::new();
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
