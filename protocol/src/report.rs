@@ -4,7 +4,9 @@ use crate::assignment::RoleKind;
 use crate::ids::{Digest, HostId, KeyId, Position};
 pub use crate::interruption::{Interruption, InterruptionKind};
 use crate::time::UnixSeconds;
-pub use crate::vitals::{GpuVitals, MAX_GPUS, MemoryCount, Traffic, Vitals, WorkloadSource, WorkloadVitals};
+pub use crate::vitals::{
+    GpuVitals, MAX_GPUS, MAX_PROCESSES, MemoryCount, ProcessVitals, Traffic, Vitals, WorkloadSource, WorkloadVitals,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use towline_agent::launch::{DaskKeyFiles, LaunchPlan, RunnerHandle, RunnerProgram, RunnerSpec, RunnerStatus, start};
 use towline_agent::runner::exits::{self, ExitLine};
+use towline_agent::vitals::{Sample, Sampler, Wish};
 use towline_protocol::assignment::{DaskOptions, Ports, Profile, Role, RoleKind, SchedulerAddress};
 use towline_protocol::ids::{ClusterId, Epoch, Generation, HostId, Position};
-use towline_protocol::report::FailureKind;
+use towline_protocol::report::{FailureKind, WorkloadSource};
 use towline_tests::{Binaries, uml};
 
 const MIB: u64 = 1 << 20;
@@ -195,6 +196,7 @@ async fn one_is_killed_and_told_and_the_other_lives() -> Result<()> {
     let before = handle.status().await?;
     let other = before.processes[1].pid.to_string();
     ensure!(host.says("worker-1/cgroup.procs")? == other, "born in its group");
+    measured(&handle, limit).await?;
     fs::write(host.spec.host_dir.join("go"), "")?;
 
     let status = wait_for(&handle, "killed", |status| status.processes[0].exit.is_some()).await?;
@@ -224,6 +226,29 @@ async fn one_is_killed_and_told_and_the_other_lives() -> Result<()> {
     // What outlives its process keeps its group, until it ends as well.
     handle.stop(Duration::from_secs(5)).await?;
     ensure!(host.groups()? == ["runner"], "{:?}", host.groups());
+    Ok(())
+}
+
+/// What an agent measures of the divided group and the processes in it.
+async fn measured(handle: &RunnerHandle, limit: u64) -> Result<()> {
+    let wish = Wish { period: Duration::from_millis(300), runner: Some(handle.record().pid), whole_host: false };
+    let sampler = Sampler::start(Path::new("/tmp"), None, wish)?;
+    let mut samples = sampler.samples();
+    let rated = |sample: &Option<Sample>| {
+        let processes = sample.as_ref().map(|sample| sample.vitals.processes.as_slice()).unwrap_or_default();
+        processes.len() == 2 && processes[0].cpu_milli.is_some()
+    };
+    let sample = tokio::time::timeout(Duration::from_secs(20), samples.wait_for(rated)).await??.clone();
+    let vitals = sample.context("waited for")?.vitals;
+    println!("measured: {:?} {:?}", vitals.workload, vitals.processes);
+    let whole = vitals.workload.context("there is a runner")?;
+    ensure!(whole.source == WorkloadSource::CgroupV2, "{whole:?}");
+    for (process, name) in vitals.processes.iter().zip(["worker-0", "worker-1"]) {
+        ensure!(process.name == name && process.memory_limit == Some(limit), "{process:?}");
+        ensure!(process.memory > Some(0) && process.memory_peak >= process.memory, "{process:?}");
+    }
+    let parts: u64 = vitals.processes.iter().filter_map(|process| process.memory).sum();
+    ensure!(whole.memory > Some(parts), "the runner is in the whole, too: {whole:?}");
     Ok(())
 }
 

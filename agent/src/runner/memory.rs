@@ -84,8 +84,7 @@ impl Watch {
             return None;
         };
         let peak = self.number(self.names.peak).or(self.sampled);
-        // Version 1 says the largest number of pages where there is no limit.
-        let limit = self.number(self.names.limit).filter(|limit| *limit < 1 << 62);
+        let limit = self.number(self.names.limit).filter(|limit| *limit < cgroup::NO_LIMIT);
         Some(Killed { count, peak, limit })
     }
 

@@ -235,6 +235,7 @@ fn vitals(cpu_milli: u64) -> Vitals {
         network: None,
         loopback_rate: Some(2048),
         workload: None,
+        processes: Vec::new(),
         gpus: Some(Vec::new()),
     }
 }

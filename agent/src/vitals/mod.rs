@@ -2,12 +2,13 @@
 //!
 //! Sampling happens on one named thread, because reading `/proc` blocks; readers take the newest sample from a watch. GPUs
 //! have a thread of their own (`gpu`), because a driver may never answer; so have Jupyter servers (`people`).
-//! `read` reads the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
+//! `read` and `groups` read the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
 //! readings. Owns the thread and stops it when dropped. Must not judge: `idle` does.
 
 pub(crate) mod cgroup;
 mod counters;
 pub mod gpu;
+mod groups;
 mod host;
 mod meter;
 mod people;

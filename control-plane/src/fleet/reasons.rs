@@ -62,7 +62,10 @@ fn failure_words(host: &HostId, failure: &Failure) -> Reason {
         ),
         FailureKind::OutOfMemory => reason(
             "out_of_memory",
-            format!("the kernel killed the Dask process{named} of {host} for want of memory"),
+            format!(
+                "the kernel killed a Dask process of {host} for want of memory{}",
+                subject.as_deref().map(|subject| format!(": {subject}")).unwrap_or_default()
+            ),
             "Give workers more memory (`worker_memory=`, or larger hosts), fewer threads, or smaller pieces of data. What \
              Dask does not see fills a host, too: programs that tasks start, and memory taken faster than it looks",
         ),
