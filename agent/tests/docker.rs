@@ -8,10 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 use support::engine::{Kind, PrivateEngine};
 use support::{TestCluster, TestHost, eventually, program, wait_for};
+use towline_agent::launch::RunnerStatus;
 use towline_agent::launch::{
     AdoptError, DockerLauncher, DockerSettings, LaunchError, Launcher, RunnerEnd, RunnerHandle, RunnerRecord,
 };
 use towline_protocol::assignment::RoleKind;
+use towline_protocol::report::FailureKind;
 use towline_protocol::roster::MemberRole;
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -414,6 +416,17 @@ async fn out_of_memory(engine: &PrivateEngine) {
     wait_for(&handle, "killed", |status| status.processes[0].exit.is_some()).await;
     let status = handle.status().await.expect("the runner itself lives");
     assert_eq!(status.processes[0].exit.expect("ended").signal, Some(9));
+    let limit = 96 << 20;
+    let told = |status: &RunnerStatus| status.processes[0].out_of_memory.expect("told");
+    assert_eq!((told(&status).kills, told(&status).limit), (1, Some(limit)));
+    assert!(told(&status).peak.is_some_and(|peak| peak > limit / 2 && peak <= limit), "{status:?}");
+    assert_eq!(status.failure.map(|failure| failure.kind), Some(FailureKind::OutOfMemory));
+    // What a nanny starts anew is told of as well, although the nanny lives.
+    handle.launch(&plan(&host, "tail -n 1 /dev/zero; exec sleep 300")).await.expect("launches");
+    wait_for(&handle, "told", |status| status.processes[0].out_of_memory.is_some()).await;
+    let status = handle.status().await.expect("the runner itself lives");
+    assert!(status.processes[0].exit.is_none() && status.failure.is_none(), "{status:?}");
+    assert_eq!((told(&status).kills, told(&status).limit), (1, Some(limit)));
     let log = std::fs::read_to_string(host.spec.host_dir.join("run/runner.log")).expect("readable");
     assert!(log.contains("for want of memory"), "{log}");
     handle.stop(GRACE).await.expect("stops");

@@ -4,7 +4,9 @@ use crate::assignment::RoleKind;
 use crate::ids::{Digest, HostId, KeyId, Position};
 pub use crate::interruption::{Interruption, InterruptionKind};
 use crate::time::UnixSeconds;
-pub use crate::vitals::{GpuVitals, MAX_GPUS, MemoryCount, Traffic, Vitals, WorkloadSource, WorkloadVitals};
+pub use crate::vitals::{
+    GpuVitals, MAX_GPUS, MAX_PROCESSES, MemoryCount, ProcessVitals, Traffic, Vitals, WorkloadSource, WorkloadVitals,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -124,6 +126,8 @@ pub enum FailureKind {
     LauncherUnfit,
     /// A package file is no longer where the lock says.
     PackageMissing,
+    /// The kernel killed the Dask process for want of memory.
+    OutOfMemory,
     /// The chosen port is taken.
     PortTaken,
     /// The Dask process exited by itself.
@@ -146,6 +150,23 @@ pub struct ProcessRecord {
     pub pid: u32,
     /// Its exit, once it has one.
     pub exit: Option<ExitRecord>,
+    /// What the kernel killed of it for want of memory: itself, or something that it started; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_memory: Option<OutOfMemory>,
+}
+
+/// Kills for want of memory, as the kernel counts them in a control group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutOfMemory {
+    /// Processes killed since the start of the Dask process.
+    pub kills: u64,
+    /// The newest of them, as seen by the host's clock.
+    pub at: UnixSeconds,
+    /// The most memory that the group had held by then, cached files included, in bytes; null: not known.
+    pub peak: Option<u64>,
+    /// What the group may hold, in bytes; null: it has no limit of its own, and the host had no more.
+    pub limit: Option<u64>,
 }
 
 /// How a process ended.

@@ -29,8 +29,30 @@ pub struct Vitals {
     pub loopback_rate: Option<u64>,
     /// The Dask processes and all that they started; null: there is no runner, or it cannot be seen.
     pub workload: Option<WorkloadVitals>,
+    /// Those of its processes that have a cgroup of their own, by name, at most [`MAX_PROCESSES`]; absent: none has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<ProcessVitals>,
     /// Its GPUs, in the driver's order, at most [`MAX_GPUS`]; empty: it has none; null: the driver does not answer.
     pub gpus: Option<Vec<GpuVitals>>,
+}
+
+/// As many processes of a host are told of.
+pub const MAX_PROCESSES: usize = 64;
+
+/// What a Dask process uses, with all that it started. Null: cannot be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProcessVitals {
+    /// Its name within the host, e.g. `scheduler` or `worker-0`.
+    pub name: String,
+    /// CPU in use, in thousandths of one core.
+    pub cpu_milli: Option<u64>,
+    /// Memory, cached files included, in bytes.
+    pub memory: Option<u64>,
+    /// The most of it so far, in bytes.
+    pub memory_peak: Option<u64>,
+    /// The most that it may have, in bytes; null also for no limit of its own.
+    pub memory_limit: Option<u64>,
 }
 
 /// As many GPUs of a host are told of.
@@ -153,6 +175,8 @@ mod tests {
             ecc_errors: most,
             partitioned: Some(false),
         };
+        let name = "x".repeat(64);
+        let process = ProcessVitals { name, cpu_milli: most, memory: most, memory_peak: most, memory_limit: most };
         let vitals = Vitals {
             cpu_milli: most,
             cores: Some(u32::MAX),
@@ -165,10 +189,11 @@ mod tests {
             network: Some(Traffic { receive_rate: u64::MAX, send_rate: u64::MAX }),
             loopback_rate: most,
             workload: Some(workload),
+            processes: vec![process; MAX_PROCESSES],
             gpus: Some(vec![gpu; MAX_GPUS as usize]),
         };
         let text = serde_json::to_string(&vitals).expect("numbers");
-        assert!(text.len() < 1024 + MAX_GPUS as usize * 400, "{} bytes", text.len());
+        assert!(text.len() < 1024 + MAX_GPUS as usize * 400 + MAX_PROCESSES * 256, "{} bytes", text.len());
         assert_eq!(serde_json::from_str::<Vitals>(&text).expect("reads"), vitals);
     }
 

@@ -34,6 +34,35 @@ def bench(tmp_path, monkeypatch):
     bench.close()
 
 
+def test_a_kill_for_want_of_memory_is_told_once(caplog) -> None:
+    reporter = _progress.choose([].append, quiet=True)
+
+    def see(kills: int, pid: int = 7) -> list[str]:
+        memory = {"kills": kills, "at": 1, "peak": 272 << 20, "limit": 273 << 20}
+        processes = [
+            {
+                "name": "worker-0",
+                "role": "worker",
+                "pid": pid,
+                "exit": None,
+                **({"out_of_memory": memory} if kills else {}),
+            }
+        ]
+        host = {"id": "ho-x", "role": "worker", "state": "up", "phases": [], "processes": processes}
+        caplog.clear()
+        reporter.cluster(view(hosts=[host]), None)
+        return [record.getMessage() for record in caplog.records]
+
+    assert see(0) == []
+    told = (
+        "the kernel killed a process of worker-0 on ho-x for want of memory; it had reached 272 MiB of at most 273 MiB"
+    )
+    assert see(1) == [told]
+    assert see(1) == []
+    assert see(2) == [told]
+    assert see(1, pid=8) == [told]
+
+
 def view(**changes) -> ClusterView:
     fields = {"id": random_id("cl-"), "name": "n", "workspace": "ws-aaaaaaaaaaaaaaaa", "state": "starting"}
     return ClusterView.parse({**fields, **changes})

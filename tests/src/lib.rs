@@ -10,6 +10,7 @@ pub mod node;
 pub mod nvml;
 pub mod processes;
 pub mod running;
+pub mod uml;
 pub mod world;
 
 pub use api::Api;

@@ -40,6 +40,8 @@ pub enum AdoptError {
         killed: usize,
         /// What the launcher found out about its end.
         how: Option<String>,
+        /// What ended with it, where the kernel did that for want of memory.
+        out_of_memory: Option<String>,
     },
     /// The machine was restarted since; nothing of it lives.
     #[error("the machine was restarted since the runner was started")]
@@ -134,5 +136,5 @@ async fn last_word(record: &RunnerRecord, spec: &RunnerSpec) -> Result<AdoptErro
     // It looks at every process and waits between rounds.
     let killing = tokio::task::spawn_blocking(move || leftovers::kill_all(&run_dir));
     let killed = killing.await.map_err(std::io::Error::other)??;
-    Ok(AdoptError::Gone { pid: record.pid, killed, how: None })
+    Ok(AdoptError::Gone { pid: record.pid, killed, how: None, out_of_memory: None })
 }

@@ -3,45 +3,94 @@
 
 use crate::runner::exits::ExitLog;
 use crate::runner::facts;
+use crate::runner::groups::{Group, Groups};
+use crate::runner::memory::{Killed, Watch};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
 use std::io;
-use towline_protocol::assignment::RoleKind;
-use towline_protocol::report::{ExitRecord, ProcessRecord};
+use towline_protocol::assignment::Role;
+use towline_protocol::report::{ExitRecord, OutOfMemory, ProcessRecord};
 use towline_protocol::time::UnixSeconds;
+
+/// What the kernel sends when memory is out.
+pub const SIGKILL: i32 = 9;
 
 /// Every process the runner started, in the order of their start.
 pub struct Children {
-    all: Vec<ProcessRecord>,
+    all: Vec<Child>,
     log: ExitLog,
+    groups: Groups,
+    /// The runner's own group, for processes without one that counts.
+    shared: Option<Watch>,
+}
+
+struct Child {
+    record: ProcessRecord,
+    group: Option<Group>,
+    /// Its own group, where that counts what was killed.
+    watch: Option<Watch>,
 }
 
 impl Children {
     /// None yet.
-    pub fn new(log: ExitLog) -> Self {
-        Self { all: Vec::new(), log }
+    pub fn new(log: ExitLog, groups: Groups) -> Self {
+        Self { all: Vec::new(), log, groups, shared: Watch::of_runner() }
     }
 
-    /// Take up a process that was just started as the leader of its own group.
-    pub fn add(&mut self, name: &str, role: RoleKind, pid: u32) {
-        let process = ProcessRecord { name: name.to_owned(), role, pid, exit: None };
-        complain(self.log.started(&process));
+    /// Start a process as the leader of its own process group, in a control group of its own where there are any.
+    pub fn start<E>(&mut self, name: &str, role: &Role, start: impl FnOnce() -> Result<u32, E>) -> Result<(), E> {
+        let group = self.groups.make(name, role);
+        let pid = match self.groups.within(group.as_ref(), start) {
+            Ok(pid) => pid,
+            Err(error) => {
+                group.into_iter().for_each(|group| self.groups.ended(group));
+                return Err(error);
+            }
+        };
+        let watch = group.as_ref().map(|group| Watch::of_group(group.folder())).filter(Watch::counts);
+        let record = ProcessRecord { name: name.to_owned(), role: role.kind, pid, exit: None, out_of_memory: None };
+        complain(self.log.started(&record));
         tracing::info!(process = name, pid, "started");
-        self.all.push(process);
+        self.all.push(Child { record, group, watch });
+        Ok(())
     }
 
     /// Forget ended processes, before another plan is run.
     pub fn forget_ended(&mut self) {
-        self.all.retain(|process| process.exit.is_none());
+        self.all.retain(|child| child.record.exit.is_none());
     }
 
     /// All of them.
-    pub fn records(&self) -> &[ProcessRecord] {
-        &self.all
+    pub fn records(&self) -> Vec<ProcessRecord> {
+        self.all.iter().map(|child| child.record.clone()).collect()
     }
 
-    /// The groups of those that live.
+    /// The process groups of those that live.
     pub fn groups(&self) -> Vec<u32> {
-        self.all.iter().filter(|process| process.exit.is_none()).map(|process| process.pid).collect()
+        self.all
+            .iter()
+            .map(|child| &child.record)
+            .filter(|record| record.exit.is_none())
+            .map(|record| record.pid)
+            .collect()
+    }
+
+    /// See what the kernel has killed for want of memory, and remove what control groups of ended processes are left.
+    pub fn look(&mut self, at: UnixSeconds) {
+        self.groups.tidy();
+        for child in self.all.iter_mut().filter(|child| child.record.exit.is_none()) {
+            if let Some(killed) = child.watch.as_mut().and_then(Watch::look) {
+                note(&mut child.record, killed, at);
+            }
+        }
+        let Some(killed) = self.shared.as_mut().and_then(Watch::look) else { return };
+        // Whose it was is not counted: one whose own end it was says so itself, below. What is left is a nanny's worker, or
+        // a program of a task, and most often there is but one that can have started it.
+        let mut candidates = self.all.iter_mut().filter(|child| child.watch.is_none() && child.record.exit.is_none());
+        if self.shared.as_ref().is_some_and(Watch::is_ours_alone)
+            && let Some(child) = candidates.next()
+        {
+            note(&mut child.record, killed, at);
+        }
     }
 
     /// The runner's last word.
@@ -68,7 +117,8 @@ impl Children {
     pub fn reap(&mut self, at: UnixSeconds) -> io::Result<Vec<ProcessRecord>> {
         let mut ended = Vec::new();
         for index in 0..self.all.len() {
-            let (true, Some(pid)) = (self.all[index].exit.is_none(), facts::pid(self.all[index].pid)) else {
+            let record = &self.all[index].record;
+            let (true, Some(pid)) = (record.exit.is_none(), facts::pid(record.pid)) else {
                 continue;
             };
             // Look first and leave it a zombie: while it is one, its group's number belongs to nobody else.
@@ -91,20 +141,44 @@ impl Children {
 
     /// One of ours may end between the two looks of `reap`.
     fn orphan_or_late(&mut self, pid: Pid, status: WaitStatus, at: UnixSeconds) -> Option<ProcessRecord> {
-        let ours = |process: &ProcessRecord| process.exit.is_none() && facts::pid(process.pid) == Some(pid);
+        let ours = |child: &Child| child.record.exit.is_none() && facts::pid(child.record.pid) == Some(pid);
         let index = self.all.iter().position(ours)?;
         kill_group(pid);
         Some(self.record(index, status, at))
     }
 
     fn record(&mut self, index: usize, status: WaitStatus, at: UnixSeconds) -> ProcessRecord {
-        let process = &mut self.all[index];
+        let child = &mut self.all[index];
+        let own = child.watch.as_mut().map(Watch::look);
+        let was_killed = status.terminating_signal() == Some(SIGKILL);
+        // The runner's group may hold others, too: its count says something only of one that was killed.
+        let killed = match own {
+            Some(killed) => killed,
+            None => self.shared.as_mut().filter(|_| was_killed).and_then(Watch::look),
+        };
+        if let Some(killed) = killed {
+            note(&mut child.record, killed, at);
+        }
+        let process = &mut child.record;
         process.exit = Some(ExitRecord { code: status.exit_status(), signal: status.terminating_signal(), at });
         complain(self.log.exited(process));
         tracing::info!(process = %process.name, pid = process.pid, code = ?status.exit_status(),
             signal = ?status.terminating_signal(), "ended");
-        process.clone()
+        let ended = process.clone();
+        if let Some(group) = child.group.take() {
+            self.groups.ended(group);
+        }
+        ended
     }
+}
+
+/// The kernel killed something of this process.
+fn note(record: &mut ProcessRecord, killed: Killed, at: UnixSeconds) {
+    let before = record.out_of_memory.map_or(0, |before| before.kills);
+    let Killed { count, peak, limit } = killed;
+    let kills = before.saturating_add(count);
+    record.out_of_memory = Some(OutOfMemory { kills, at, peak, limit });
+    tracing::error!(process = %record.name, kills, ?peak, ?limit, "the kernel killed something of it for want of memory");
 }
 
 /// Kill whatever has the runner as parent. Called until nothing has: what a killed process leaves falls back to us.

@@ -142,7 +142,13 @@ mod tests {
     fn a_line_cut_by_a_crash_hides_no_other_line() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let runner = RunnerRecord::of_this_process().expect("own record");
-        let mut process = ProcessRecord { name: "worker-0".into(), role: RoleKind::Worker, pid: 4242, exit: None };
+        let mut process = ProcessRecord {
+            name: "worker-0".into(),
+            role: RoleKind::Worker,
+            pid: 4242,
+            exit: None,
+            out_of_memory: None,
+        };
         let mut log = ExitLog::open(directory.path(), runner.clone()).expect("opens");
         log.started(&process).expect("written");
         drop(log);

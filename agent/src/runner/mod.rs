@@ -7,6 +7,7 @@
 mod children;
 pub mod exits;
 pub mod facts;
+pub(crate) mod groups;
 mod index;
 pub mod leftovers;
 mod memory;

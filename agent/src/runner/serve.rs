@@ -3,11 +3,11 @@
 
 use crate::launch::LaunchPlan;
 use crate::launch::command::{PortToTry, Surroundings};
-use crate::runner::children::{Children, kill_orphans};
+use crate::runner::children::{Children, SIGKILL, kill_orphans};
 use crate::runner::exits::{ExitLog, RunnerEnd};
 use crate::runner::facts::{RunnerRecord, boot_time, unix_ms, unix_time};
+use crate::runner::groups::Groups;
 use crate::runner::index::SpoolIndex;
-use crate::runner::memory::OutOfMemory;
 use crate::runner::start::{self, is_taken, joined_count};
 use crate::runner::watch::AgentWatch;
 use crate::runner::wire;
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use towline_protocol::report::{Failure, FailureKind, ProcessRecord};
+use towline_protocol::report::{Failure, FailureKind, OutOfMemory, ProcessRecord};
 use towline_protocol::time::BootTime;
 
 /// Connections at one time; an agent needs two.
@@ -38,9 +38,6 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// The loop looks at the boot-time clock this often: its own sleeps do not count suspended time.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What the kernel sends when memory is out.
-const SIGKILL: i32 = 9;
-
 type Asked = (Request, oneshot::Sender<Reply>);
 
 struct Runner {
@@ -52,7 +49,6 @@ struct Runner {
     launched: Option<Launched>,
     failure: Option<Failure>,
     ending: Option<Ending>,
-    out_of_memory: OutOfMemory,
 }
 
 /// What is known of the plan that runs.
@@ -103,10 +99,9 @@ pub async fn serve(spec: RunnerSpec, run_dir: PathBuf, record: RunnerRecord) -> 
 
 impl Runner {
     fn new(spec: RunnerSpec, run_dir: PathBuf, record: RunnerRecord) -> io::Result<Self> {
-        let children = Children::new(ExitLog::open(&run_dir, record.clone())?);
+        let children = Children::new(ExitLog::open(&run_dir, record.clone())?, Groups::take());
         let watch = AgentWatch::new(spec.agent_lost, boot_time());
-        let out_of_memory = OutOfMemory::begin();
-        Ok(Self { spec, run_dir, record, children, watch, launched: None, failure: None, ending: None, out_of_memory })
+        Ok(Self { spec, run_dir, record, children, watch, launched: None, failure: None, ending: None })
     }
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Reply>) {
@@ -143,12 +138,9 @@ impl Runner {
         self.children.forget_ended();
         self.failure = None;
         for process in &prepared.launch.processes {
-            match prepared.spawn(process) {
-                Ok(pid) => self.children.add(&process.name, process.role, pid),
-                Err(refusal) => {
-                    self.children.kill();
-                    return Err(refusal);
-                }
+            if let Err(refusal) = self.children.start(&process.name, &plan.role, || prepared.spawn(process)) {
+                self.children.kill();
+                return Err(refusal);
             }
         }
         let (joined_count, port) = (prepared.launch.joined_count, prepared.launch.port);
@@ -159,7 +151,7 @@ impl Runner {
 
     fn status(&mut self) -> RunnerStatus {
         let joined = self.is_joined();
-        RunnerStatus { processes: self.children.records().to_vec(), joined, failure: self.failure.clone() }
+        RunnerStatus { processes: self.children.records(), joined, failure: self.failure.clone() }
     }
 
     fn is_joined(&mut self) -> bool {
@@ -198,6 +190,7 @@ impl Runner {
     fn is_over(&mut self) -> io::Result<bool> {
         let now = boot_time();
         let ended = self.children.reap(unix_time())?;
+        self.children.look(unix_time());
         self.note_output(!ended.is_empty());
         for ended in ended {
             self.note_exit(&ended);
@@ -234,12 +227,9 @@ impl Runner {
         let taken = port.and_then(|launched| launched.port).filter(|port| is_taken(*port));
         let failure = match taken {
             Some(port) => (FailureKind::PortTaken, Some(port.port.to_string())),
-            None => (FailureKind::ProcessExited, None),
+            None => of_exit(process),
         };
         tracing::warn!(process = %process.name, exit = ?process.exit, failure = ?failure.0, "a process ended by itself");
-        if process.exit.is_some_and(|exit| exit.signal == Some(SIGKILL)) && self.out_of_memory.happened() {
-            tracing::error!(process = %process.name, "the kernel killed it for want of memory: its group had reached its limit");
-        }
         self.failure.get_or_insert(Failure { kind: failure.0, subject: failure.1, retryable: false });
     }
 
@@ -255,6 +245,7 @@ impl Runner {
             sleep(Duration::from_millis(10)).await;
         }
         self.children.reap(unix_time())?;
+        self.children.look(unix_time());
         self.note_output(true);
         let Some(ending) = self.ending.take() else {
             return Ok(());
@@ -266,6 +257,26 @@ impl Runner {
         }
         tracing::info!(stopped = ending.report.stopped, killed = ending.report.killed, "the runner has ended");
         Ok(())
+    }
+}
+
+/// What an exit that nobody asked for means.
+fn of_exit(process: &ProcessRecord) -> (FailureKind, Option<String>) {
+    let killed = process.exit.is_some_and(|exit| exit.signal == Some(SIGKILL));
+    match process.out_of_memory.filter(|_| killed) {
+        Some(memory) => (FailureKind::OutOfMemory, Some(format!("{}{}", process.name, reached(memory)))),
+        None => (FailureKind::ProcessExited, None),
+    }
+}
+
+/// How much there was and might have been, as far as the kernel says so.
+fn reached(memory: OutOfMemory) -> String {
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    match (memory.peak.map(mib), memory.limit.map(mib)) {
+        (Some(peak), Some(limit)) => format!(" (it had reached {peak}, of at most {limit})"),
+        (Some(peak), None) => format!(" (it had reached {peak})"),
+        (None, Some(limit)) => format!(" (it may have {limit})"),
+        (None, None) => String::new(),
     }
 }
 

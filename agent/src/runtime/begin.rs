@@ -214,7 +214,11 @@ impl Owner {
                 if failure == AdoptFailure::AgentLost {
                     self.seen.forced_end = Some(EndReason::AgentLost);
                 }
-                self.runner_gone(now);
+                let failure = match failure {
+                    AdoptFailure::OutOfMemory(what, _) => (FailureKind::OutOfMemory, Some(what)),
+                    _ => (FailureKind::AdoptionFailed, None),
+                };
+                self.runner_gone(failure, now);
                 Outcome::Adopted(Adoption::Gone)
             }
         }
@@ -227,12 +231,12 @@ impl Owner {
     }
 
     /// With a launch begun, a lost runner means a lost part of the cluster; before one it is replaced.
-    fn runner_gone(&mut self, now: BootTime) {
+    fn runner_gone(&mut self, (kind, subject): (FailureKind, Option<String>), now: BootTime) {
         self.work.runner = None;
         self.seen.failures.remove(&Step::Runner);
         self.seen.processes.clear();
         if self.memory.state().launch.is_some() {
-            let failure = Failure { kind: FailureKind::AdoptionFailed, subject: None, retryable: false };
+            let failure = Failure { kind, subject, retryable: false };
             self.seen.failures.insert(Step::Runner, failure);
             self.seen.scheduler_gone.get_or_insert(now);
         }

@@ -55,6 +55,8 @@ pub enum AdoptFailure {
     AgentLost,
     /// It and its children are known to be gone.
     Gone(String),
+    /// It and its children are gone, because the kernel ended them for want of memory: what, and the story.
+    OutOfMemory(String, String),
     /// Nobody knows what its children do.
     Unknown(String),
 }
@@ -140,6 +142,9 @@ impl Runners for Launched {
             match self.0.adopt(&record, &spec).await {
                 Ok(handle) => Ok(Arc::new(handle) as Arc<dyn Runner>),
                 Err(AdoptError::Ended { reason: RunnerEnd::AgentLost, .. }) => Err(AdoptFailure::AgentLost),
+                Err(AdoptError::Gone { out_of_memory: Some(what), how, .. }) => {
+                    Err(AdoptFailure::OutOfMemory(what, how.unwrap_or_default()))
+                }
                 Err(error @ (AdoptError::Ended { .. } | AdoptError::Gone { .. } | AdoptError::OtherBoot)) => {
                     Err(AdoptFailure::Gone(story(&error)))
                 }

@@ -203,7 +203,8 @@ impl SimulatedHost {
             Lifecycle::Run => {
                 let Some(role) = &assignment.role else { return };
                 let name = if role.kind == RoleKind::Scheduler { "scheduler" } else { "worker-0" };
-                let process = ProcessRecord { name: name.to_owned(), role: role.kind, pid: 1, exit: None };
+                let process =
+                    ProcessRecord { name: name.to_owned(), role: role.kind, pid: 1, exit: None, out_of_memory: None };
                 self.report.processes = vec![process];
                 let reached = |phase| PhaseRecord { phase, at: system, millis: 0 };
                 if self.report.phases.is_empty() {
@@ -234,6 +235,7 @@ fn vitals(cpu_milli: u64) -> Vitals {
         network: None,
         loopback_rate: Some(2048),
         workload: None,
+        processes: Vec::new(),
         gpus: Some(Vec::new()),
     }
 }

@@ -60,6 +60,16 @@ pub fn folder(mountinfo: &str, hierarchy: Hierarchy, group: &str) -> Option<Path
     })
 }
 
+/// The workload's group, from the runner's: the one that the runner has divided, if it is in the leaf that it then makes for
+/// itself. Groups of version 1 are never divided.
+pub fn whole<'a>(runner: &'a str, leaf: &str, hierarchy: Hierarchy) -> &'a str {
+    match runner.rsplit_once('/') {
+        Some(("", name)) if hierarchy == Hierarchy::Unified && name == leaf => "/",
+        Some((above, name)) if hierarchy == Hierarchy::Unified && name == leaf => above,
+        _ => runner,
+    }
+}
+
 /// Whether the runner's group is the workload's own: not the root, nor the agent's group, nor one above it.
 pub fn is_own(runner: &str, agent: &str) -> bool {
     runner != "/" && !Path::new(agent).starts_with(runner)
@@ -77,6 +87,10 @@ pub struct Usage {
     pub cpu_ms: Option<u64>,
     /// Bytes of memory, cached files included.
     pub memory: Option<u64>,
+    /// The most of it so far.
+    pub peak: Option<u64>,
+    /// The most that it may have; none: no limit of its own.
+    pub limit: Option<u64>,
     /// Processes killed for want of memory.
     pub oom_kills: Option<u64>,
     /// Bytes read from and written to disks.
@@ -84,6 +98,24 @@ pub struct Usage {
     /// Threads.
     pub tasks: Option<u64>,
 }
+
+impl Usage {
+    /// What one does not say, by another.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            cpu_ms: self.cpu_ms.or(other.cpu_ms),
+            memory: self.memory.or(other.memory),
+            peak: self.peak.or(other.peak),
+            limit: self.limit.or(other.limit),
+            oom_kills: self.oom_kills.or(other.oom_kills),
+            disks: self.disks.or(other.disks),
+            tasks: self.tasks.or(other.tasks),
+        }
+    }
+}
+
+/// From here on, a limit of version 1 means none: it says the largest number of pages then.
+pub const NO_LIMIT: u64 = 1 << 62;
 
 /// A file with one number.
 pub fn number(text: &str) -> Option<u64> {
@@ -165,6 +197,20 @@ mod tests {
         assert_eq!(folder(text, PIDS, "/jobs"), None);
         for text in ["", " - ", "1 2 3 - cgroup2", "32 31 0:29 / /a\\040b rw - cgroup2 cgroup2 rw"] {
             assert_eq!(folder(text, Hierarchy::Unified, "/"), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_workloads_group_is_the_one_that_the_runner_divides() {
+        for (runner, hierarchy, expected) in [
+            ("/a/unit.service/runner", Hierarchy::Unified, "/a/unit.service"),
+            ("/runner", Hierarchy::Unified, "/"),
+            ("/a/unit.service", Hierarchy::Unified, "/a/unit.service"),
+            ("/a/other-runner", Hierarchy::Unified, "/a/other-runner"),
+            ("/a/runner", MEMORY, "/a/runner"),
+            ("/", Hierarchy::Unified, "/"),
+        ] {
+            assert_eq!(whole(runner, "runner", hierarchy), expected);
         }
     }
 

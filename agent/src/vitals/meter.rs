@@ -8,7 +8,7 @@ use super::host::{CpuTimes, LOOPBACK, leading_out};
 use super::processes::{TICK_MS, Tree, milli_cores};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use towline_protocol::report::{MemoryCount, Traffic, Vitals, WorkloadSource, WorkloadVitals};
+use towline_protocol::report::{MemoryCount, ProcessVitals, Traffic, Vitals, WorkloadSource, WorkloadVitals};
 
 /// What the kernel says at one moment. None: it does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct WorkloadReading {
     pub page: u64,
     /// Its own control group.
     pub group: Option<(WorkloadSource, Usage)>,
+    /// Groups of single processes in it, by name.
+    pub groups: Vec<(String, Usage)>,
 }
 
 /// The meter.
@@ -81,6 +83,7 @@ impl Meter {
             network: received.zip(sent).map(|(receive_rate, send_rate)| Traffic { receive_rate, send_rate }),
             loopback_rate: loopback(before.as_ref(), now, elapsed),
             workload,
+            processes: of_processes(before.as_ref(), now, elapsed),
             gpus: None,
         };
         // No runner, no workload: that is a known zero.
@@ -124,6 +127,21 @@ fn of_workload(before: Option<&WorkloadReading>, now: &WorkloadReading, elapsed:
         disk_read_rate: rate(|(read, _)| read),
         disk_write_rate: rate(|(_, written)| written),
     })
+}
+
+/// Each process that has a control group of its own.
+fn of_processes(before: Option<&Reading>, now: &Reading, elapsed: Duration) -> Vec<ProcessVitals> {
+    let Some(now) = &now.workload else { return Vec::new() };
+    let before = before.and_then(|before| before.workload.as_ref()).filter(|before| before.runner == now.runner);
+    let earlier = |name: &str| before?.groups.iter().find(|(one, _)| one == name)?.1.cpu_ms;
+    let vitals = now.groups.iter().map(|(name, usage)| ProcessVitals {
+        name: name.clone(),
+        cpu_milli: milli_cores(earlier(name), usage.cpu_ms, elapsed),
+        memory: usage.memory,
+        memory_peak: usage.peak,
+        memory_limit: usage.limit,
+    });
+    vitals.collect()
 }
 
 fn memory(now: &WorkloadReading, tree: &Tree) -> (u64, MemoryCount) {
@@ -184,13 +202,21 @@ mod tests {
 
     fn working(seconds: u64, ticks: u64, group: Option<Usage>) -> Reading {
         let group = group.map(|usage| (WorkloadSource::CgroupV2, usage));
-        let workload =
-            WorkloadReading { runner: 6, tree: Some(tree(ticks)), disks: None, proportional: None, page: 4096, group };
+        let workload = WorkloadReading {
+            runner: 6,
+            tree: Some(tree(ticks)),
+            disks: None,
+            proportional: None,
+            page: 4096,
+            group,
+            groups: Vec::new(),
+        };
         Reading { workload: Some(workload), ..at(seconds) }
     }
 
     fn usage(cpu_ms: u64, read: u64) -> Usage {
-        Usage { cpu_ms: Some(cpu_ms), memory: Some(9_000), oom_kills: Some(1), disks: Some((read, 0)), tasks: Some(20) }
+        let (memory, oom_kills, tasks) = (Some(9_000), Some(1), Some(20));
+        Usage { cpu_ms: Some(cpu_ms), memory, oom_kills, disks: Some((read, 0)), tasks, ..Usage::default() }
     }
 
     #[test]
@@ -268,6 +294,25 @@ mod tests {
         let (vitals, judged) = meter.measure(working(3, 200, Some(usage(10, 0))));
         let workload = vitals.workload.expect("there is a runner");
         assert_eq!((workload.cpu_milli, workload.disk_read_rate, judged), (None, None, Some(100)));
+    }
+
+    #[test]
+    fn processes_with_groups_of_their_own_have_their_own_rates() {
+        let reading = |seconds, groups: &[(&str, u64)]| {
+            let mut reading = working(seconds, 0, None);
+            let usage = |cpu_ms| Usage { peak: Some(7), limit: Some(8), ..usage(cpu_ms, 0) };
+            let groups = groups.iter().map(|(name, cpu_ms)| ((*name).to_owned(), usage(*cpu_ms)));
+            reading.workload.as_mut().expect("there").groups = groups.collect();
+            reading
+        };
+        let mut meter = Meter::default();
+        let (first, _) = meter.measure(reading(1, &[("worker-0", 100)]));
+        assert_eq!(first.processes[0].cpu_milli, None);
+        let (second, _) = meter.measure(reading(2, &[("worker-0", 400), ("worker-1", 900)]));
+        let rates: Vec<_> = second.processes.iter().map(|process| (process.name.as_str(), process.cpu_milli)).collect();
+        assert_eq!(rates, [("worker-0", Some(300)), ("worker-1", None)]);
+        let memory = &second.processes[0];
+        assert_eq!((memory.memory, memory.memory_peak, memory.memory_limit), (Some(9_000), Some(7), Some(8)));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //!
 //! Sampling happens on one named thread, because reading `/proc` blocks; readers take the newest sample from a watch. GPUs
 //! have a thread of their own (`gpu`), because a driver may never answer; so have Jupyter servers (`people`).
-//! `read` reads the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
+//! `read` and `groups` read the kernel's files, `host`, `processes` and `cgroup` understand them, `meter` makes vitals of two
 //! readings. Owns the thread and stops it when dropped. Must not judge: `idle` does.
 
 pub(crate) mod cgroup;
 mod counters;
 pub mod gpu;
+mod groups;
 mod host;
 mod meter;
 mod people;
@@ -97,6 +98,11 @@ pub fn look_twice(directory: &Path) -> Vitals {
     meter.measure(read::reading(begun.elapsed(), directory, None));
     std::thread::sleep(LOOK_PAUSE);
     meter.measure(read::reading(begun.elapsed(), directory, None)).0
+}
+
+/// Every process below `root`; none: it is not there.
+pub(crate) fn descendants(root: u32) -> Option<Vec<u32>> {
+    Some(processes::tree(&read::processes()?, root)?.pids)
 }
 
 /// Bytes per second that the workload moved. The kernel counts network bytes of machines, not of processes, so they count

@@ -2,7 +2,7 @@
 //!
 //! Must not judge or keep anything. What cannot be read is none. Runs on the sampler's thread, because these reads block.
 
-use super::cgroup::{self, Hierarchy, Usage};
+use super::groups;
 use super::host;
 use super::meter::{Reading, WorkloadReading};
 use super::processes::{self, Processes, Tree};
@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use towline_protocol::report::WorkloadSource;
 
 /// Above this much resident memory nobody asks for shares: the kernel walks every page for the answer (measured: 8 ms
 /// for each GiB), and holds up the process's own memory calls meanwhile. What is shared is small beside so much.
@@ -47,17 +46,20 @@ fn memory() -> Option<(u64, u64)> {
 fn workload(runner: u32) -> WorkloadReading {
     let tree = processes().and_then(|processes| processes::tree(&processes, runner));
     let page = u64::try_from(rustix::param::page_size()).unwrap_or_default();
+    let seen = tree.as_ref().map(|tree| groups::of_workload(runner, tree)).unwrap_or_default();
     WorkloadReading {
         runner,
         disks: tree.as_ref().and_then(disks),
         proportional: tree.as_ref().and_then(|tree| shares(tree, page)),
-        group: tree.as_ref().and_then(|tree| own_group(runner, tree)),
+        group: seen.whole,
+        groups: seen.processes,
         tree,
         page,
     }
 }
 
-fn processes() -> Option<Processes> {
+/// Every process that can be seen.
+pub(super) fn processes() -> Option<Processes> {
     let mut table = Processes::new();
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -103,58 +105,14 @@ fn disks(tree: &Tree) -> Option<(u64, u64)> {
     Some(sum)
 }
 
-/// What the workload's own group says, if it has one. Files of version 2 first, then those of version 1.
-fn own_group(runner: u32, tree: &Tree) -> Option<(WorkloadSource, Usage)> {
-    let theirs = text(format!("/proc/{runner}/cgroup"))?;
-    let ours = text("/proc/self/cgroup")?;
-    let mounts = text("/proc/self/mountinfo")?;
-    let folder = |hierarchy| {
-        let group = cgroup::group(&theirs, hierarchy)?;
-        if !cgroup::is_own(group, cgroup::group(&ours, hierarchy)?) {
-            return None;
-        }
-        let folder = cgroup::folder(&mounts, hierarchy, group)?;
-        let members = text(folder.join("cgroup.procs")).as_deref().and_then(cgroup::members)?;
-        // Somebody else's process in it, and its numbers are not the workload's.
-        members.iter().all(|pid| *pid == runner || tree.pids.contains(pid)).then_some(folder)
-    };
-    if let Some(folder) = folder(Hierarchy::Unified) {
-        return Some((WorkloadSource::CgroupV2, version_2(&folder)));
-    }
-    let usage = version_1(folder);
-    (usage != Usage::default()).then_some((WorkloadSource::CgroupV1, usage))
-}
-
-fn version_2(folder: &Path) -> Usage {
-    let file = |name: &str| text(folder.join(name));
-    Usage {
-        cpu_ms: file("cpu.stat").as_deref().and_then(cgroup::cpu_stat),
-        memory: file("memory.current").as_deref().and_then(cgroup::number),
-        oom_kills: file("memory.events").and_then(|text| cgroup::entry(&text, "oom_kill")),
-        disks: file("io.stat").as_deref().and_then(cgroup::io_stat),
-        tasks: file("pids.current").as_deref().and_then(cgroup::number),
-    }
-}
-
-/// Each controller has a hierarchy of its own, and the workload may have its own group in some of them only.
-fn version_1(folder: impl Fn(Hierarchy) -> Option<PathBuf>) -> Usage {
-    let file = |hierarchy, name: &str| text(folder(hierarchy)?.join(name));
-    Usage {
-        cpu_ms: file(cgroup::CPUACCT, "cpuacct.usage").as_deref().and_then(cgroup::cpuacct_usage),
-        memory: file(cgroup::MEMORY, "memory.usage_in_bytes").as_deref().and_then(cgroup::number),
-        oom_kills: file(cgroup::MEMORY, "memory.oom_control").and_then(|text| cgroup::entry(&text, "oom_kill")),
-        disks: file(cgroup::BLKIO, "blkio.throttle.io_service_bytes").as_deref().and_then(cgroup::io_service_bytes),
-        tasks: file(cgroup::PIDS, "pids.current").as_deref().and_then(cgroup::number),
-    }
-}
-
 /// The names in a folder that are wanted; empty if it cannot be read.
 fn names(folder: &str, wanted: impl Fn(&Path) -> bool) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter(|entry| wanted(&entry.path())).filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-fn text(path: impl AsRef<Path>) -> Option<String> {
+/// A file's text, if it can be read and is one.
+pub(super) fn text(path: impl AsRef<Path>) -> Option<String> {
     String::from_utf8(bytes(path)?).ok()
 }
 
@@ -167,9 +125,11 @@ fn bytes(path: impl AsRef<Path>) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cgroup::{self, Hierarchy};
     use super::*;
     use std::process::{Command, Stdio};
     use std::time::Instant;
+    use towline_protocol::report::WorkloadSource;
 
     #[test]
     fn sees_a_tree_of_processes_of_which_one_has_ended() {

@@ -163,7 +163,7 @@ impl Runner for Held {
                 assert!(plan.keys.certificate.exists() && plan.keys.ca.exists(), "no launch without a certificate");
                 assert!(holds.processes.is_empty(), "launched twice");
                 let name = format!("{}-0", plan.role.kind.as_str());
-                let record = ProcessRecord { name, role: plan.role.kind, pid: 4242, exit: None };
+                let record = ProcessRecord { name, role: plan.role.kind, pid: 4242, exit: None, out_of_memory: None };
                 holds.processes.push(record);
                 holds.launches.push(plan);
             }

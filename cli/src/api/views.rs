@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use towline_protocol::assignment::SchedulerAddress;
 use towline_protocol::ids::Digest;
-use towline_protocol::report::Vitals;
+use towline_protocol::report::{ProcessRecord, Vitals};
 
 /// Who a token belongs to.
 #[derive(Clone, Debug, Deserialize)]
@@ -210,6 +210,9 @@ pub struct Host {
     pub last_seen_at_ms: Option<u64>,
     /// What it measures of itself, as the server said it.
     pub vitals: Option<Value>,
+    /// Its Dask processes, as the server said it.
+    #[serde(default)]
+    pub processes: Vec<Value>,
     /// Whether it is busy.
     pub verdict: Option<Verdict>,
     /// What its platform has announced of its end.
@@ -249,6 +252,11 @@ impl Host {
     /// What it measures of itself; none: it has said nothing, or something newer than this program.
     pub fn measured(&self) -> Option<Vitals> {
         serde_json::from_value(self.vitals.clone()?).ok()
+    }
+
+    /// Its Dask processes; one that is told in newer words than this program's is left out.
+    pub fn records(&self) -> Vec<ProcessRecord> {
+        self.processes.iter().filter_map(|process| serde_json::from_value(process.clone()).ok()).collect()
     }
 
     /// Why it signed off, if it did.

@@ -1,5 +1,6 @@
 //! `towline host list | show`.
 
+use super::processes::show_processes;
 use super::why::{show_gpus, show_vitals, show_why, with_why};
 use super::{ago, api, now_ms};
 use crate::api::views::Host;
@@ -33,6 +34,7 @@ pub async fn run(command: HostCommand, profile: Option<&str>, output: Output) ->
             let why = api.why_host(&answer.view.id).await?;
             output.value(&with_why(answer.json, &why));
             show(&answer.view, output);
+            show_processes(&answer.view, output);
             show_why(&why.view, output);
             show_vitals(std::slice::from_ref(&answer.view), output);
             show_gpus(std::slice::from_ref(&answer.view), output);

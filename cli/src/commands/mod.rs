@@ -5,6 +5,7 @@ pub mod environment;
 pub mod events;
 pub mod host;
 pub mod logs;
+mod processes;
 mod why;
 
 use crate::api::Api;

@@ -132,11 +132,12 @@ fn unknown() -> String {
 }
 
 /// Thousandths of a core as cores.
-fn milli(milli: Option<u64>) -> String {
+pub fn milli(milli: Option<u64>) -> String {
     milli.map_or_else(unknown, |milli| format!("{}.{:02}", milli / 1000, milli % 1000 / 10))
 }
 
-fn bytes(bytes: Option<u64>) -> String {
+/// Bytes in a readable unit.
+pub fn bytes(bytes: Option<u64>) -> String {
     bytes.map_or_else(unknown, size)
 }
 
@@ -180,6 +181,7 @@ mod tests {
             network: Some(Traffic { receive_rate: 10, send_rate: 20 }),
             loopback_rate: None,
             workload: Some(workload),
+            processes: Vec::new(),
             gpus: Some(Vec::new()),
         };
         let expected = [

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO
 
 from towline._errors import ClusterError
-from towline._views import ClusterView, HostView
+from towline._views import ClusterView, HostView, OutOfMemory
 
 __all__ = ["Event", "Reporter", "Step", "choose"]
 
@@ -65,6 +65,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._broken = False
         self._hosts: dict[str, tuple[int, str, bool]] = {}
+        self._kills: dict[tuple[str, str, int], int] = {}
         #: What the newest phase says it does, for the message of a limit that passes.
         self.doing = "the start"
 
@@ -122,6 +123,20 @@ class Reporter:
                 sign_off=host.sign_off,
             )
         self._hosts[host.id] = (len(host.phases), host.state, host.late)
+        for memory in host.out_of_memory:
+            self._killed(host, memory)
+
+    def _killed(self, host: HostView, memory: OutOfMemory) -> None:
+        key = (host.id, memory.process, memory.pid)
+        if memory.kills <= self._kills.get(key, 0):
+            return
+        self._kills[key] = memory.kills
+        message = f"the kernel killed a process of {memory.process} on {host.id} for want of memory"
+        if memory.peak is not None:
+            message += f"; it had reached {memory.peak >> 20} MiB"
+            message += f" of at most {memory.limit >> 20} MiB" if memory.limit is not None else ""
+        # Whoever looks at no progress must know of it, too: tasks are computed again, and may end the same way.
+        logger.warning("%s", message)
 
 
 class Step:

@@ -12,7 +12,7 @@ from typing import Any
 
 from towline._errors import ClusterError
 
-__all__ = ["ClientView", "ClusterView", "HostView", "Identity", "Reason", "RequestView"]
+__all__ = ["ClientView", "ClusterView", "HostView", "Identity", "OutOfMemory", "Reason", "RequestView"]
 
 #: States in which nothing changes any more.
 _TERMINAL = frozenset({"failed", "stopped"})
@@ -40,6 +40,29 @@ class Reason:
 
 
 @dataclass(frozen=True)
+class OutOfMemory:
+    """What the kernel has killed of one Dask process for want of memory. Sizes are in bytes; None is not known."""
+
+    process: str
+    pid: int
+    kills: int
+    peak: int | None
+    limit: int | None
+
+    @classmethod
+    def of_host(cls, host: Mapping[str, Any]) -> tuple[OutOfMemory, ...]:
+        """Read those of a host's processes that have lost something."""
+        found = []
+        for process in _list(host, "processes"):
+            memory = process.get("out_of_memory") if isinstance(process, dict) else None
+            if isinstance(memory, dict):
+                kills, pid = _number(memory, "kills") or 0, _number(process, "pid") or 0
+                peak, limit = _number(memory, "peak"), _number(memory, "limit")
+                found.append(cls(_text(process, "name"), pid, kills, peak, limit))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class HostView:
     """One host: which role, where it is in its start, and why it is late or lost."""
 
@@ -52,6 +75,7 @@ class HostView:
     late: bool
     sign_off: dict[str, Any] | None
     gpus_unused: bool = False
+    out_of_memory: tuple[OutOfMemory, ...] = ()
 
     @classmethod
     def parse(cls, value: object) -> HostView:
@@ -71,6 +95,7 @@ class HostView:
             late=bool(current.get("late")) if isinstance(current, dict) else False,
             sign_off=table.get("sign_off") if isinstance(table.get("sign_off"), dict) else None,
             gpus_unused=table.get("gpus_unused_since_ms") is not None,
+            out_of_memory=OutOfMemory.of_host(table),
         )
 
     @property
@@ -237,6 +262,11 @@ def _text(table: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise _invalid(f"`{key}`")
     return value
+
+
+def _number(table: Mapping[str, Any], key: str) -> int | None:
+    value = table.get(key)
+    return value if isinstance(value, int) else None
 
 
 def _list(table: Mapping[str, Any], key: str) -> list[Any]:

@@ -60,6 +60,15 @@ fn failure_words(host: &HostId, failure: &Failure) -> Reason {
             format!("the launcher of {host} cannot work there: {}", subject.as_deref().unwrap_or("see its agent.log")),
             "Run `towline doctor` on that machine and do what it says, or choose another `launcher`",
         ),
+        FailureKind::OutOfMemory => reason(
+            "out_of_memory",
+            format!(
+                "the kernel killed a Dask process of {host} for want of memory{}",
+                subject.as_deref().map(|subject| format!(": {subject}")).unwrap_or_default()
+            ),
+            "Give workers more memory (`worker_memory=`, or larger hosts), fewer threads, or smaller pieces of data. What \
+             Dask does not see fills a host, too: programs that tasks start, and memory taken faster than it looks",
+        ),
         FailureKind::PortTaken => reason(
             "port_taken",
             format!("the scheduler's port{named} on {host} is taken by another program, after several tries"),

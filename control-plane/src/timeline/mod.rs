@@ -16,12 +16,17 @@ use crate::why::gpus;
 use serde::{Deserialize, Serialize};
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::ids::HostId;
-use towline_protocol::report::{EndReason, Interruption, InterruptionKind, Verdict, VerdictReason, VerdictState};
+use towline_protocol::report::{
+    EndReason, Interruption, InterruptionKind, ProcessRecord, Verdict, VerdictReason, VerdictState,
+};
 use towline_protocol::time::UnixSeconds;
 use utoipa::ToSchema;
 
 /// Longest text of a reason that an event keeps, in characters.
 const MESSAGE_LIMIT: usize = 300;
+
+/// Longest name of a process that an event keeps.
+const NAME_LIMIT: usize = 64;
 
 /// What happened. Each variant's name is a stable word, `kind` in the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -157,6 +162,17 @@ pub enum Happening {
         /// What.
         why: Cause,
     },
+    /// The kernel killed a Dask process, or something that one had started, for want of memory.
+    HostOutOfMemory {
+        /// Which Dask process, by its name within the host.
+        process: String,
+        /// How many processes were killed since the last time that this was told.
+        kills: u64,
+        /// The most memory that it had held with all that it started, in bytes; none: not known.
+        peak: Option<u64>,
+        /// What it may hold, in bytes; none: all of its host's.
+        limit: Option<u64>,
+    },
     /// Its platform announced something of its end.
     HostInterrupted {
         /// What: `at_risk`, `maintenance`, `reclaimed` or `terminated`.
@@ -251,6 +267,7 @@ impl Happening {
             Self::HostInterrupted { .. } => "host_interrupted",
             Self::HostLate { .. } => "host_late",
             Self::HostNoted { .. } => "host_noted",
+            Self::HostOutOfMemory { .. } => "host_out_of_memory",
             Self::HostReached { .. } => "host_reached",
             Self::HostRequested { .. } => "host_requested",
             Self::HostRestarted { .. } => "host_restarted",
@@ -349,6 +366,7 @@ pub fn of_host(before: &HostRecord, after: &HostRecord, now_ms: u64) -> Vec<Even
         .chain(warning(before, after))
         .chain(degraded(before, after))
         .chain(gpus_unused(before, after))
+        .chain(out_of_memory(before, after))
         .chain(restart(before, after))
         .chain(interruption(before, after))
         .chain(last_word(before, after))
@@ -387,6 +405,21 @@ fn degraded(before: &HostRecord, after: &HostRecord) -> Option<Happening> {
     reasons(before).is_none().then(|| {
         let causes = new.into_iter().filter(|reason| *reason != VerdictReason::Degraded);
         Happening::HostDegraded { reasons: causes.collect() }
+    })
+}
+
+/// Each process in which the kernel has killed since. A process that was started anew counts from the beginning.
+fn out_of_memory<'a>(before: &'a HostRecord, after: &'a HostRecord) -> impl Iterator<Item = Happening> + 'a {
+    let known = |process: &ProcessRecord| {
+        let same = before.said.processes.iter().find(|one| one.name == process.name && one.pid == process.pid);
+        same.and_then(|same| same.out_of_memory).map_or(0, |memory| memory.kills)
+    };
+    after.said.processes.iter().filter_map(move |process| {
+        let memory = process.out_of_memory?;
+        let kills = memory.kills.checked_sub(known(process)).filter(|kills| *kills > 0)?;
+        // A name comes from a host and is not trusted.
+        let name = process.name.chars().filter(char::is_ascii_graphic).take(NAME_LIMIT).collect();
+        Some(Happening::HostOutOfMemory { process: name, kills, peak: memory.peak, limit: memory.limit })
     })
 }
 

@@ -13,10 +13,7 @@ use towline_protocol::time::UnixSeconds;
 pub fn of(what: &Happening, host: Option<&HostId>) -> String {
     let host = host.map_or_else(|| "a host".to_owned(), ToString::to_string);
     match what {
-        Happening::ClientAdmitted { client, person } => {
-            let of = person.as_ref().map(|person| format!(" of {person}")).unwrap_or_default();
-            format!("{client}{of} was admitted")
-        }
+        Happening::ClientAdmitted { client, person } => admitted(client, person.as_deref()),
         Happening::ClientAsked { client, person } => format!("{person} asks to join with {client}"),
         Happening::ClientRefused { client, person, by } => format!("{by} refused {client} of {person}"),
         Happening::ClientWithdrawn { client, person } => format!("{person} asks no more to join with {client}"),
@@ -60,6 +57,9 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
         Happening::HostSpared => format!("what the platform announced for {host} was called off"),
         Happening::HostLate { why } => because(&format!("{host} is late"), Some(why)),
         Happening::HostNoted { why } => because(&format!("{host} has trouble and goes on trying"), Some(why)),
+        Happening::HostOutOfMemory { process, kills, peak, limit } => {
+            killed(process, &host, *kills, memory(*peak, *limit))
+        }
         Happening::HostReached { phase, millis } => format!("{host} {} ({})", reached(*phase), seconds(*millis)),
         Happening::HostRequested { role } => format!("{host} was requested for a {}", role.as_str()),
         Happening::HostRestarted { attempts } => format!("the agent of {host} was started again (start {attempts})"),
@@ -71,6 +71,11 @@ pub fn of(what: &Happening, host: Option<&HostId>) -> String {
             format!("{host} is {}{}", word(verdict), listed(reasons))
         }
     }
+}
+
+fn admitted(client: &str, person: Option<&str>) -> String {
+    let of = person.map(|person| format!(" of {person}")).unwrap_or_default();
+    format!("{client}{of} was admitted")
 }
 
 fn somebody(by: &Option<String>) -> &str {
@@ -89,6 +94,22 @@ fn announced(interruption: InterruptionKind) -> &'static str {
         InterruptionKind::Maintenance => "is restarted or moved by its platform",
         InterruptionKind::Reclaimed => "is taken back by its platform",
         InterruptionKind::Terminated => "is deleted by its platform",
+    }
+}
+
+fn killed(process: &str, host: &str, kills: u64, memory: String) -> String {
+    let what = if kills == 1 { "a process".to_owned() } else { format!("{kills} processes") };
+    format!("the kernel killed {what} of {process} on {host} for want of memory{memory}")
+}
+
+/// How much there was, and might have been.
+fn memory(peak: Option<u64>, limit: Option<u64>) -> String {
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    match (peak.map(mib), limit.map(mib)) {
+        (Some(peak), Some(limit)) => format!(": it had reached {peak}, of at most {limit}"),
+        (Some(peak), None) => format!(": it had reached {peak}"),
+        (None, Some(limit)) => format!(": it may have {limit}"),
+        (None, None) => String::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::fleet::observed::reach;
 use crate::model::{BackendHandle, Hold, Wish};
 use crate::store::tests::records;
-use towline_protocol::report::{Deadline, EndWarning, SignOff};
+use towline_protocol::report::{Deadline, EndWarning, OutOfMemory, SignOff};
 use towline_protocol::time::UnixSeconds;
 
 const NOW_MS: u64 = 50_000;
@@ -82,6 +82,42 @@ fn a_warning_and_a_doubt_that_lasts_are_told_once_each() {
     assert_eq!(say(Some(EndWarning::Last), &doubt), [Happening::ClusterWarned { remaining: 90 }]);
     assert_eq!(say(None, &silent), [], "somebody used it");
     assert_eq!(say(Some(EndWarning::Half), &silent), [Happening::ClusterWarned { remaining: 90 }], "told anew");
+}
+
+#[test]
+fn each_kill_for_want_of_memory_is_told_once() {
+    let record = |pid, kills| ProcessRecord {
+        name: "worker-0".to_owned(),
+        role: RoleKind::Worker,
+        pid,
+        exit: None,
+        out_of_memory: (kills > 0).then_some(OutOfMemory {
+            kills,
+            at: UnixSeconds(1),
+            peak: Some(272 << 20),
+            limit: Some(273 << 20),
+        }),
+    };
+    let told = |before: Option<ProcessRecord>, after: ProcessRecord| {
+        let mut old = records::host(&records::cluster("a"), 1);
+        old.said.processes = before.into_iter().collect();
+        let mut new = old.clone();
+        new.said.processes = vec![after];
+        of_host(&old, &new, NOW_MS)
+    };
+    assert_eq!(told(Some(record(7, 0)), record(7, 0)), []);
+    assert_eq!(told(Some(record(7, 2)), record(7, 2)), [], "the same report again");
+    let kills = |events: &[Event]| match events {
+        [Event { what: Happening::HostOutOfMemory { kills, .. }, .. }] => *kills,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kills(&told(None, record(7, 1))), 1);
+    assert_eq!(kills(&told(Some(record(7, 1)), record(7, 3))), 2);
+    assert_eq!(kills(&told(Some(record(7, 3)), record(8, 1))), 1, "another process of the same name");
+    let event = &told(None, record(7, 1))[0];
+    let sentence = sentence::of(&event.what, event.host.as_ref());
+    assert!(sentence.starts_with("the kernel killed a process of worker-0 on ho-"), "{sentence}");
+    assert!(sentence.ends_with("for want of memory: it had reached 272 MiB, of at most 273 MiB"), "{sentence}");
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn failures() -> Vec<FailureKind> {
         F::JournalFailed => F::JournalFailed,
         F::LaunchFailed => F::LaunchFailed,
         F::LauncherUnfit => F::LauncherUnfit,
+        F::OutOfMemory => F::OutOfMemory,
         F::PackageMissing => F::PackageMissing,
         F::PortTaken => F::PortTaken,
         F::ProcessExited => F::ProcessExited,

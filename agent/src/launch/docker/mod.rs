@@ -219,8 +219,8 @@ impl DockerLauncher {
     async fn adopt_one(&self, record: &RunnerRecord, spec: &RunnerSpec) -> Result<RunnerHandle, AdoptError> {
         match launch::adopt_with(record, spec, self.surrounding()).await {
             Err(AdoptError::Gone { pid, killed, .. }) => {
-                let how = self.how_it_ended().await;
-                Err(AdoptError::Gone { pid, killed, how: Some(how) })
+                let (how, out_of_memory) = self.how_it_ended().await;
+                Err(AdoptError::Gone { pid, killed, how: Some(how), out_of_memory })
             }
             Err(error @ (AdoptError::Ended { .. } | AdoptError::OtherBoot)) => {
                 self.surrounding().clear().await;
@@ -248,8 +248,9 @@ impl DockerLauncher {
         Ok(found)
     }
 
-    /// What the engine knows of a container whose runner left no word; the container is removed.
-    async fn how_it_ended(&self) -> String {
+    /// What the engine knows of a container whose runner left no word, and what the kernel ended for want of memory; the
+    /// container is removed.
+    async fn how_it_ended(&self) -> (String, Option<String>) {
         let look = async {
             let engine = Engine::connect(&self.socket()).await?;
             let seen = match engine.find(self.host.as_str()).await? {
@@ -259,9 +260,10 @@ impl DockerLauncher {
             if let Some(seen) = &seen {
                 engine.remove(&seen.id).await?;
             }
-            Ok::<_, EngineError>(end_of(seen.as_ref(), self.settings.memory))
+            let memory = self.settings.memory;
+            Ok::<_, EngineError>((end_of(seen.as_ref(), memory), out_of_memory(seen.as_ref(), memory)))
         };
-        look.await.unwrap_or_else(|error| format!("how its container ended cannot be told: {error}"))
+        look.await.unwrap_or_else(|error| (format!("how its container ended cannot be told: {error}"), None))
     }
 
     async fn clear_host(&self) -> Result<(), EngineError> {
@@ -369,7 +371,13 @@ fn end_of(seen: Option<&Seen>, memory: Option<u64>) -> String {
     if seen.error.is_empty() { how } else { format!("{how}: {}", seen.error) }
 }
 
-/// PURE: what is wrong with an engine, and what a person can do.
+/// PURE: what ended, if the kernel ended it for want of memory.
+fn out_of_memory(seen: Option<&Seen>, memory: Option<u64>) -> Option<String> {
+    seen.filter(|seen| seen.oom_killed)?;
+    let limit = memory.map(|limit| format!(" (it may have {} MiB, by docker_memory_bytes)", limit >> 20));
+    Some(format!("its whole container{}", limit.unwrap_or_default()))
+}
+
 fn socket_of(settings: &DockerSettings) -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     settings.socket_path(runtime.as_deref(), Path::exists)
@@ -391,6 +399,7 @@ pub async fn look(settings: &DockerSettings) -> Result<(), Unfit> {
     if found.is_some() || settings.image.is_none() { Ok(()) } else { Err(unfit(image_missing(settings))) }
 }
 
+/// PURE: what is wrong with an engine, and what a person can do.
 fn trouble(error: &EngineError) -> (String, String) {
     let remedy = match error {
         EngineError::Connect { kind: io::ErrorKind::NotFound, .. } => {

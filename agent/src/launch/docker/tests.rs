@@ -22,6 +22,11 @@ fn seen(exit_code: i64, oom_killed: bool) -> Seen {
 fn an_end_is_told_in_a_sentence() {
     let memory = end_of(Some(&seen(137, true)), Some(64));
     assert!(memory.contains("want of memory") && memory.contains("64 bytes"), "{memory}");
+    assert_eq!(
+        out_of_memory(Some(&seen(137, true)), Some(64 << 20)).as_deref(),
+        Some("its whole container (it may have 64 MiB, by docker_memory_bytes)")
+    );
+    assert_eq!((out_of_memory(Some(&seen(137, false)), None), out_of_memory(None, None)), (None, None));
     assert!(end_of(Some(&seen(137, false)), None).contains("killed from outside"));
     assert!(end_of(Some(&seen(3, false)), None).ends_with("exit code 3"));
     assert!(end_of(None, None).contains("removed"));
