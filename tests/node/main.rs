@@ -4,12 +4,16 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use towline_tests::{Binaries, node};
 
 /// The most exposure that a unit may have, in tenths, by `systemd-analyze security`. What people's code needs is open in
 /// the last one.
 const EXPOSURE: [(&str, u32); 3] =
     [("towline-agent.service", 25), ("towline-bootstrap.service", 22), ("towline-dask@.service", 55)];
+
+/// A machine that is powered off takes the agent's time, and some for everything else.
+const SHUTDOWN: Duration = Duration::from_secs(120);
 
 /// Folder of the built programs, and the one above it.
 fn built(towline: &Path) -> Option<(PathBuf, PathBuf)> {
@@ -67,7 +71,7 @@ fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Res
     }
     let (programs, target) = built(&binaries.towline).context("the binary lies in a folder of a target directory")?;
     let uv = uv(&binaries.towline)?;
-    let node = node::Node::boot(&target, &[&uv], |root| install(root, &programs))?;
+    let mut node = node::Node::boot(&target, &[&uv], |root| install(root, &programs))?;
 
     for (unit, most) in EXPOSURE {
         let said = node.run(&format!("systemd-analyze security --no-pager --offline=true {unit} | tail -1"))?;
@@ -102,9 +106,25 @@ fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Res
     let python = "/home/ada/.local/share/towline/demo/python/venv/bin/python";
     // What its agent said, where something went wrong.
     let story = "journalctl --no-pager -o cat -u towline-agent.service | tail -40 >&2; exit 1";
-    let said = node.run(&format!("{python} /srv/booted.py || {{ {story}; }}"))?;
+    let said = node.run(&format!("{python} /srv/booted.py work || {{ {story}; }}"))?;
     for step in ["restart", "kill -9", "upgrade", "task", "end"] {
         ensure!(said.lines().any(|line| line == format!("ok {step}")), "{step}: {said}");
+    }
+
+    // The same machine as another host, until somebody powers it off.
+    let ended = node.ends_while(&format!("{python} /srv/booted.py shutdown"), SHUTDOWN)?;
+    let host = node.root().join("var/lib/towline/host");
+    let log = fs::read_to_string(node.root().join("srv/world/agent.log")).unwrap_or_default();
+    let ended = format!("{log}\n{ended}");
+    let story = || ended.clone();
+    let last_word = fs::read_to_string(host.join("sign-off.json")).with_context(story)?;
+    let last_word: Value = serde_json::from_str(&last_word)?;
+    ensure!(last_word["reason"] == "interrupted", "{last_word} {ended}");
+    let stopped = last_word["stopped"]["stopped"].as_u64().unwrap_or_default();
+    ensure!(stopped > 0 && last_word["stopped"]["killed"] == 0, "Dask was there to be stopped: {last_word} {ended}");
+    let heard = fs::read_to_string(node.root().join("srv/world/heard")).with_context(story)?;
+    for word in ["is being shut down", "signed off (interrupted)"] {
+        ensure!(heard.contains(word), "{word}: {heard} {ended}");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -99,6 +100,30 @@ impl Node {
         Ok(said)
     }
 
+    /// Run a command that leads to the node's end; what it and the node said. An error if the node lives on.
+    pub fn ends_while(&mut self, script: &str, within: Duration) -> Result<String> {
+        let said = tempfile::tempfile()?;
+        let mut command = self.inside(script);
+        let mut running = command.stdout(said.try_clone()?).stderr(said.try_clone()?).spawn()?;
+        let deadline = Instant::now() + within;
+        while self.container.try_wait()?.is_none() && Instant::now() < deadline {
+            // A system that ends stops all its processes for a moment; `nsenter` then stops, too, and nobody in there can
+            // wake it so that it takes leave of its child.
+            signal(running.id(), rustix::process::Signal::CONT);
+            let _ = running.try_wait()?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let ended = self.container.try_wait()?.is_some();
+        let _ = running.kill();
+        let _ = running.wait();
+        let mut text = String::new();
+        (&said).seek(SeekFrom::Start(0))?;
+        (&said).read_to_string(&mut text)?;
+        let text = format!("{text}\n{}", self.log());
+        ensure!(ended, "the node does not end: {text}");
+        Ok(text)
+    }
+
     fn inside(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.leader.to_string(), "-m", "-u", "-i", "-n", "-p", "--", "sh", "-c", script]);
@@ -135,10 +160,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // The container's init takes this signal for a wish to power off.
-        let pid = i32::try_from(self.container.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        signal(self.container.id(), rustix::process::Signal::TERM);
         let deadline = Instant::now() + END_DEADLINE;
         while matches!(self.container.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));
@@ -172,6 +194,12 @@ fn done(command: &mut Command) -> Result<()> {
 fn unmount(root: &Path) {
     if let Err(error) = done(Command::new("umount").arg(root)) {
         eprintln!("{} stays mounted: {error:#}", root.display());
+    }
+}
+
+fn signal(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
