@@ -128,3 +128,39 @@ fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Res
     }
     Ok(())
 }
+
+/// A shutdown that hangs: the first switch does nothing, and the agent's user, who has no rights, has the other one.
+#[test]
+fn a_machine_that_does_not_power_off_is_cut_off() -> Result<()> {
+    let Some(binaries) = Binaries::find() else {
+        return Ok(());
+    };
+    if let Some(why) = node::lacking() {
+        ensure!(std::env::var_os("CI").is_none(), "{why}");
+        eprintln!("cannot run here: {why}");
+        return Ok(());
+    }
+    if !node::may_mount() {
+        eprintln!("cannot run here: a node mounts file systems, which is refused even to root");
+        return Ok(());
+    }
+    let (programs, target) = built(&binaries.towline).context("the binary lies in a folder of a target directory")?;
+    let mut node = node::Node::boot(&target, &[], |root| {
+        install(root, &programs)?;
+        let hangs = root.join("etc/systemd/system/towline-power-off.service.d");
+        fs::create_dir_all(&hangs)?;
+        fs::write(hangs.join("hangs.conf"), "[Service]\nExecStart=\nExecStart=/usr/bin/touch /srv/asked\n")?;
+        Ok(())
+    })?;
+    node.run("systemctl start towline-power-off.socket towline-power-off-forced.socket")?;
+    let connect = |user: &str, name: &str| {
+        let python = format!("import socket; socket.socket(socket.AF_UNIX).connect(\"/run/towline/{name}.sock\")");
+        format!("setpriv --reuid {user} --regid towline --clear-groups python3 -c '{python}'")
+    };
+    ensure!(node.run(&connect("nobody", "power-off-forced")).is_err(), "others have no such switch");
+    node.run(&connect("towline", "power-off"))?;
+    node.run("for i in $(seq 100); do test -e /srv/asked && exit; sleep 0.1; done; exit 1")?;
+    ensure!(node.run("systemctl is-system-running || true")?.trim() != "stopping", "it hangs");
+    node.ends_while(&connect("towline", "power-off-forced"), SHUTDOWN)?;
+    Ok(())
+}
