@@ -27,6 +27,7 @@ pub mod vitals;
 pub mod watch;
 
 mod accounts;
+mod exit;
 mod lock;
 
 use launch::RunnerProgram;
@@ -80,17 +81,6 @@ pub enum AgentError {
     /// The run failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-}
-
-impl AgentError {
-    /// Exit status for this error: 78 (configuration) when a person must act first, else 1. The units restart only
-    /// after the latter.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Account(_) | Self::Host(_) => 78,
-            Self::Lock(_) | Self::Runtime(_) => 1,
-        }
-    }
 }
 
 /// Run the agent of a bootstrapped host until the host ends or `shutdown` is asked for.

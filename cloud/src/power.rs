@@ -15,6 +15,15 @@ pub const SOCKET: &str = "/run/towline/power-off.sock";
 /// Connecting here starts `towline-power-off-forced.service`.
 pub const FORCED_SOCKET: &str = "/run/towline/power-off-forced.sock";
 
+/// There while the system goes down. Whoever stops the agent's unit writes it first: only root may ask the service manager
+/// without a message bus, and a signal alone does not tell a shutdown from an upgrade.
+pub const GOING_DOWN: &str = "/run/towline/going-down";
+
+/// Whether this machine's system is on its way down.
+pub fn is_going_down() -> bool {
+    Path::new(GOING_DOWN).exists()
+}
+
 /// A shutdown is asked for within moments; what comes after is not waited for.
 const WITHIN: Duration = Duration::from_secs(30);
 

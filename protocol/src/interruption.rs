@@ -25,6 +25,8 @@ pub enum InterruptionKind {
     Maintenance,
     /// Spare capacity is taken back.
     Reclaimed,
+    /// Its own system is shutting down: somebody powers it off or starts it anew.
+    Shutdown,
     /// Somebody deletes the machine.
     Terminated,
 }

@@ -321,7 +321,7 @@ pub enum EndReason {
     ControlPlaneLost,
     /// Idle by its policy.
     Idle,
-    /// Its platform takes it away.
+    /// Its platform takes it away, or its machine is being shut down.
     Interrupted,
     /// Lived as long as it may.
     MaxLifetime,

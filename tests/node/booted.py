@@ -1,7 +1,10 @@
-"""A host that systemd booted, in a cluster: what happens to its agent does not touch its Dask processes.
+"""A host that systemd booted, in a cluster.
 
-Runs as root inside the node, with the interpreter of a demo that ran there before. The first host of the cluster becomes the
-node itself, the others are processes of the `local` backend.
+With `work`, what happens to its agent does not touch its Dask processes. With `shutdown`, its machine is powered off, and
+the host says so and ends first.
+
+Runs as root inside the node, with the interpreter of a demo that ran there before. One host of the cluster becomes the
+node itself (the scheduler's, or the worker's that is powered off), the others are processes of the `local` backend.
 """
 
 import json
@@ -17,8 +20,8 @@ HOST = pathlib.Path("/var/lib/towline/host")
 TASK_SECONDS = 45
 
 FIRST = f"""#!/bin/sh
-mkdir {DATA}/first 2>/dev/null || exec /usr/bin/towline "$@"
-cp "$3/user-data.json" {DATA}/first/part && mv {DATA}/first/part {DATA}/first/user-data.json
+rmdir {DATA}/take 2>/dev/null || exec /usr/bin/towline "$@"
+mkdir {DATA}/first && cp "$3/user-data.json" {DATA}/first/part && mv {DATA}/first/part {DATA}/first/user-data.json
 exec sleep 600
 """
 
@@ -122,6 +125,7 @@ def die() -> None:
     """An agent that cannot be started any more, on a machine that may be powered off."""
     import towline
 
+    (DATA / "take").mkdir()
     with towline.Cluster(n_workers=1, wait_for_workers=False, progress=False, idle_timeout="10m") as cluster:
         with cluster.get_client() as client:
             client.wait_for_workers(1, timeout=60)
@@ -138,6 +142,7 @@ def work() -> None:
     """One cluster, disturbed."""
     import towline
 
+    (DATA / "take").mkdir()
     with towline.Cluster(n_workers=1, wait_for_workers=False, progress=False, idle_timeout="10m") as cluster:
         with cluster.get_client() as client:
             client.wait_for_workers(1, timeout=60)
@@ -156,21 +161,44 @@ def work() -> None:
     print("ok end")
 
 
+def shutdown() -> None:
+    """One cluster; a worker's machine, this one, is powered off."""
+    import towline
+
+    with towline.Cluster(n_workers=0, wait_for_workers=False, progress=False, idle_timeout="10m") as cluster:
+        with cluster.get_client() as client:
+            (DATA / "take").mkdir()
+            cluster.scale(1)
+            client.wait_for_workers(1, timeout=60)
+            print("ok worker", flush=True)
+        name = cluster.name
+        # Stopped after the agent: what the control plane heard by then can still be asked for.
+        hold = ["-p", "Before=towline-agent.service", "-p", "ExecStop=/bin/sleep 5", "sleep", "infinity"]
+        run("systemd-run", "--unit=hold", *hold)
+        run("systemctl", "poweroff", "--no-block")
+        # From here on until the system kills what is no unit; what was heard by then is read from outside.
+        while True:
+            (DATA / "agent.log").write_text(run("journalctl", "--no-pager", "-o", "cat", "-u", "towline-agent.service"))
+            said = subprocess.run(["towline", "cluster", "events", name], capture_output=True, text=True).stdout
+            part = DATA / "heard.part"
+            part.write_text(said)
+            part.rename(DATA / "heard")
+            time.sleep(0.1)
+
+
 if __name__ == "__main__":
     import threading
 
-    dies = sys.argv[1:] == ["die"]
-    if dies:
-        # What the machine was before is over.
-        run("systemctl", "stop", "towline-agent.service")
-        for folder in (DATA, HOST):
-            shutil.rmtree(folder)
+    # What an earlier call left; its enrolment counts until then.
+    run("systemctl", "stop", "towline-agent.service", "towline-bootstrap.service")
+    shutil.rmtree(DATA, ignore_errors=True)
+    shutil.rmtree(HOST, ignore_errors=True)
     serving = server()
-    machine = 'platform = "onprem"\npower_off_at_end = true\n' if dies else ""
+    machine = 'platform = "onprem"\npower_off_at_end = true\n' if sys.argv[1] == "die" else ""
     enrolling = threading.Thread(target=enrol, args=(machine,), daemon=True)
     enrolling.start()
     try:
-        die() if dies else work()
+        {"die": die, "shutdown": shutdown, "work": work}[sys.argv[1]]()
     finally:
         serving.stdin.close()
         serving.wait(timeout=60)

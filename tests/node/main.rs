@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use towline_tests::{Binaries, node};
 
 /// The most exposure that a unit may have, in tenths, by `systemd-analyze security`. What people's code needs is open in
@@ -22,7 +23,10 @@ printf '[Timer]\\nOnBootSec=1s\\nOnUnitInactiveSec=5s\\nAccuracySec=1s\\n' > /et
 systemctl daemon-reload && systemctl enable --now towline-power-off.socket towline-power-off-forced.socket";
 
 /// A cluster comes up, its agent counts as dead after forty seconds, and the machine shuts down.
-const ENDS_WITHIN: std::time::Duration = std::time::Duration::from_secs(240);
+const ENDS_WITHIN: Duration = Duration::from_secs(240);
+
+/// A machine that is powered off takes the agent's time, and some for everything else.
+const SHUTDOWN: Duration = Duration::from_secs(120);
 
 /// Folder of the built programs, and the one above it.
 fn built(towline: &Path) -> Option<(PathBuf, PathBuf)> {
@@ -116,24 +120,74 @@ fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Res
     // What its agent said, where something went wrong.
     let story = "journalctl --no-pager -o cat -u towline-agent.service | tail -40 >&2; exit 1";
     node.run(SHORT)?;
-    let said = node.run(&format!("{python} /srv/booted.py || {{ {story}; }}"))?;
+    let said = node.run(&format!("{python} /srv/booted.py work || {{ {story}; }}"))?;
     for step in ["restart", "kill -9", "upgrade", "hang", "task", "end"] {
         ensure!(said.lines().any(|line| line == format!("ok {step}")), "{step}: {said}");
     }
     let look = node.run("/usr/lib/towline/towline-agent watch --dry-run --json")?;
     ensure!(look.contains("\"verdict\":\"left\""), "a host that left its machine is nobody's to end: {look}");
 
-    // A host whose agent cannot be started any more: root's timer powers the machine off, after it wrote down why.
-    node.run(&format!(
-        "systemd-run --quiet --unit=dies -p StandardOutput=file:/srv/dies.log {python} /srv/booted.py die"
-    ))?;
-    node.wait_for_end(ENDS_WITHIN)?;
-    let read = |file: &str| fs::read_to_string(node.root().join(file)).context(file.to_owned());
-    ensure!(read("srv/dies.log")?.contains("ok up"), "it ended before its agent died: {}", read("srv/dies.log")?);
-    let tries = read("var/lib/towline/host/ending.jsonl")?;
+    // The same machine as another host, until somebody powers it off.
+    let ended = node.ends_while(&format!("{python} /srv/booted.py shutdown"), SHUTDOWN)?;
+    let host = node.root().join("var/lib/towline/host");
+    let log = fs::read_to_string(node.root().join("srv/world/agent.log")).unwrap_or_default();
+    let ended = format!("{log}\n{ended}");
+    let story = || ended.clone();
+    let last_word = fs::read_to_string(host.join("sign-off.json")).with_context(story)?;
+    let last_word: Value = serde_json::from_str(&last_word)?;
+    ensure!(last_word["reason"] == "interrupted", "{last_word} {ended}");
+    let stopped = last_word["stopped"]["stopped"].as_u64().unwrap_or_default();
+    ensure!(stopped > 0 && last_word["stopped"]["killed"] == 0, "Dask was there to be stopped: {last_word} {ended}");
+    let heard = fs::read_to_string(node.root().join("srv/world/heard")).with_context(story)?;
+    for word in ["is being shut down", "signed off (interrupted)"] {
+        ensure!(heard.contains(word), "{word}: {heard} {ended}");
+    }
+
+    // Booted again, as a host whose agent cannot be started any more: root's timer powers the machine off, after it wrote
+    // down why.
+    node.boot_again()?;
+    let ended = node.ends_while(&format!("{python} /srv/booted.py die"), ENDS_WITHIN)?;
+    ensure!(ended.contains("ok up"), "it ended before its agent died: {ended}");
+    let tries = fs::read_to_string(host.join("ending.jsonl")).with_context(|| ended.clone())?;
     let tries: Vec<Value> = tries.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let rungs: Vec<&str> = tries.iter().filter_map(|line| line["rung"].as_str()).collect();
     ensure!(rungs.first() == Some(&"agent_dead") && rungs.contains(&"power_off"), "{tries:?}");
-    ensure!(!node.root().join("var/lib/towline/host/keys").exists(), "the cluster's keys are wiped");
+    ensure!(!host.join("keys").exists(), "the cluster's keys are wiped");
+    Ok(())
+}
+
+/// A shutdown that hangs: the first switch does nothing, and the agent's user, who has no rights, has the other one.
+#[test]
+fn a_machine_that_does_not_power_off_is_cut_off() -> Result<()> {
+    let Some(binaries) = Binaries::find() else {
+        return Ok(());
+    };
+    if let Some(why) = node::lacking() {
+        ensure!(std::env::var_os("CI").is_none(), "{why}");
+        eprintln!("cannot run here: {why}");
+        return Ok(());
+    }
+    if !node::may_mount() {
+        eprintln!("cannot run here: a node mounts file systems, which is refused even to root");
+        return Ok(());
+    }
+    let (programs, target) = built(&binaries.towline).context("the binary lies in a folder of a target directory")?;
+    let mut node = node::Node::boot(&target, &[], |root| {
+        install(root, &programs)?;
+        let hangs = root.join("etc/systemd/system/towline-power-off.service.d");
+        fs::create_dir_all(&hangs)?;
+        fs::write(hangs.join("hangs.conf"), "[Service]\nExecStart=\nExecStart=/usr/bin/touch /srv/asked\n")?;
+        Ok(())
+    })?;
+    node.run("systemctl start towline-power-off.socket towline-power-off-forced.socket")?;
+    let connect = |user: &str, name: &str| {
+        let python = format!("import socket; socket.socket(socket.AF_UNIX).connect(\"/run/towline/{name}.sock\")");
+        format!("setpriv --reuid {user} --regid towline --clear-groups python3 -c '{python}'")
+    };
+    ensure!(node.run(&connect("nobody", "power-off-forced")).is_err(), "others have no such switch");
+    node.run(&connect("towline", "power-off"))?;
+    node.run("for i in $(seq 100); do test -e /srv/asked && exit; sleep 0.1; done; exit 1")?;
+    ensure!(node.run("systemctl is-system-running || true")?.trim() != "stopping", "it hangs");
+    node.ends_while(&connect("towline", "power-off-forced"), SHUTDOWN)?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +25,8 @@ const END_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Node {
     directory: TempDir,
+    /// Programs of this machine that are in it, too.
+    binds: Vec<PathBuf>,
     container: Child,
     leader: u32,
 }
@@ -65,24 +68,24 @@ impl Node {
         );
         done(Command::new("mount").args(["-t", "overlay", "overlay", "-o", &layers]).arg(&root))?;
         // From here on the mount is taken away by `Drop` only.
-        let mut command = Command::new("systemd-nspawn");
-        command.args(["--quiet", "--register=no", "--keep-unit", "--boot", "--console=read-only", "-D"]).arg(&root);
-        command.args(bind.iter().map(|path| format!("--bind-ro={}:/usr/local/bin/{}", path.display(), name(path))));
-        let log = fs::File::create(directory.path().join("log"))?;
-        let started = fill(&root).and_then(|()| {
-            let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).spawn();
-            child.context("systemd-nspawn does not start")
-        });
-        let container = match started {
+        let binds: Vec<PathBuf> = bind.iter().map(|path| path.to_path_buf()).collect();
+        let container = match fill(&root).and_then(|()| start(directory.path(), &binds)) {
             Ok(container) => container,
             Err(error) => {
                 unmount(&root);
                 return Err(error);
             }
         };
-        let mut node = Self { directory, container, leader: 0 };
+        let mut node = Self { directory, binds, container, leader: 0 };
         node.wait_for_boot()?;
         Ok(node)
+    }
+
+    /// Boot it once more after it has ended: what was on its disk is there, what was in memory is not.
+    pub fn boot_again(&mut self) -> Result<()> {
+        ensure!(self.container.try_wait()?.is_some(), "the node has not ended");
+        self.container = start(self.directory.path(), &self.binds)?;
+        self.wait_for_boot()
     }
 
     /// Its root, from outside.
@@ -99,14 +102,28 @@ impl Node {
         Ok(said)
     }
 
-    /// Wait until it has ended by itself: powered off, as a machine does it.
-    pub fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
-        while self.container.try_wait()?.is_none() {
-            ensure!(Instant::now() < deadline, "the node does not end: {}", self.log());
-            std::thread::sleep(Duration::from_millis(200));
+    /// Run a command that leads to the node's end; what it and the node said. An error if the node lives on.
+    pub fn ends_while(&mut self, script: &str, within: Duration) -> Result<String> {
+        let said = tempfile::tempfile()?;
+        let mut command = self.inside(script);
+        let mut running = command.stdout(said.try_clone()?).stderr(said.try_clone()?).spawn()?;
+        let deadline = Instant::now() + within;
+        while self.container.try_wait()?.is_none() && Instant::now() < deadline {
+            // A system that ends stops all its processes for a moment; `nsenter` then stops, too, and nobody in there can
+            // wake it so that it takes leave of its child.
+            signal(running.id(), rustix::process::Signal::CONT);
+            let _ = running.try_wait()?;
+            std::thread::sleep(Duration::from_millis(100));
         }
-        Ok(())
+        let ended = self.container.try_wait()?.is_some();
+        let _ = running.kill();
+        let _ = running.wait();
+        let mut text = String::new();
+        (&said).seek(SeekFrom::Start(0))?;
+        (&said).read_to_string(&mut text)?;
+        let text = format!("{text}\n{}", self.log());
+        ensure!(ended, "the node does not end: {text}");
+        Ok(text)
     }
 
     fn inside(&self, script: &str) -> Command {
@@ -145,10 +162,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // The container's init takes this signal for a wish to power off.
-        let pid = i32::try_from(self.container.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        signal(self.container.id(), rustix::process::Signal::TERM);
         let deadline = Instant::now() + END_DEADLINE;
         while matches!(self.container.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));
@@ -157,6 +171,17 @@ impl Drop for Node {
         let _ = self.container.wait();
         unmount(&self.root());
     }
+}
+
+/// Run what is mounted in a node's directory.
+fn start(directory: &Path, binds: &[PathBuf]) -> Result<Child> {
+    let mut command = Command::new("systemd-nspawn");
+    command.args(["--quiet", "--register=no", "--keep-unit", "--boot", "--console=read-only", "-D"]);
+    command.arg(directory.join("root"));
+    command.args(binds.iter().map(|path| format!("--bind-ro={}:/usr/local/bin/{}", path.display(), name(path))));
+    let log = fs::File::create(directory.join("log"))?;
+    let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).spawn();
+    child.context("systemd-nspawn does not start")
 }
 
 /// The system that nodes have in common, made on first use.
@@ -182,6 +207,12 @@ fn done(command: &mut Command) -> Result<()> {
 fn unmount(root: &Path) {
     if let Err(error) = done(Command::new("umount").arg(root)) {
         eprintln!("{} stays mounted: {error:#}", root.display());
+    }
+}
+
+fn signal(pid: u32, signal: rustix::process::Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 

@@ -112,3 +112,14 @@ fn a_host_stops_a_quarter_of_a_minute_before_it_is_taken() {
     let late = Interruption { at: Some(UnixSeconds(NOW.0 - 5)), ..interruption(Reclaimed, None, true) };
     assert_eq!(clock(late), Some((now, Duration::ZERO)), "no time is left");
 }
+
+#[test]
+fn a_host_ends_well_before_its_machine_is_off() {
+    let (system, now) = (UnixSeconds(1_000), BootTime(Duration::from_secs(7)));
+    let (worker, other) = (Announced::shutdown(system, now, true), Announced::shutdown(system, now, false));
+    let (at, going) = (Some(UnixSeconds(1_028)), true);
+    assert_eq!(worker.told(), Interruption { kind: InterruptionKind::Shutdown, at, going });
+    assert_eq!(worker.clock(), Some((now, Duration::from_secs(13))));
+    assert_eq!(other.clock(), Some((now, Duration::ZERO)), "it has nothing to wait for");
+    assert!(worker.is_final() && !Announced::new(interruption(Terminated, Some(1), true), system, now).is_final());
+}

@@ -94,6 +94,8 @@ impl Owner {
 
     /// A disk that takes no more writes must not keep a host alive: the ending then holds in memory.
     async fn begin_ending(&mut self, reason: EndReason) {
+        // Told to, because it said that its machine goes down: that is why it ends.
+        let reason = if self.goes_down() { EndReason::Interrupted } else { reason };
         tracing::info!(component = "ending", ?reason, "the host ends");
         self.work.cancel_start();
         if let Err(error) = self.memory.change_at_the_end(|state| state.ending = Some(reason)).await {

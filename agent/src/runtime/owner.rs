@@ -204,7 +204,12 @@ impl Owner {
                 }
                 () = tokio::time::sleep(sleep) => {}
                 // A host on its way out finishes it: the way is short and has deadlines.
-                () = shutdown.cancelled(), if !ending => break Departure::Stopped,
+                () = shutdown.cancelled(), if !ending && !self.goes_down() => {
+                    if !towline_cloud::power::is_going_down() {
+                        break Departure::Stopped;
+                    }
+                    self.go_down();
+                }
             }
         };
         self.depart(departure).await;

@@ -13,6 +13,7 @@ use crate::reconcile::rules::{self, Limits, Signs};
 use crate::reconcile::{DaskHad, EnvironmentHad, Had, RunnerHad};
 use crate::runner::facts::{boot_time, unix_time};
 use crate::status::Snapshot;
+use towline_protocol::assignment::RoleKind;
 use towline_protocol::message::{Hello, Inventory};
 use towline_protocol::report::{Deadline, Phase, ProcessRecord, Report};
 use towline_protocol::session::SessionEnd;
@@ -79,9 +80,26 @@ impl Owner {
 
     /// The platform announced something, or took it back.
     pub(super) fn announce(&mut self, notice: Option<Notice>) {
+        if self.goes_down() {
+            return;
+        }
         let told = notice.map(|notice| notice.interruption);
         tracing::info!(component = "interruption", ?told, "the platform's notices changed");
         self.seen.interruption = told.map(|told| Announced::new(told, unix_time(), boot_time()));
+    }
+
+    /// This machine's own system goes down: that is told like a notice of the platform's, and ends the host like one.
+    pub(super) fn go_down(&mut self) {
+        let role = self.memory.assignment().and_then(|assignment| assignment.role.as_ref()).map(|role| role.kind);
+        // Only a worker's results can move, and only where somebody hears that they must.
+        let moves = role == Some(RoleKind::Worker) && self.had.dask == DaskHad::Joined && self.talk.connected();
+        tracing::warn!(component = "interruption", moves, "the machine is being shut down: the host ends");
+        self.seen.interruption = Some(Announced::shutdown(unix_time(), boot_time(), moves));
+    }
+
+    /// Whether [`Self::go_down`] was called.
+    pub(super) fn goes_down(&self) -> bool {
+        self.seen.interruption.as_ref().is_some_and(Announced::is_final)
     }
 
     /// What the gateway needs, once the cluster's authority is open: on the scheduler's host only.

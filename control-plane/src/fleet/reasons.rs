@@ -298,7 +298,7 @@ pub fn signed_off(host: &HostId, end: EndReason) -> Reason {
 pub fn interrupted(host: &HostId) -> Reason {
     reason(
         "host_interrupted",
-        format!("the platform takes {host} away"),
+        format!("{host} is taken away: its platform ends it, or its machine is shut down"),
         "Nothing for a worker host: its data moved to others and another one takes its place. Do not run schedulers on \
          spot capacity",
     )

@@ -175,7 +175,7 @@ pub enum Happening {
     },
     /// Its platform announced something of its end.
     HostInterrupted {
-        /// What: `at_risk`, `maintenance`, `reclaimed` or `terminated`.
+        /// What: `at_risk`, `maintenance`, `reclaimed`, `shutdown` or `terminated`.
         #[schema(value_type = String)]
         interruption: InterruptionKind,
         /// When at the earliest, Unix seconds; none: it may never come.

@@ -93,6 +93,7 @@ fn announced(interruption: InterruptionKind) -> &'static str {
         InterruptionKind::AtRisk => "is likelier than usual to be taken back by its platform",
         InterruptionKind::Maintenance => "is restarted or moved by its platform",
         InterruptionKind::Reclaimed => "is taken back by its platform",
+        InterruptionKind::Shutdown => "is being shut down",
         InterruptionKind::Terminated => "is deleted by its platform",
     }
 }

@@ -77,7 +77,7 @@ pub fn rule(reason: EndReason) -> &'static str {
         EndReason::Assigned => "it was told to end",
         EndReason::ControlPlaneLost => "it does not hear this control plane",
         EndReason::Idle => "nobody uses it",
-        EndReason::Interrupted => "its platform takes it away",
+        EndReason::Interrupted => "its platform takes it away, or its machine is shut down",
         EndReason::MaxLifetime => "it reaches its longest life",
         EndReason::NoClient => "no client and no cluster object is there",
         EndReason::SchedulerLost => "its scheduler is gone",
