@@ -23,5 +23,6 @@ mod people;
 mod refusals;
 mod scaling;
 mod simulate;
+mod sinks;
 mod spot;
 mod upgrade;
