@@ -63,8 +63,7 @@ impl Cursor {
                 File::open(directory)?.sync_all()?;
             }
         }
-        let newest = [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|(sequence, _)| *sequence);
-        let (sequence, place) = newest.map_or((0, None), |(sequence, place)| (sequence, Some(place)));
+        let (sequence, place) = newest(&file).map_or((0, None), |(sequence, place)| (sequence, Some(place)));
         Ok(Self { file, sequence, place })
     }
 
@@ -81,6 +80,19 @@ impl Cursor {
         (self.sequence, self.place) = (sequence, Some(place));
         Ok(())
     }
+}
+
+/// What is durable at `path`, beside whoever saves there; none: nothing yet.
+pub fn peek(path: &Path) -> io::Result<Option<Place>> {
+    match File::open(path) {
+        Ok(file) => Ok(newest(&file).map(|(_, place)| place)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn newest(file: &File) -> Option<(u64, Place)> {
+    [0, 1].into_iter().filter_map(|slot| read_slot(file, slot)).max_by_key(|(sequence, _)| *sequence)
 }
 
 fn encode(sequence: u64, place: &Place) -> io::Result<Vec<u8>> {
@@ -127,6 +139,7 @@ mod tests {
             assert_eq!(cursor.place(), offset.checked_sub(1).map(place));
             cursor.save(place(offset)).expect("saved");
             assert_eq!(cursor.place(), Some(place(offset)));
+            assert_eq!(peek(&path).expect("read beside it"), Some(place(offset)));
         }
     }
 
