@@ -11,7 +11,7 @@ use towline_tests::World;
 use towline_tests::cloud::FakeCloud;
 use towline_tests::world::run;
 
-const LONG: Duration = Duration::from_secs(240);
+const LONG: Duration = Duration::from_secs(120);
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -29,7 +29,11 @@ if __name__ == "__main__":
         client = cluster.get_client()
         client.gather(client.map(speak, range(200)))
         hosts = [host["id"] for host in client.scheduler_info()["workers"].values()]
-    print(json.dumps({"cluster": cluster.cluster_id, "hosts": hosts}))
+    try:
+        told = cluster.get_logs()
+    except towline.ClusterError as error:
+        told = str(error)
+    print(json.dumps({"cluster": cluster.cluster_id, "hosts": hosts, "told": str(told)}))
 "#;
 
 #[tokio::test]
@@ -59,6 +63,7 @@ async fn every_line_of_a_cluster_arrives_at_its_collector_and_people_are_told_so
     numbers.sort_unstable();
     ensure!(numbers == (0..200).collect::<Vec<_>>(), "each once by its id: {numbers:?}");
 
+    ensure!(said["told"].as_str().is_some_and(|told| told.contains(&endpoint)), "get_logs says so: {said}");
     let told = run(world.towline(&["logs", "collected"]), LIMIT).await?;
     ensure!(told.code == Some(1) && told.stdout.is_empty(), "{told:?}");
     ensure!(told.stderr.contains(&endpoint) && told.stderr.contains("OTLP"), "it says where they are: {told:?}");
@@ -100,6 +105,11 @@ if __name__ == "__main__":
         client = cluster.get_client()
         client.wait_for_workers(2)
         client.gather(client.map(speak, range(100)))
+        logs = cluster.get_logs(cluster=False)
+        workers = client.scheduler_info()["workers"]
+        assert set(logs) == {"Scheduler", *workers}, (list(logs), list(workers))
+        spoken = sorted(int(line.split()[1]) for log in logs.values() for line in log.split("\n") if "spoken " in line)
+        assert spoken == list(range(100)), spoken
         (signs / "spoken").touch()
         until = time.monotonic() + 90
         while not (signs / "go").exists() and time.monotonic() < until:
@@ -118,7 +128,11 @@ async fn a_living_cluster_is_read_from_its_hosts_whatever_its_store_and_only_by_
     let script = world.scratch("scripts")?.join("waiting.py");
     std::fs::write(&script, WAITING)?;
     let cluster = world.python(&[&script.display().to_string(), &signs.display().to_string()]).spawn()?;
-    until("lines", || signs.join("spoken").exists()).await?;
+    if let Err(never) = until("lines", || signs.join("spoken").exists()).await {
+        drop(world);
+        let done = cluster.wait_with_output().await?;
+        return Err(never.context(String::from_utf8_lossy(&done.stderr).into_owned()));
+    }
 
     let json = async |arguments: &[&str]| -> Result<Vec<Value>> {
         let done = run(world.towline(&[&["logs", "watched", "--json"], arguments].concat()), LIMIT).await?;
