@@ -245,6 +245,9 @@ pub struct LogsArguments {
     /// Of what is there already only the last N lines
     #[arg(long, value_name = "N")]
     pub tail: Option<usize>,
+    /// Read the store also while the cluster lives: all lines, as far as they are delivered
+    #[arg(long, conflicts_with = "follow")]
+    pub store: bool,
 }
 
 impl LogsArguments {

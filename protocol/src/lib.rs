@@ -12,6 +12,7 @@ pub mod envelope;
 pub mod ids;
 mod interruption;
 pub mod lease;
+pub mod log_reading;
 pub mod log_record;
 pub mod message;
 mod refusal;

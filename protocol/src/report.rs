@@ -9,6 +9,7 @@ pub use crate::vitals::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// The state of a host, sent every 30 s and at changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,8 +35,10 @@ pub struct Report {
     pub issued: Vec<IssuedCertificate>,
     /// The cluster CA's certificate as PEM (scheduler hosts).
     pub cluster_ca: Option<String>,
-    /// The port at which the gateway listens (scheduler hosts), once it does.
+    /// The port at which this host's gateway listens, once it does.
     pub gateway_port: Option<u16>,
+    /// This host's address as its cluster's other hosts reach it (worker hosts), once its gateway listens.
+    pub gateway_host: Option<IpAddr>,
     /// Why the host is on its way out, once that is durable. A scheduler's host that ends by its own rule says so
     /// first, so that the workers can go before it.
     pub ending: Option<EndReason>,

@@ -24,5 +24,6 @@ mod refusals;
 mod scaling;
 mod silent;
 mod simulate;
+mod sinks;
 mod spot;
 mod upgrade;

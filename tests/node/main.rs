@@ -127,7 +127,12 @@ fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Res
     let look = node.run("/usr/lib/towline/towline-agent watch --dry-run --json")?;
     ensure!(look.contains("\"verdict\":\"left\""), "a host that left its machine is nobody's to end: {look}");
 
-    // The same machine as another host, until somebody powers it off.
+    powered_off(&mut node, python)?;
+    dead(&mut node, python)
+}
+
+/// The same machine as another host, until somebody powers it off.
+fn powered_off(node: &mut node::Node, python: &str) -> Result<()> {
     let ended = node.ends_while(&format!("{python} /srv/booted.py shutdown"), SHUTDOWN)?;
     let host = node.root().join("var/lib/towline/host");
     let log = fs::read_to_string(node.root().join("srv/world/agent.log")).unwrap_or_default();
@@ -142,9 +147,13 @@ fn hosts_of_a_booted_machine_start_dask_as_units_that_outlive_the_agent() -> Res
     for word in ["is being shut down", "signed off (interrupted)"] {
         ensure!(heard.contains(word), "{word}: {heard} {ended}");
     }
+    Ok(())
+}
 
-    // Booted again, as a host whose agent cannot be started any more: root's timer powers the machine off, after it wrote
-    // down why.
+/// Booted again, as a host whose agent cannot be started any more: root's timer powers the machine off, after it wrote down
+/// why.
+fn dead(node: &mut node::Node, python: &str) -> Result<()> {
+    let host = node.root().join("var/lib/towline/host");
     node.boot_again()?;
     let ended = node.ends_while(&format!("{python} /srv/booted.py die"), ENDS_WITHIN)?;
     ensure!(ended.contains("ok up"), "it ended before its agent died: {ended}");

@@ -22,7 +22,7 @@ from towline import ClusterError, _events, _options, _progress, _security, _star
 from towline._advice import Advice
 from towline._api import ControlPlane, pause
 from towline._binary import Binary, locate
-from towline._logs import read, streams
+from towline._logs import Wanted, read, streams
 from towline._profile import load
 from towline._views import ClusterView
 
@@ -627,11 +627,11 @@ def test_log_streams_are_found_in_either_folder(tmp_path):
         write_records(folder / "scheduler.jsonl", [{"id": 0, "line": "from " + folder.name}])
         write_records(folder / "worker-ho-x.jsonl", [{"id": 0, "line": "w"}])
     cluster = view(id=name, logs={"kind": "file", "directory": str(tmp_path)})
-    logs = read(cluster, ["said"], {"ho-x": "tls://a:1"}, True, True, True)
+    logs = read(cluster, Wanted(["said"], {"ho-x": "tls://a:1"}, True, True, True))
     assert dict(logs) == {"Cluster": "said", "Scheduler": f"from {name}", "tls://a:1": "w"}
-    assert read(cluster, [], {}, False, False, ["ho-x"]) == {"ho-x": "w"}
+    assert read(cluster, Wanted([], {}, False, False, ["ho-x"])) == {"ho-x": "w"}
     assert streams(view(logs={"kind": "file", "directory": str(tmp_path / "none")})) == {}
-    assert read(view(), [], {}, True, True, True) is None
+    assert read(view(), Wanted([], {}, True, True, True)) is None
 
 
 def write_records(file: Path, records: list[dict]) -> None:
@@ -640,7 +640,8 @@ def write_records(file: Path, records: list[dict]) -> None:
 
 
 def scheduler_log(folder: Path) -> str:
-    return read(view(logs={"kind": "file", "directory": str(folder)}), [], {}, False, True, False)["Scheduler"]
+    wanted = Wanted([], {}, False, True, False)
+    return read(view(logs={"kind": "file", "directory": str(folder)}), wanted)["Scheduler"]
 
 
 def test_full_files_are_read_in_their_order_and_what_came_twice_once(tmp_path):

@@ -86,6 +86,7 @@ impl Host {
             host: HostId::from_random([2; 10]),
             agent_lost: Duration::from_secs(60),
             position: Position { epoch: Epoch(1), generation: Generation(1) },
+            outputs: Vec::new(),
             users: None,
         };
         // What systemd does before it starts a unit's program.

@@ -19,14 +19,22 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use towline_protocol::ids::ClusterId;
+use towline_protocol::ids::{ClusterId, HostId};
 use towline_protocol::roster::MemberRole;
 
 /// The service that is Dask's dashboard: HTTP/1.1 and websockets.
 pub const DASHBOARD: &[u8] = b"towline-dashboard/1";
+
+/// The service that is a host's log lines, read live: a question, then JSON lines.
+pub const LOGS: &[u8] = b"towline-logs/1";
+
+/// The service that brings a client to the gateway of another host of the cluster, as bytes that are not read here.
+pub const WAY: &[u8] = b"towline-way/1";
 
 /// A connection that a gateway took.
 pub type Taken = tokio_rustls::server::TlsStream<TcpStream>;
@@ -87,9 +95,31 @@ impl std::fmt::Debug for Knock {
 }
 
 impl Knock {
-    /// With a client's identity, for one service.
+    /// With a client's identity, for one service of the cluster's gateway.
     pub fn new(identity: &TlsIdentity, ca_pem: &str, cluster: &ClusterId, service: &[u8]) -> Result<Self, TlsError> {
-        let verifier = GatewayOnly { roots: tls::roots(ca_pem)?, cluster: cluster.clone(), provider: tls::provider() };
+        Self::with(identity, ca_pem, cluster, None, service)
+    }
+
+    /// With a client's identity, for one service of a worker's host.
+    pub fn of_worker(
+        identity: &TlsIdentity,
+        ca_pem: &str,
+        cluster: &ClusterId,
+        host: HostId,
+        service: &[u8],
+    ) -> Result<Self, TlsError> {
+        Self::with(identity, ca_pem, cluster, Some(host), service)
+    }
+
+    fn with(
+        identity: &TlsIdentity,
+        ca_pem: &str,
+        cluster: &ClusterId,
+        worker: Option<HostId>,
+        service: &[u8],
+    ) -> Result<Self, TlsError> {
+        let (roots, provider) = (tls::roots(ca_pem)?, tls::provider());
+        let verifier = GatewayOnly { roots, cluster: cluster.clone(), worker, provider };
         let (chain, key) = tls::identity(identity)?;
         let mut config = ClientConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -106,8 +136,16 @@ impl Knock {
 
     /// Speak to whoever answers on this connection, if it is the gateway. The caller sets the deadline.
     pub async fn at(&self, stream: TcpStream) -> io::Result<Answered> {
+        self.through(stream).await
+    }
+
+    /// The same by any other way there.
+    pub async fn through<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+    ) -> io::Result<tokio_rustls::client::TlsStream<S>> {
         // The name is not sent and not compared: the certificate's URI says who it is.
-        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
+        let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
         self.0.connect(name, stream).await
     }
 }
@@ -179,11 +217,12 @@ impl ClientCertVerifier for ClientsOnly {
     }
 }
 
-/// Takes what the cluster's authority made for the gateway of this cluster.
+/// Takes what the cluster's authority made for the gateway of this cluster, or for one worker of it.
 #[derive(Debug)]
 struct GatewayOnly {
     roots: Arc<RootCertStore>,
     cluster: ClusterId,
+    worker: Option<HostId>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -199,7 +238,13 @@ impl ServerCertVerifier for GatewayOnly {
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
-        named(end_entity, &self.cluster, |uri| name::parse_gateway(uri).ok())?;
+        named(end_entity, &self.cluster, |uri| match &self.worker {
+            None => name::parse_gateway(uri).ok(),
+            Some(host) => match name::parse_member(uri) {
+                Ok((name, MemberRole::Worker)) if name.host == host.as_str() => Some(name),
+                _ => None,
+            },
+        })?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -8,6 +8,14 @@ pub fn default_cap(file_system: u64) -> u64 {
     MOST.min(file_system / 5)
 }
 
+/// The most that stays readable on the host once it is delivered: enough for the last hour of a talkative worker.
+const RECENT: u64 = 16 * 1024 * 1024;
+
+/// How many delivered bytes are kept for those who read live. What is not delivered has the room first.
+pub fn recent(cap: u64) -> u64 {
+    RECENT.min(cap / 10)
+}
+
 /// Where the kept part should begin now: none while the cap holds. Makes room for a while, so that a full spool is not
 /// cut at every look.
 pub fn begin_of_kept(delivered: u64, length: u64, cap: u64) -> Option<u64> {
@@ -24,6 +32,7 @@ mod tests {
     fn the_default_is_the_smaller_of_the_two() {
         assert_eq!(default_cap(u64::MAX), MOST);
         assert_eq!(default_cap(1000), 200);
+        assert_eq!([recent(u64::MAX), recent(1000)], [RECENT, 100]);
     }
 
     proptest! {

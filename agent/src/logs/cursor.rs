@@ -138,6 +138,7 @@ mod tests {
             assert_eq!(cursor.place(), offset.checked_sub(1).map(place));
             cursor.save(place(offset)).expect("saved");
             assert_eq!(cursor.place(), Some(place(offset)));
+            assert_eq!(Cursor::durable(&path).expect("read beside it"), Some(place(offset)));
         }
     }
 

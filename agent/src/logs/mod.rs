@@ -15,6 +15,7 @@ pub mod cursor;
 pub mod file_sink;
 pub mod index;
 pub mod lines;
+pub mod live;
 pub mod message;
 pub mod open;
 pub mod otlp;

@@ -252,7 +252,9 @@ impl Shipping {
 
     fn free(&mut self, all: bool) -> Result<(), ShipError> {
         let could = self.spool.can_free();
-        self.spool.free(self.delivered.offset, all).map_err(file_error(&self.files.spool))?;
+        // The end of it stays for those who read live (`live`).
+        let end = self.delivered.offset.saturating_sub(cap::recent(self.cap));
+        self.spool.free(end, all).map_err(file_error(&self.files.spool))?;
         if could && !self.spool.can_free() {
             tracing::warn!(component = "logs", path = %self.files.spool.display(),
                 "this file system has no holes: delivered log lines keep their room until the cap");

@@ -192,7 +192,7 @@ impl Owner {
                 Some(request) = requests.recv() => self.talk.ask_blobs(request),
                 // Told with the next report, which is made at once.
                 () = self.idleness.link().word_changed() => {}
-                () = self.out.gateway.port_changed() => {}
+                () = self.out.gateway.listening_changed() => {}
                 // Cancel-safe: a watch keeps its newest value.
                 Ok(()) = samples.changed() => {
                     let sample = samples.borrow_and_update().clone();

@@ -6,7 +6,7 @@ use super::host::Host;
 use super::memory::Memory;
 use super::owner::Owner;
 use super::parties::Parties;
-use crate::cluster::gateway::Plan;
+use crate::cluster::gateway::{Identity, Plan};
 use crate::interruption::{Announced, Notice};
 use crate::launch;
 use crate::reconcile::rules::{self, Limits, Signs};
@@ -37,7 +37,8 @@ impl Owner {
             deadlines: if state.ending.is_none() { self.deadlines(now) } else { Vec::new() },
             issued: Vec::new(),
             cluster_ca: self.work.authority.as_ref().map(|authority| authority.certificate_pem().to_owned()),
-            gateway_port: self.out.gateway.port(),
+            gateway_port: self.out.gateway.listening().map(|listening| listening.port),
+            gateway_host: self.out.gateway.listening().and_then(|listening| listening.host),
             ending: state.ending,
             interruption: self.seen.interruption.as_ref().map(Announced::told),
             scaling: self.idleness.link().word(),
@@ -102,16 +103,21 @@ impl Owner {
         self.seen.interruption.as_ref().is_some_and(Announced::is_final)
     }
 
-    /// What the gateway needs, once the cluster's authority is open: on the scheduler's host only.
+    /// What the gateway needs: on the scheduler's host once the cluster's authority is open.
     fn gateway_plan(&self) -> Option<Plan> {
-        let authority = self.work.authority.clone()?;
         let assignment = self.memory.assignment()?;
-        Some(Plan {
-            authority,
-            host: self.host.user_data.host.clone(),
-            address: launch::command::listen_address(assignment.scheduler.as_ref()?).ok()?,
-            port: assignment.role.as_ref()?.ports.gateway,
-        })
+        let (role, scheduler) = (assignment.role.as_ref()?, assignment.scheduler.as_ref()?);
+        let identity = match role.kind {
+            RoleKind::Scheduler => Identity::Authority(self.work.authority.clone()?, self.host.user_data.host.clone()),
+            RoleKind::Worker => Identity::Worker {
+                files: self.host.dask_files(),
+                cluster: self.host.user_data.cluster.clone(),
+                scheduler: scheduler.addresses.first()?.strip_prefix("tls://")?.to_owned(),
+            },
+            RoleKind::Command => return None,
+        };
+        let address = launch::command::listen_address(scheduler).ok()?;
+        Some(Plan { identity, address, port: role.ports.gateway })
     }
 }
 

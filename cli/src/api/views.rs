@@ -218,6 +218,8 @@ pub struct Host {
     /// What its platform has announced of its end.
     #[serde(default)]
     pub interruption: Option<Announcement>,
+    /// Where a worker's host answers clients that come by the scheduler's host; an older server does not say.
+    pub gateway: Option<String>,
     /// Its last word.
     pub sign_off: Option<Value>,
 }

@@ -16,6 +16,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{self, Output};
 use crate::{commands, files, paths, stop};
 use gate::Gate;
+pub use pass::{Pass, pass};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -85,7 +86,7 @@ struct Opened {
 async fn open(api: &Api, arguments: &DashboardArguments) -> Outcome<Opened> {
     let cluster = until(api, &arguments.cluster, |cluster| cluster.gateway.clone().map(|_| cluster.clone())).await?;
     let id: ClusterId = cluster.id.parse().map_err(|error| unusable().caused_by(&error))?;
-    let pass = pass::pass(api, &id, &cluster).await?;
+    let pass = pass(api, &id, &cluster).await?;
     let knock = Knock::new(&pass.identity, &pass.ca_pem, &id, DASHBOARD);
     let knock = knock.map_err(|error| unusable().caused_by(&error))?;
     let upstream = Upstream::new(api.clone(), cluster.id.clone(), cluster.gateway.clone(), knock);

@@ -54,6 +54,11 @@ impl Joiner {
         }
     }
 
+    /// The first id that is not known yet.
+    pub fn known(&self) -> u64 {
+        self.next
+    }
+
     /// What is begun and will not go on.
     pub fn finish(&mut self) -> Option<Entry> {
         self.begun.take()

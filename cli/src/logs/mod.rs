@@ -1,11 +1,12 @@
-//! Reading a cluster's log files with the person's own rights: which files there are (`files`), their records as lines
-//! (`joiner`), one stream (`reader`), many streams in the order of time (`merge`), what is asked for (`selection`) and how
-//! it looks (`show`).
+//! Reading a cluster's log lines with the person's own rights. From files: which there are (`files`), one stream of them
+//! (`reader`); from a living cluster's hosts (`live`). Records as lines (`joiner`), many streams in the order of time (`merge`),
+//! what is asked for (`selection`) and how it looks (`show`).
 //!
-//! Must not talk to anybody: where the files lie comes from the cluster's record. Driven by `commands::logs`.
+//! Where the lines lie comes from the cluster's record. Driven by `commands::logs`.
 
 pub mod files;
 pub mod joiner;
+pub mod live;
 pub mod merge;
 pub mod reader;
 pub mod selection;

@@ -316,20 +316,22 @@ class Cluster(Scalable):
     async def _get_logs(
         self, cluster: bool = True, scheduler: bool = True, workers: bool | Iterable[str] = True
     ) -> Any:
-        """Dask's keys, from the log store: it has more than the scheduler's memory, and is there after the end."""
+        """Dask's keys, from the logs of the hosts: they have more than the scheduler's memory, also after the end."""
         lines = [line for _, line in self._cluster_manager_logs]
         names = {info["name"]: address for address, info in self.scheduler_info["workers"].items()}
-        found = None
-        if self._view is not None:
-            found = await asyncio.get_running_loop().run_in_executor(
-                None, _logs.read, self._view, lines, names, cluster, scheduler, workers
-            )
-        if found is not None:
-            return found
+        view, wanted = self._view, _logs.Wanted(lines, names, cluster, scheduler, workers)
+        if view is not None:
+            found = await asyncio.get_running_loop().run_in_executor(None, _logs.read, view, wanted)
+            if found is not None:
+                return found
         gone = self.scheduler_comm is None or self.status in (Status.closing, Status.closed, Status.failed)
-        if gone and self._view is not None and self._view.logs_place:
-            remedy = f"Read them there with your own rights: {self._view.logs_look}"
-            raise ClusterError("logs_elsewhere", f"the log lines are in {self._view.logs_place}", remedy)
+        if view is not None:
+            try:
+                return await _logs.ask(self._binary, view, wanted)
+            except ClusterError:
+                # What the scheduler remembers is better than nothing.
+                if gone:
+                    raise
         if self.scheduler_comm is None:
             raise ClusterError("logs_missing", "there are no logs: the cluster did not start", "")
         return await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)

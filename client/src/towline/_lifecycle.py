@@ -89,6 +89,7 @@ class Lifecycle(DaskCluster):
         self._first_workers = workers
         self._reporter = reporter
         self._attempt = Attempt(ControlPlane(chosen), binary, reporter)
+        self._binary = binary
         self._dashboard = Dashboard(binary, self._log)
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None

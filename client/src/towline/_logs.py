@@ -1,7 +1,7 @@
-"""Reading a cluster's log lines from its sink, with the person's own rights. Only `file` sinks yet.
+"""Reading a cluster's log lines with the person's own rights: files that lie here, else by the `towline` binary.
 
-Owns the way from a sink's JSON lines to the keys that Dask people know: `Cluster`, `Scheduler`, worker addresses. The
-format is told in `docs/logs.md`.
+Owns the way from JSON lines to the keys that Dask people know: `Cluster`, `Scheduler`, worker addresses. The format is
+told in `docs/logs.md`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,24 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from distributed.utils import Log, Logs
 
+from towline._binary import Binary
 from towline._views import ClusterView
 
-__all__ = ["read", "streams"]
+__all__ = ["Wanted", "ask", "read", "streams"]
 
 #: The end of each stream that is shown: long enough for a traceback storm, short enough for a notebook.
 _TAIL = 1024 * 1024
+
+#: How long the binary may read: a store over a network answers by pages.
+_ASK_SECONDS = 300.0
 
 #: Read at once from the end of a file.
 _BLOCK = 256 * 1024
@@ -44,20 +50,12 @@ def streams(view: ClusterView) -> dict[str, list[Path]]:
     return {stream: [file for _, file in sorted(files)] for stream, files in sorted(found.items())}
 
 
-def read(
-    view: ClusterView,
-    said: list[str],
-    addresses: Mapping[str, str],
-    cluster: bool,
-    scheduler: bool,
-    workers: bool | Iterable[str],
-) -> Logs | None:
-    """What the sink has, by Dask's keys; None when it is not here.
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody asked for, as for `Cluster.get_logs`.
 
     Parameters
     ----------
-    view : ClusterView
-        Names the sink.
     said : list of str
         The lines of the cluster object itself.
     addresses : mapping
@@ -65,22 +63,78 @@ def read(
     cluster, scheduler, workers
         As for `Cluster.get_logs`.
     """
+
+    said: list[str]
+    addresses: Mapping[str, str]
+    cluster: bool
+    scheduler: bool
+    workers: bool | Iterable[str]
+
+    def logs(self, found: Mapping[str, Callable[[], str]]) -> Logs:
+        """By Dask's keys. `found` gives the text of each stream by the stream's name."""
+        logs = Logs()
+        if self.cluster:
+            logs["Cluster"] = Log("\n".join(self.said))
+        if self.scheduler and "scheduler" in found:
+            logs["Scheduler"] = Log(found["scheduler"]())
+        if self.workers:
+            wanted = None if self.workers is True else set(self.workers)
+            for stream, text in found.items():
+                name = stream.removeprefix("worker-")
+                key = self.addresses.get(name, name)
+                if stream != "scheduler" and (wanted is None or key in wanted or name in wanted):
+                    logs[key] = Log(text())
+        return logs
+
+
+def read(view: ClusterView, wanted: Wanted) -> Logs | None:
+    """What the files here have, by Dask's keys; None when there are none here."""
     found = streams(view)
     if not found:
         return None
-    logs = Logs()
-    if cluster:
-        logs["Cluster"] = Log("\n".join(said))
-    if scheduler and "scheduler" in found:
-        logs["Scheduler"] = Log(_tail(found["scheduler"], view))
-    if workers:
-        wanted = None if workers is True else set(workers)
-        for stream, files in found.items():
-            name = stream.removeprefix("worker-")
-            key = addresses.get(name, name)
-            if stream != "scheduler" and (wanted is None or key in wanted or name in wanted):
-                logs[key] = Log(_tail(files, view))
-    return logs
+    return wanted.logs({stream: partial(_tail, files, view) for stream, files in found.items()})
+
+
+async def ask(binary: Binary, view: ClusterView, wanted: Wanted) -> Logs:
+    """What the binary reads: from the cluster's hosts while it lives, then from its store.
+
+    Raises
+    ------
+    ClusterError
+        The lines cannot be read from here; it says where they are.
+    """
+    ends: dict[str, _End] = {}
+
+    def take(record: dict[str, Any]) -> None:
+        end = ends.setdefault(str(record.get("stream", "")), _End())
+        end.push(_gap(record["gap"]) if isinstance(record.get("gap"), dict) else str(record.get("line", "")))
+
+    arguments = ("logs", view.id, "--json")
+    await binary.lines(arguments, take, stdin=b"", what="the log lines", seconds=_ASK_SECONDS)
+    return wanted.logs({stream: partial(end.text, view) for stream, end in sorted(ends.items())})
+
+
+class _End:
+    """The last lines of a stream that comes from its begin, at most `_TAIL` characters."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque()
+        self._size = 0
+        self._cut = False
+
+    def push(self, line: str) -> None:
+        self._lines.append(line)
+        self._size += len(line) + 1
+        while self._size > _TAIL:
+            self._size -= len(self._lines.popleft()) + 1
+            self._cut = True
+
+    def text(self, view: ClusterView) -> str:
+        return "\n".join([_left_out(view), *self._lines] if self._cut else self._lines)
+
+
+def _left_out(view: ClusterView) -> str:
+    return f"[earlier lines are left out; `towline logs {view.name or view.id}` shows them]"
 
 
 def _tail(files: list[Path], view: ClusterView) -> str:
@@ -90,7 +144,7 @@ def _tail(files: list[Path], view: ClusterView) -> str:
     for line in _lines_backwards(files):
         size += len(line) + 1
         if size > _TAIL:
-            lines.appendleft(f"[earlier lines are left out; `towline logs {view.name or view.id}` shows them]")
+            lines.appendleft(_left_out(view))
             break
         lines.appendleft(line)
     return "\n".join(lines)

@@ -6,6 +6,7 @@ use crate::model::{
 };
 use crate::settings::PhaseLimits;
 use crate::why::gpus;
+use std::net::SocketAddr;
 use towline_protocol::assignment::RoleKind;
 
 /// The phase after this one; none after the last.
@@ -61,6 +62,11 @@ pub fn host_view(host: &HostRecord, limits: &PhaseLimits, now_ms: u64) -> HostVi
         verdict: host.said.verdict.clone(),
         processes: host.said.processes.clone(),
         interruption: host.said.interruption,
+        gateway: host
+            .said
+            .gateway_host
+            .zip(host.said.gateway_port)
+            .map(|listens| SocketAddr::from(listens).to_string()),
         sign_off: host.said.sign_off.clone(),
         created_at_ms: host.created_at_ms,
         ended_at_ms: host.ended_at_ms,

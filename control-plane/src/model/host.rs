@@ -2,6 +2,7 @@
 
 use super::Reason;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use towline_protocol::assignment::RoleKind;
 use towline_protocol::envelope::Envelope;
 use towline_protocol::ids::{ClusterId, Digest, HostId, KeyId, Position, Spki};
@@ -187,6 +188,9 @@ pub struct LastSaid {
     /// Where its gateway listens.
     #[serde(default)]
     pub gateway_port: Option<u16>,
+    /// Its address as its cluster's other hosts reach it, of a worker's host.
+    #[serde(default)]
+    pub gateway_host: Option<IpAddr>,
     /// What the scheduler wants of the worker hosts.
     #[serde(default)]
     pub scaling: Option<ScalingWord>,

@@ -148,6 +148,8 @@ pub struct HostView {
     /// What its platform has announced of its end; null: nothing stands.
     #[schema(value_type = Option<Object>)]
     pub interruption: Option<Interruption>,
+    /// Where a worker's host answers admitted clients that come by the scheduler's host, as `address:port`.
+    pub gateway: Option<String>,
     /// Its last word.
     #[schema(value_type = Option<Object>)]
     pub sign_off: Option<SignOff>,

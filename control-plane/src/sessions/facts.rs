@@ -61,6 +61,7 @@ pub fn apply_report(host: &mut HostRecord, report: &Report, now_ms: u64) {
     said.interruption = report.interruption;
     // An agent that just began again will listen where it did, and has not heard its scheduler yet.
     said.gateway_port = report.gateway_port.or(said.gateway_port);
+    said.gateway_host = report.gateway_host.or(said.gateway_host);
     said.scaling = report.scaling.clone().or(said.scaling.take());
     if said.failure != failure {
         said.failed_at_ms = failure.is_some().then_some(now_ms);
