@@ -11,6 +11,7 @@ mod engine;
 mod files;
 mod machine;
 mod settings;
+mod words;
 
 pub use engine::EngineError;
 pub use settings::DockerSettings;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use towline_protocol::ids::HostId;
+use words::{end_of, image_missing, out_of_memory, trouble};
 
 /// A runner has nothing to load, but a container's namespaces and mounts take their time on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -350,45 +352,9 @@ impl Aftermath for Left {
     }
 }
 
-/// PURE: a sentence on how a container ended.
-fn end_of(seen: Option<&Seen>, memory: Option<u64>) -> String {
-    let Some(seen) = seen else {
-        return "its container is gone: somebody removed it".to_owned();
-    };
-    let code = seen.exit_code.unwrap_or_default();
-    let how = match (seen.oom_killed, code) {
-        (true, _) => match memory {
-            Some(limit) => format!(
-                "the kernel killed its container for want of memory: it may use {limit} bytes (docker_memory_bytes)"
-            ),
-            None => "the kernel killed its container for want of memory".to_owned(),
-        },
-        // 128 and the number of the signal.
-        (false, 137) => "its container was killed from outside (signal 9)".to_owned(),
-        (false, 143) => "its container was ended from outside (signal 15)".to_owned(),
-        (false, code) => format!("its container ended with exit code {code}"),
-    };
-    if seen.error.is_empty() { how } else { format!("{how}: {}", seen.error) }
-}
-
-/// PURE: what ended, if the kernel ended it for want of memory.
-fn out_of_memory(seen: Option<&Seen>, memory: Option<u64>) -> Option<String> {
-    seen.filter(|seen| seen.oom_killed)?;
-    let limit = memory.map(|limit| format!(" (it may have {} MiB, by docker_memory_bytes)", limit >> 20));
-    Some(format!("its whole container{}", limit.unwrap_or_default()))
-}
-
 fn socket_of(settings: &DockerSettings) -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     settings.socket_path(runtime.as_deref(), Path::exists)
-}
-
-fn image_missing(settings: &DockerSettings) -> (String, String) {
-    let image = container::image(settings);
-    (
-        format!("the container engine has no image {image}, and images are never pulled here"),
-        format!("pull or load it first, for example `docker pull {image}`, or change docker_image in agent.toml"),
-    )
 }
 
 /// Whether containers could be made: as [`Launcher::check`], and leaves nothing behind, not even our own empty image.
@@ -397,24 +363,6 @@ pub async fn look(settings: &DockerSettings) -> Result<(), Unfit> {
     let engine = Engine::connect(&socket_of(settings)).await.map_err(|error| unfit(trouble(&error)))?;
     let found = engine.image(container::image(settings)).await.map_err(|error| unfit(trouble(&error)))?;
     if found.is_some() || settings.image.is_none() { Ok(()) } else { Err(unfit(image_missing(settings))) }
-}
-
-/// PURE: what is wrong with an engine, and what a person can do.
-fn trouble(error: &EngineError) -> (String, String) {
-    let remedy = match error {
-        EngineError::Connect { kind: io::ErrorKind::NotFound, .. } => {
-            "start Docker or Podman (`systemctl start docker`, `systemctl --user start podman.socket`), or name its \
-             socket by docker_socket in agent.toml"
-        }
-        EngineError::Connect { kind: io::ErrorKind::PermissionDenied, .. } => {
-            "let the agent's user use it: add the user to the group docker (who may use it is as good as root), or run \
-             a rootless engine"
-        }
-        EngineError::Connect { .. } => "see whether the engine runs: `systemctl status docker`",
-        EngineError::Silent { .. } => "see whether the engine is well: `docker info`, `journalctl -u docker`",
-        _ => "see what the engine says of itself: `docker info`; docker_socket in agent.toml must name its API",
-    };
-    (error.to_string(), remedy.to_owned())
 }
 
 #[cfg(test)]
