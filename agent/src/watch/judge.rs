@@ -1,4 +1,4 @@
-//! PURE: whether a host's agent must be taken for dead, and the host be ended in its place.
+//! PURE: whether the agent of a host must be taken for dead, and the host be ended in its place.
 
 use super::sign::{LIMIT, Sign};
 use serde::Serialize;
@@ -7,15 +7,15 @@ use std::time::Duration;
 /// Signs come every five to ten seconds: a shorter limit would take a busy machine's agent for a dead one.
 const SHORTEST: Duration = Duration::from_secs(30);
 
-/// What is known of a host. Times are of the clock that a suspended machine stops.
+/// What is known of a machine that is a host. Times are of the clock that a suspended machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// It has an identity: it is a host of somebody's cluster, or was.
-    pub is_enrolled: bool,
     /// Leaving is an end on its platform: nobody needs to end the machine.
     pub leaves: bool,
-    /// Since when somebody looks, in this life of the machine.
+    /// Since when somebody looks at it as a host, in this life of the machine.
     pub watched_since: Duration,
+    /// Its agent's unit runs, by its manager's word.
+    pub runs: bool,
     /// The agent's last sign in this life of the machine.
     pub sign: Option<Sign>,
 }
@@ -46,11 +46,12 @@ pub enum Judgement {
 
 /// Judge as of `now`.
 pub fn judge(seen: &Seen, now: Duration) -> Judgement {
-    if !seen.is_enrolled {
-        return Judgement::NoHost;
-    }
     if seen.leaves && seen.sign.is_some_and(|sign| sign.has_left) {
         return Judgement::Left;
+    }
+    if seen.runs && seen.sign.is_none() {
+        // An agent that gives no signs: of an older version, or under a unit that keeps no place for them.
+        return Judgement::Alive { silent: 0, limit: LIMIT.as_secs() };
     }
     let limit = seen.sign.map_or(LIMIT, |sign| Duration::from_secs(sign.limit)).max(SHORTEST);
     let silent = now.saturating_sub(seen.sign.map_or(seen.watched_since, Sign::at));
@@ -71,7 +72,7 @@ mod tests {
         Some(Sign { at_ms: at * 1000, limit, has_left })
     }
 
-    const HOST: Seen = Seen { is_enrolled: true, leaves: false, watched_since: Duration::ZERO, sign: None };
+    const HOST: Seen = Seen { leaves: false, watched_since: Duration::ZERO, runs: false, sign: None };
 
     #[test]
     fn the_cases() {
@@ -79,10 +80,11 @@ mod tests {
         let alive = |silent, limit| Judgement::Alive { silent, limit };
         let dead = |silent, limit| Judgement::Dead { silent, limit };
         for (what, seen, now, wanted) in [
-            ("never enrolled", Seen { is_enrolled: false, ..HOST }, 99_999, Judgement::NoHost),
             ("just booted", HOST, 60, alive(60, 1800)),
             ("an agent that never starts", HOST, 1800, dead(1800, 1800)),
             ("in a container of an old machine", Seen { watched_since: seconds(9000), ..HOST }, 9060, alive(60, 1800)),
+            ("an agent that gives no signs", Seen { runs: true, ..HOST }, 99_999, alive(0, 1800)),
+            ("one that did and hangs", Seen { runs: true, ..with(sign(100, 600, false)) }, 700, dead(600, 600)),
             ("a sign just now", with(sign(100, 600, false)), 105, alive(5, 600)),
             ("a sign long ago", with(sign(100, 600, false)), 700, dead(600, 600)),
             ("a limit below a sign's period", with(sign(100, 5, false)), 120, alive(20, 30)),
@@ -102,12 +104,6 @@ mod tests {
             let seen = Seen { leaves, sign: sign(at, limit, false), ..HOST };
             let is_dead = matches!(judge(&seen, seconds(at + later)), Judgement::Dead { .. });
             prop_assert_eq!(is_dead, later >= limit.max(30));
-        }
-
-        #[test]
-        fn who_is_no_host_is_left_alone(at in 0u64..1_000_000, now in 0u64..9_000_000, has_left: bool, leaves: bool) {
-            let seen = Seen { is_enrolled: false, leaves, sign: sign(at, 1, has_left), ..HOST };
-            prop_assert_eq!(judge(&seen, seconds(now)), Judgement::NoHost);
         }
     }
 }

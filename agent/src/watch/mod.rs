@@ -27,6 +27,9 @@ pub const UNITS: [&str; 2] = ["towline-agent.service", "towline-dask@*.service"]
 /// A hung agent is killed after half a minute by its unit, and so is a runner.
 const STOP_WITHIN: Duration = Duration::from_secs(90);
 
+/// A service manager that does not answer for so long says nothing.
+const ASK_WITHIN: Duration = Duration::from_secs(10);
+
 /// What a look is told.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -36,7 +39,7 @@ pub struct Options {
     pub agent_dir: PathBuf,
     /// Where a look keeps since when somebody looks. In memory: gone with a reboot.
     pub own_dir: PathBuf,
-    /// What systemd is to stop before the host ends; usually [`UNITS`].
+    /// What systemd is to stop before the host ends, the agent's first; usually [`UNITS`].
     pub stop_units: Vec<String>,
     /// Judge and do nothing.
     pub dry_run: bool,
@@ -56,6 +59,15 @@ pub enum WatchError {
     /// The client of a platform's service.
     #[error("no client for this platform's services can be made")]
     Client(#[from] reqwest::Error),
+    /// What the agent left in place of its sign.
+    #[error("{} holds no sign of life that can be read: nothing is ended for that; remove it and restart the agent", path.display())]
+    Sign {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Since when somebody looks must be kept.
     #[error("{} cannot be written: is this run as root, by towline-watch.service?", path.display())]
     Own {
@@ -97,15 +109,22 @@ pub fn main(options: &Options) -> ExitCode {
 
 /// Look once, and end the host if its agent is dead.
 pub async fn run(options: &Options, stop: &CancellationToken) -> Result<(), WatchError> {
+    let now = awake_time();
+    let since = options.own_dir.join("since");
+    if !options.host_dir.join("identity/chain.pem").exists() {
+        // Once it is a host its time begins.
+        let _ = std::fs::remove_file(&since);
+        println!("{}", said(Judgement::NoHost, options.json));
+        return Ok(());
+    }
     let settings = config::load(&options.host_dir, LauncherKind::Systemd)?;
     let terminator = settings.machine.terminator(&options.host_dir)?;
-    let now = awake_time();
     let file = options.agent_dir.join(sign::NAME);
     let seen = Seen {
-        is_enrolled: options.host_dir.join("identity/chain.pem").exists(),
         leaves: terminator.rungs().contains(&Rung::Leave),
-        watched_since: watched_since(&options.own_dir.join("since"), now)?,
-        sign: Sign::read(&file),
+        watched_since: watched_since(&since, now)?,
+        runs: runs(options.stop_units.first()).await,
+        sign: Sign::read(&file).map_err(|source| WatchError::Sign { path: file.clone(), source })?,
     };
     let judgement = judge(&seen, now);
     println!("{}", said(judgement, options.json));
@@ -132,6 +151,15 @@ async fn end(options: &Options, terminator: &dyn Terminator, silent: u64, stop: 
         }
     }
     ending::end_instance(host_dir, terminator, ladder::PACE, stop).await;
+}
+
+/// Whether the agent's unit runs; one that is being started again and again does not.
+async fn runs(unit: Option<&String>) -> bool {
+    let Some(unit) = unit else { return false };
+    let mut command = Command::new("systemctl");
+    command.args(["is-active", "--quiet", "--", unit]).kill_on_drop(true);
+    let asked = tokio::time::timeout(ASK_WITHIN, command.status()).await;
+    asked.is_ok_and(|answer| answer.is_ok_and(|status| status.success()))
 }
 
 /// Since when somebody looks in this life of the machine: now, the first time. The clock itself may be older than the

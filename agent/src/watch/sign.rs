@@ -18,9 +18,8 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// How long a host may be without an agent before an assignment says so.
 pub const LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// What the file says.
+/// What the file says. The agent that gave it may be of another version than who reads it: more fields do no harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Sign {
     /// When it was given, in milliseconds of the clock that a suspended machine stops.
     pub at_ms: u64,
@@ -31,12 +30,15 @@ pub struct Sign {
 }
 
 impl Sign {
-    /// The sign in this file; none where there is none, and where it is no sign.
-    pub fn read(file: &Path) -> Option<Self> {
+    /// The sign in this file; none where there is none. What is there and is no sign says nothing of the agent: an error.
+    pub fn read(file: &Path) -> io::Result<Option<Self>> {
         use std::io::Read as _;
         let mut text = String::new();
-        std::fs::File::open(file).ok()?.take(4096).read_to_string(&mut text).ok()?;
-        serde_json::from_str(&text).ok()
+        match std::fs::File::open(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?.take(4096).read_to_string(&mut text)?,
+        };
+        serde_json::from_str(&text).map(Some).map_err(io::Error::from)
     }
 
     /// Put it into this file, whole or not at all. Memory, not a disk: nobody waits for it.
@@ -132,15 +134,17 @@ mod tests {
         let file = directory.path().join(NAME);
         let mut signs = Signs::into(Some(file.clone()));
         signs.give(Some(Duration::from_secs(77)));
-        let sign = Sign::read(&file).expect("a sign");
+        let sign = Sign::read(&file).expect("readable").expect("a sign");
         assert_eq!((sign.limit, sign.has_left), (77, false));
         std::fs::remove_file(&file).expect("removed");
         signs.give(None);
-        assert_eq!(Sign::read(&file), None, "not again at once");
+        assert_eq!(Sign::read(&file).expect("readable"), None, "not again at once");
         signs.leave();
-        assert!(Sign::read(&file).is_some_and(|sign| sign.has_left));
+        assert!(Sign::read(&file).expect("readable").is_some_and(|sign| sign.has_left));
         std::fs::write(&file, "{\"at_ms\":1}").expect("written");
-        assert_eq!(Sign::read(&file), None, "half a sign is none");
+        assert!(Sign::read(&file).is_err(), "half a sign is no sign, and no absence of one");
+        std::fs::write(&file, "{\"at_ms\":1,\"limit\":2,\"has_left\":false,\"mood\":3}").expect("written");
+        assert!(Sign::read(&file).expect("of a later version").is_some());
         Signs::into(None).give(None);
         Signs::into(Some("/proc/nowhere/x".into())).give(None);
     }

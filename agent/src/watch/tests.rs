@@ -62,6 +62,24 @@ async fn a_machine_of_ones_own_is_wiped_and_left_once_its_agent_is_dead() {
 }
 
 #[tokio::test]
+async fn a_machines_time_as_a_host_begins_when_it_is_one() {
+    let place = Place::new("platform = \"onprem\"");
+    let chain = place.directory.path().join("host/identity/chain.pem");
+    let since = place.directory.path().join("own/since");
+    fs::write(&since, "0").expect("written");
+    fs::remove_file(&chain).expect("removed");
+    place.look(false).await;
+    assert!(!since.exists() && !place.is_wiped(), "no host");
+    fs::write(&chain, "x").expect("written");
+    place.look(false).await;
+    assert!(since.exists() && !place.is_wiped(), "a host that has just enrolled on a machine that is up for long");
+    fs::write(place.directory.path().join("agent").join(sign::NAME), "{").expect("written");
+    let error = run(&place.options(false), &CancellationToken::new()).await.expect_err("says so");
+    assert!(error.to_string().contains("no sign of life that can be read"), "{error}");
+    assert!(!place.is_wiped());
+}
+
+#[tokio::test]
 async fn settings_that_cannot_be_read_end_nothing_and_say_so() {
     let place = Place::new("platform = \"aix\"");
     place.sign(Duration::from_secs(99));
