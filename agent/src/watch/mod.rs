@@ -14,7 +14,7 @@ use crate::runtime::story;
 use judge::{Judgement, Seen, judge};
 use sign::{Sign, Signs, awake_time};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -157,7 +157,8 @@ async fn end(options: &Options, terminator: &dyn Terminator, silent: u64, stop: 
 async fn runs(unit: Option<&String>) -> bool {
     let Some(unit) = unit else { return false };
     let mut command = Command::new("systemctl");
-    command.args(["is-active", "--quiet", "--", unit]).kill_on_drop(true);
+    // A machine without systemd, where a person tries this by hand, has nothing to add.
+    command.args(["is-active", "--quiet", "--", unit]).stderr(Stdio::null()).kill_on_drop(true);
     let asked = tokio::time::timeout(ASK_WITHIN, command.status()).await;
     asked.is_ok_and(|answer| answer.is_ok_and(|status| status.success()))
 }

@@ -58,11 +58,14 @@ impl Finding {
     }
 }
 
+/// What is looked at with `--host-dir`.
+const HOST: &str = "This host";
+
 /// Run every check.
 pub async fn run(arguments: &DoctorArguments, output: Output) -> Outcome<Exit> {
     #[cfg(feature = "host")]
     if let Some(host_dir) = &arguments.host_dir {
-        return Ok(tell(&host::of_host(host_dir).await, "This host", output));
+        return Ok(tell(&host::of_host(host_dir).await, HOST, output));
     }
     let data = match &arguments.data_dir {
         Some(path) => path.clone(),
@@ -109,11 +112,13 @@ fn tell(findings: &[Finding], what: &str, output: Output) -> Exit {
         vec![word.to_owned(), finding.check.to_owned(), text]
     });
     output.table(&["", "check", "finding"], rows.collect());
+    // A host is a cluster's: nothing is to be tried on it.
+    let next = if what == HOST { "" } else { " Try `towline demo`." };
     output.line(&match worst {
-        Grade::Ok => format!("{what} is ready. Try `towline demo`."),
+        Grade::Ok => format!("{what} is ready.{next}"),
         #[cfg(feature = "host")]
-        Grade::Missing => format!("{what} is ready; what is missing is for those who want it. Try `towline demo`."),
-        Grade::Warn => format!("{what} will do. Try `towline demo`."),
+        Grade::Missing => format!("{what} is ready; what is missing is for those who want it.{next}"),
+        Grade::Warn => format!("{what} works, but for the lines marked warn.{next}"),
         Grade::Fail => "Something does not work: see the lines marked FAIL.".to_owned(),
     });
     if worst == Grade::Fail { Exit::Failed } else { Exit::Ok }
